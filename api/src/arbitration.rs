@@ -1,0 +1,225 @@
+//! Who gets a port on a node.
+//!
+//! Host ports are exclusive per node, address family, protocol and port. The
+//! rules, in order (design §5):
+//!
+//! 1. Who holds a port keeps it against newcomers ([`Tenure`]).
+//! 2. Else the oldest Service wins: creation time, then namespace/name.
+//! 3. All or nothing: a node serves a Service with all of its ports or not at all.
+//!
+//! [`arbitrate`] is a pure function of its input as a set: the order of the
+//! claims does not matter. It works like deferred acceptance. Every slot (a port
+//! of one family) ranks the Services that want it; a Service that ranks first in
+//! all of its slots is served, which refuses everyone else who wants one of
+//! them, which may bring others to the top. Two Services that are first
+//! everywhere share no slot, so it does not matter which is served first. If
+//! nobody is first everywhere, two Services hold a slot each and want the
+//! other's too; then the oldest wins, and the circle is broken.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    holdings::Tenure,
+    port::{Family, PortKey},
+    service::ServiceKey,
+};
+
+/// What can be given to one Service only on a node: a port in one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot {
+    /// The address family.
+    pub family: Family,
+    /// The protocol and port.
+    pub port: PortKey,
+}
+
+/// One Service's wish on one node: all of these slots, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Who asks.
+    pub service: ServiceKey,
+    /// When it was created.
+    pub created: Timestamp,
+    /// What it asks for, and how firmly it holds each slot already. Never empty.
+    pub slots: BTreeMap<Slot, Tenure>,
+}
+
+/// Why a slot is refused to a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Refusal {
+    /// What is refused.
+    pub slot: Slot,
+    /// Who has it.
+    pub holder: Holder,
+}
+
+/// Who has a slot that a Service wanted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holder {
+    /// Another Service that this node serves.
+    Service(ServiceKey),
+}
+
+/// Who is served and who is refused on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// The Services this node serves, with all of their slots.
+    pub served: BTreeSet<ServiceKey>,
+    /// The Services it does not serve, each with at least one reason.
+    pub refused: BTreeMap<ServiceKey, Vec<Refusal>>,
+}
+
+/// Decides who gets which slot on one node. `claims` holds each Service once.
+#[must_use]
+pub fn arbitrate(claims: &[Claim]) -> Verdict {
+    let mut contest = Contest::new(claims);
+    while let Some(winner) = contest.next_winner() {
+        contest.serve(winner);
+    }
+    contest.verdict()
+}
+
+/// The state of a Service in a running contest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Undecided,
+    Served,
+    Refused,
+}
+
+struct Contest<'a> {
+    /// Oldest first; a rival is an index into this.
+    claims: Vec<&'a Claim>,
+    standing: Vec<Standing>,
+    /// In how many slots each claim is first among the undecided.
+    first_in: Vec<usize>,
+    /// The undecided rivals of each slot, worst first.
+    rivals: BTreeMap<Slot, Vec<usize>>,
+    owner: BTreeMap<Slot, usize>,
+    /// Claims that became first in all of their slots.
+    ready: Vec<usize>,
+    /// Everything older than this index is decided.
+    oldest: usize,
+}
+
+impl<'a> Contest<'a> {
+    fn new(claims: &'a [Claim]) -> Self {
+        let mut claims: Vec<&Claim> = claims.iter().collect();
+        claims.sort_by(|a, b| by_age(a, b));
+        let mut rivals: BTreeMap<Slot, Vec<usize>> = BTreeMap::new();
+        for (index, claim) in claims.iter().enumerate() {
+            for slot in claim.slots.keys() {
+                rivals.entry(*slot).or_default().push(index);
+            }
+        }
+        for (slot, rivals) in &mut rivals {
+            // Index order is age order, so the tenure alone needs looking up.
+            rivals.sort_by_key(|index| (claims[*index].slots[slot], *index));
+            rivals.reverse();
+        }
+        let mut contest = Self {
+            standing: vec![Standing::Undecided; claims.len()],
+            first_in: vec![0; claims.len()],
+            owner: BTreeMap::new(),
+            ready: Vec::new(),
+            oldest: 0,
+            claims,
+            rivals,
+        };
+        let slots: Vec<Slot> = contest.rivals.keys().copied().collect();
+        for slot in slots {
+            contest.promote_first(slot);
+        }
+        contest
+    }
+
+    /// Counts the slot for whoever is first in it now.
+    fn promote_first(&mut self, slot: Slot) {
+        let Some(&first) = self.rivals.get(&slot).and_then(|rivals| rivals.last()) else {
+            return;
+        };
+        self.first_in[first] += 1;
+        if self.first_in[first] == self.claims[first].slots.len() {
+            self.ready.push(first);
+        }
+    }
+
+    fn next_winner(&mut self) -> Option<usize> {
+        while let Some(index) = self.ready.pop() {
+            // A loser of a broken circle may have become first on its way out.
+            if self.standing[index] == Standing::Undecided {
+                return Some(index);
+            }
+        }
+        // Nobody is first everywhere: break the circle by age.
+        while *self.standing.get(self.oldest)? != Standing::Undecided {
+            self.oldest += 1;
+        }
+        Some(self.oldest)
+    }
+
+    fn serve(&mut self, winner: usize) {
+        self.standing[winner] = Standing::Served;
+        let slots: Vec<Slot> = self.claims[winner].slots.keys().copied().collect();
+        let mut losers = BTreeSet::new();
+        for slot in slots {
+            self.owner.insert(slot, winner);
+            losers.extend(self.rivals.remove(&slot).unwrap_or_default());
+        }
+        losers.remove(&winner);
+        for loser in losers {
+            self.refuse(loser);
+        }
+    }
+
+    fn refuse(&mut self, loser: usize) {
+        self.standing[loser] = Standing::Refused;
+        let slots: Vec<Slot> = self.claims[loser].slots.keys().copied().collect();
+        for slot in slots {
+            let Some(rivals) = self.rivals.get_mut(&slot) else {
+                continue; // given away already
+            };
+            let was_first = rivals.last() == Some(&loser);
+            rivals.retain(|rival| *rival != loser);
+            if was_first {
+                self.promote_first(slot);
+            }
+        }
+    }
+
+    fn verdict(self) -> Verdict {
+        let mut verdict = Verdict::default();
+        for (index, claim) in self.claims.iter().enumerate() {
+            if self.standing[index] == Standing::Served {
+                verdict.served.insert(claim.service.clone());
+                continue;
+            }
+            let refusals = claim
+                .slots
+                .keys()
+                .filter_map(|slot| {
+                    let owner = self.claims[*self.owner.get(slot)?];
+                    Some(Refusal {
+                        slot: *slot,
+                        holder: Holder::Service(owner.service.clone()),
+                    })
+                })
+                .collect();
+            verdict.refused.insert(claim.service.clone(), refusals);
+        }
+        verdict
+    }
+}
+
+fn by_age(a: &Claim, b: &Claim) -> Ordering {
+    (a.created, &a.service).cmp(&(b.created, &b.service))
+}
+
+#[cfg(test)]
+#[path = "arbitration_tests.rs"]
+mod tests;

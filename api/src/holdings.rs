@@ -1,0 +1,105 @@
+//! Which ports a Service holds already: what makes a live port safe from newcomers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use k8s_openapi::api::core::v1::Service;
+
+use crate::port::{PortKey, Protocol};
+
+/// How firmly a Service holds a port on a node; the firmest sorts first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tenure {
+    /// It is advertised with this port at an address of this node.
+    Here,
+    /// It is advertised with this port, at other nodes only.
+    Elsewhere,
+    /// It is not advertised with this port.
+    Newcomer,
+}
+
+/// The ports without an error in `status.loadBalancer.ingress`, by address.
+///
+/// Nearly always every address lists the same ports, so addresses are grouped
+/// by their set of ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holdings(BTreeMap<BTreeSet<PortKey>, BTreeSet<IpAddr>>);
+
+impl Holdings {
+    /// Reads what a Service's status says it holds.
+    #[must_use]
+    pub fn of(service: &Service) -> Self {
+        let ingress = service
+            .status
+            .as_ref()
+            .and_then(|status| status.load_balancer.as_ref())
+            .and_then(|load_balancer| load_balancer.ingress.as_deref())
+            .unwrap_or_default();
+        let mut groups: BTreeMap<BTreeSet<PortKey>, BTreeSet<IpAddr>> = BTreeMap::new();
+        for entry in ingress {
+            let Some(address) = entry.ip.as_deref().and_then(|ip| ip.parse().ok()) else {
+                continue;
+            };
+            let ports: BTreeSet<PortKey> = entry
+                .ports
+                .iter()
+                .flatten()
+                .filter(|port| port.error.is_none())
+                .filter_map(|port| {
+                    PortKey::new(Protocol::from_service(Some(&port.protocol))?, port.port)
+                })
+                .collect();
+            if !ports.is_empty() {
+                groups.entry(ports).or_default().insert(address);
+            }
+        }
+        Self(groups)
+    }
+
+    /// How firmly the port is held on a node with these addresses.
+    #[must_use]
+    pub fn tenure(&self, port: PortKey, node_addresses: &BTreeSet<IpAddr>) -> Tenure {
+        self.0
+            .iter()
+            .filter(|(ports, _)| ports.contains(&port))
+            .map(|(_, addresses)| {
+                if addresses.is_disjoint(node_addresses) {
+                    Tenure::Elsewhere
+                } else {
+                    Tenure::Here
+                }
+            })
+            .min()
+            .unwrap_or(Tenure::Newcomer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn holdings(ingress: serde_json::Value) -> Holdings {
+        let service = json!({"metadata": {}, "status": {"loadBalancer": {"ingress": ingress}}});
+        Holdings::of(&serde_json::from_value(service).unwrap())
+    }
+
+    #[test]
+    fn a_port_listed_without_error_is_held() {
+        let held = holdings(json!([
+            {"ip": "192.0.2.11", "ports": [{"port": 80, "protocol": "TCP"}]},
+            {"ip": "192.0.2.12", "ports": [
+                {"port": 80, "protocol": "TCP", "error": "highwire.dev/PortConflict"},
+                {"port": 53, "protocol": "UDP"}]},
+        ]));
+        let n1 = BTreeSet::from(["192.0.2.11".parse().unwrap()]);
+        let n2 = BTreeSet::from(["192.0.2.12".parse().unwrap()]);
+        let port = |protocol, number| PortKey::new(protocol, number).unwrap();
+        assert_eq!(held.tenure(port(Protocol::Tcp, 80), &n1), Tenure::Here);
+        assert_eq!(held.tenure(port(Protocol::Tcp, 80), &n2), Tenure::Elsewhere);
+        assert_eq!(held.tenure(port(Protocol::Udp, 53), &n2), Tenure::Here);
+        assert_eq!(held.tenure(port(Protocol::Udp, 80), &n1), Tenure::Newcomer);
+    }
+}

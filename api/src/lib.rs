@@ -1,0 +1,24 @@
+//! What the Highwire agent and controller must agree on.
+//!
+//! Everything here is a value or a pure function: the names users write
+//! ([`names`]), the [`LoadBalancerNode`] resource, how a Service is read
+//! ([`ServiceSpec`]), and who gets a port ([`arbitration`]). Neither program
+//! reads a Service or compares resource versions in any other way, so they
+//! cannot disagree.
+
+pub mod arbitration;
+pub mod holdings;
+pub mod names;
+pub mod node;
+pub mod port;
+pub mod problem;
+pub mod selector;
+pub mod service;
+pub mod version;
+
+pub use node::{LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus};
+pub use port::{Family, PortKey, Protocol};
+pub use problem::Problem;
+pub use selector::NodeSelector;
+pub use service::{ClassPolicy, Interpretation, ServiceKey, ServiceSpec};
+pub use version::ResourceVersion;

@@ -1,0 +1,65 @@
+//! The names users and both programs share: labels, annotations, classes, leases.
+
+use std::time::Duration;
+
+/// Label by which a node opts in. It is the DaemonSet's nodeSelector, so a node
+/// without it runs nothing of Highwire.
+pub const ENABLED_LABEL: &str = "highwire.dev/enabled";
+
+/// The value of [`ENABLED_LABEL`] that opts a node in.
+pub const ENABLED_VALUE: &str = "true";
+
+/// Well-known label of a node that must not be advertised by load balancers.
+/// Source: kubernetes.io "Well-Known Labels", KEP-1143.
+pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// `spec.loadBalancerClass` of the Services that are ours by name.
+pub const LOAD_BALANCER_CLASS: &str = "highwire.dev/node";
+
+/// Service annotation: a label selector; only matching nodes serve the Service.
+pub const NODE_SELECTOR_ANNOTATION: &str = "highwire.dev/node-selector";
+
+/// Service annotation: which node addresses are advertised
+/// (`ExternalIP`, `InternalIP` or `Auto`).
+pub const ADDRESS_TYPE_ANNOTATION: &str = "highwire.dev/address-type";
+
+/// Lease annotation in which an agent repeats its observed resource version at
+/// every renewal, so that it advances even when the status has nothing new to say.
+pub const OBSERVED_VERSION_ANNOTATION: &str = "highwire.dev/observed-resource-version";
+
+/// The namespace Highwire runs in and keeps its Leases in.
+pub const SYSTEM_NAMESPACE: &str = "highwire-system";
+
+/// The Lease by which controllers elect their leader.
+pub const CONTROLLER_LEASE: &str = "highwire-controller";
+
+/// How long an agent's Lease is good without renewal. With
+/// [`AGENT_LEASE_RENEWAL`] it bounds how long a dead node is advertised (15 s,
+/// design §6).
+pub const AGENT_LEASE_DURATION: Duration = Duration::from_secs(12);
+
+/// How often an agent renews its Lease.
+pub const AGENT_LEASE_RENEWAL: Duration = Duration::from_secs(4);
+
+/// The name of the Lease that the agent on `node` renews.
+///
+/// ```
+/// assert_eq!(highwire_api::names::agent_lease("n1"), "agent-n1");
+/// ```
+#[must_use]
+pub fn agent_lease(node: &str) -> String {
+    format!("{AGENT_LEASE_PREFIX}{node}")
+}
+
+/// The node whose agent renews the Lease `lease`, if it is an agent's Lease.
+///
+/// ```
+/// assert_eq!(highwire_api::names::node_of_agent_lease("agent-n1"), Some("n1"));
+/// assert_eq!(highwire_api::names::node_of_agent_lease("highwire-controller"), None);
+/// ```
+#[must_use]
+pub fn node_of_agent_lease(lease: &str) -> Option<&str> {
+    lease.strip_prefix(AGENT_LEASE_PREFIX)
+}
+
+const AGENT_LEASE_PREFIX: &str = "agent-";

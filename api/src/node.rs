@@ -1,0 +1,129 @@
+//! The `LoadBalancerNode` resource: what the agent on one node reports.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{ServiceKey, port::Protocol, version::ResourceVersion};
+
+/// The condition type that says whether a node forwards.
+pub const READY: &str = "Ready";
+
+/// Nothing is asked of a LoadBalancerNode: it only reports.
+#[derive(
+    CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
+)]
+#[kube(
+    group = "highwire.dev",
+    version = "v1alpha1",
+    kind = "LoadBalancerNode",
+    plural = "loadbalancernodes",
+    shortname = "lbn",
+    status = "LoadBalancerNodeStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "LoadBalancerNode is what the Highwire agent on the Node of the same name reports.",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name":"Services","type":"integer","jsonPath":".status.services"}"#,
+    printcolumn = r#"{"name":"Conflicts","type":"integer","jsonPath":".status.conflictCount"}"#,
+    printcolumn = r#"{"name":"Proxy","type":"string","jsonPath":".status.proxyMode"}"#,
+    printcolumn = r#"{"name":"Addresses","type":"string","jsonPath":".status.addresses"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerNodeSpec {}
+
+/// What a node forwards now, and what it refuses. Its size grows with the
+/// number of refusals, not with the number of Services.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerNodeStatus {
+    /// Conditions of the node; `Ready` is True while it forwards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Every Service event up to this resource version is in the node's kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_resource_version: Option<String>,
+    /// How many Services the node forwards.
+    #[serde(default)]
+    pub services: u32,
+    /// How many ports the node forwards, over all Services.
+    #[serde(default)]
+    pub ports: u32,
+    /// How many entries `conflicts` has.
+    #[serde(default)]
+    pub conflict_count: u32,
+    /// Ports that Services asked for and this node refuses, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflict>,
+    /// The addresses of the node at which Services answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// How kube-proxy works on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_mode: Option<ProxyMode>,
+}
+
+impl LoadBalancerNodeStatus {
+    /// The parsed `observedResourceVersion`.
+    #[must_use]
+    pub fn observed(&self) -> Option<ResourceVersion> {
+        self.observed_resource_version.as_deref()?.parse().ok()
+    }
+
+    /// The `Ready` condition.
+    #[must_use]
+    pub fn ready(&self) -> Option<&Condition> {
+        self.conditions
+            .iter()
+            .find(|condition| condition.type_ == READY)
+    }
+}
+
+/// One port that a Service asked for and the node refuses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Conflict {
+    /// The refused Service, as `namespace/name`.
+    pub service: ServiceKey,
+    /// The protocol of the refused port.
+    pub protocol: Protocol,
+    /// The refused port.
+    pub port: u16,
+    /// Why it is refused.
+    pub reason: ConflictReason,
+    /// Who has the port, as in `Service default/traefik`.
+    pub held_by: String,
+}
+
+/// Why a node refuses a port.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum ConflictReason {
+    /// Another Service serves the port on this node.
+    HeldByService,
+}
+
+impl ConflictReason {
+    /// The reason as it stands in the API and in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HeldByService => "HeldByService",
+        }
+    }
+}
+
+/// How kube-proxy implements Services on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyMode {
+    /// `--proxy-mode=iptables`, in either iptables flavour.
+    Iptables,
+    /// `--proxy-mode=nftables`.
+    Nftables,
+}

@@ -1,0 +1,352 @@
+//! How a Kubernetes Service is read: whether it is ours and what it asks for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU16,
+    str::FromStr,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Service, ServicePort as ApiPort, ServiceSpec as ApiSpec};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    names::{ADDRESS_TYPE_ANNOTATION, LOAD_BALANCER_CLASS, NODE_SELECTOR_ANNOTATION},
+    port::{Family, PortKey, Protocol},
+    problem::Problem,
+    selector::NodeSelector,
+};
+
+/// A Service's namespace and name, written `namespace/name`.
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct ServiceKey {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+}
+
+impl ServiceKey {
+    /// The key of a Service object.
+    #[must_use]
+    pub fn of(service: &Service) -> Self {
+        Self {
+            namespace: service.metadata.namespace.clone().unwrap_or_default(),
+            name: service.metadata.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl From<ServiceKey> for String {
+    fn from(key: ServiceKey) -> Self {
+        key.to_string()
+    }
+}
+
+impl FromStr for ServiceKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(Self {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            }),
+            _ => Err(format!("{text:?} is not namespace/name")),
+        }
+    }
+}
+
+impl TryFrom<String> for ServiceKey {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// Whether a Service without `spec.loadBalancerClass` is ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClassPolicy {
+    /// Services without a class are ours, besides those of our class.
+    #[default]
+    DefaultAndOurs,
+    /// Only Services of class `highwire.dev/node` are ours.
+    OursOnly,
+}
+
+/// Which node addresses a Service's ingress lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddressType {
+    /// ExternalIPs if any serving node has one, else InternalIPs.
+    #[default]
+    Auto,
+    /// Addresses of type ExternalIP only.
+    ExternalIp,
+    /// Addresses of type InternalIP only.
+    InternalIp,
+}
+
+/// The ClusterIPs of a Service: one per family, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterIps {
+    /// Single-stack IPv4.
+    V4(Ipv4Addr),
+    /// Single-stack IPv6.
+    V6(Ipv6Addr),
+    /// Dual-stack, in either order.
+    Dual(Ipv4Addr, Ipv6Addr),
+}
+
+impl ClusterIps {
+    fn from_api(addresses: &[IpAddr]) -> Option<Self> {
+        let v4 = addresses.iter().find_map(|ip| {
+            if let IpAddr::V4(ip) = ip {
+                Some(*ip)
+            } else {
+                None
+            }
+        });
+        let v6 = addresses.iter().find_map(|ip| {
+            if let IpAddr::V6(ip) = ip {
+                Some(*ip)
+            } else {
+                None
+            }
+        });
+        match (v4, v6) {
+            (Some(v4), Some(v6)) => Some(Self::Dual(v4, v6)),
+            (Some(v4), None) => Some(Self::V4(v4)),
+            (None, Some(v6)) => Some(Self::V6(v6)),
+            (None, None) => None,
+        }
+    }
+
+    /// The ClusterIP of one family.
+    #[must_use]
+    pub fn get(self, family: Family) -> Option<IpAddr> {
+        match (self, family) {
+            (Self::V4(ip) | Self::Dual(ip, _), Family::V4) => Some(ip.into()),
+            (Self::V6(ip) | Self::Dual(_, ip), Family::V6) => Some(ip.into()),
+            (Self::V4(_), Family::V6) | (Self::V6(_), Family::V4) => None,
+        }
+    }
+
+    /// The families of the Service.
+    pub fn families(self) -> impl Iterator<Item = Family> {
+        Family::ALL
+            .into_iter()
+            .filter(move |family| self.get(*family).is_some())
+    }
+}
+
+/// What a Service of ours asks for. Two equal values need the same rules on
+/// every node, so a change of anything else in the Service changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// Namespace and name.
+    pub key: ServiceKey,
+    /// The object's UID: a Service deleted and created anew is another one.
+    pub uid: String,
+    /// When it was created; decides between newcomers.
+    pub created: Timestamp,
+    /// Where kube-proxy answers for it.
+    pub cluster_ips: ClusterIps,
+    /// Its ports; never empty.
+    pub ports: BTreeSet<PortKey>,
+    /// Which nodes serve it.
+    pub node_selector: NodeSelector,
+    /// Which of their addresses are advertised.
+    pub address_type: AddressType,
+}
+
+/// What a Service object means to Highwire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Interpretation {
+    /// Another type or another class: none of our business.
+    NotOurs,
+    /// Ours but still waiting for the API server to give it a ClusterIP.
+    Pending,
+    /// Ours, and this is what it asks for.
+    Serve(ServiceSpec),
+    /// Ours, but a value does not parse. Whoever served it before goes on with
+    /// what it had. Never empty.
+    Invalid(Vec<Problem>),
+    /// Ours, but it asks for something Highwire does not do. Never empty.
+    Unsupported(Vec<Problem>),
+}
+
+/// Reads a Service.
+#[must_use]
+pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
+    let Some(spec) = service.spec.as_ref().filter(|spec| is_ours(spec, policy)) else {
+        return Interpretation::NotOurs;
+    };
+    if service.metadata.deletion_timestamp.is_some() {
+        return Interpretation::NotOurs;
+    }
+    let unsupported = unsupported(spec);
+    if !unsupported.is_empty() {
+        return Interpretation::Unsupported(unsupported);
+    }
+    let mut problems = Vec::new();
+    let ports = ports(spec, &mut problems);
+    let node_selector = annotation(service, NODE_SELECTOR_ANNOTATION, &mut problems, str::parse);
+    let address_type = annotation(
+        service,
+        ADDRESS_TYPE_ANNOTATION,
+        &mut problems,
+        |text| match text {
+            "Auto" => Ok(AddressType::Auto),
+            "ExternalIP" => Ok(AddressType::ExternalIp),
+            "InternalIP" => Ok(AddressType::InternalIp),
+            _ => Err("write Auto, ExternalIP or InternalIP"),
+        },
+    );
+    let addresses = spec.cluster_ips.as_deref().unwrap_or_default();
+    let cluster_ips: Vec<IpAddr> = addresses.iter().filter_map(|ip| ip.parse().ok()).collect();
+    if !problems.is_empty() {
+        return Interpretation::Invalid(problems);
+    }
+    let Some(cluster_ips) = ClusterIps::from_api(&cluster_ips) else {
+        return Interpretation::Pending;
+    };
+    Interpretation::Serve(ServiceSpec {
+        key: ServiceKey::of(service),
+        uid: service.metadata.uid.clone().unwrap_or_default(),
+        created: service
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(Timestamp::MAX, |time| time.0),
+        cluster_ips,
+        ports,
+        node_selector,
+        address_type,
+    })
+}
+
+fn is_ours(spec: &ApiSpec, policy: ClassPolicy) -> bool {
+    spec.type_.as_deref() == Some("LoadBalancer")
+        && match spec.load_balancer_class.as_deref() {
+            None => policy == ClassPolicy::DefaultAndOurs,
+            Some(class) => class == LOAD_BALANCER_CLASS,
+        }
+}
+
+fn unsupported(spec: &ApiSpec) -> Vec<Problem> {
+    let problem = |field: &str, value: &str, remedy: &str| Problem::Unsupported {
+        field: field.to_owned(),
+        value: value.to_owned(),
+        remedy: remedy.to_owned(),
+    };
+    let mut problems = Vec::new();
+    if spec.cluster_ips.iter().flatten().any(|ip| ip == "None") {
+        problems.push(problem(
+            "spec.clusterIP",
+            "None",
+            "a headless Service has no ClusterIP to forward to; remove the field",
+        ));
+    }
+    for (field, value) in [
+        ("spec.externalTrafficPolicy", &spec.external_traffic_policy),
+        ("spec.internalTrafficPolicy", &spec.internal_traffic_policy),
+    ] {
+        if value.as_deref() == Some("Local") {
+            problems.push(problem(field, "Local", "not implemented yet; use Cluster"));
+        }
+    }
+    let ranges = spec
+        .load_balancer_source_ranges
+        .as_deref()
+        .unwrap_or_default();
+    if !ranges.is_empty() {
+        problems.push(problem(
+            "spec.loadBalancerSourceRanges",
+            &ranges.join(","),
+            "not implemented yet, and serving without them would let everyone in",
+        ));
+    }
+    problems
+}
+
+fn ports(spec: &ApiSpec, problems: &mut Vec<Problem>) -> BTreeSet<PortKey> {
+    let mut ports = BTreeSet::new();
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
+        match port_key(port) {
+            Ok(key) => {
+                ports.insert(key);
+            }
+            Err((field, value, remedy)) => problems.push(Problem::Invalid {
+                field: format!("spec.ports[{index}].{field}"),
+                value,
+                remedy: remedy.to_owned(),
+            }),
+        }
+    }
+    if ports.is_empty() && problems.is_empty() {
+        problems.push(Problem::Invalid {
+            field: "spec.ports".to_owned(),
+            value: "[]".to_owned(),
+            remedy: "a LoadBalancer Service needs at least one port".to_owned(),
+        });
+    }
+    ports
+}
+
+fn port_key(port: &ApiPort) -> Result<PortKey, (&'static str, String, &'static str)> {
+    let protocol = Protocol::from_service(port.protocol.as_deref()).ok_or_else(|| {
+        (
+            "protocol",
+            port.protocol.clone().unwrap_or_default(),
+            "write TCP, UDP or SCTP",
+        )
+    })?;
+    let number = u16::try_from(port.port).ok().and_then(NonZeroU16::new);
+    let port = number.ok_or_else(|| {
+        (
+            "port",
+            port.port.to_string(),
+            "write a port from 1 to 65535",
+        )
+    })?;
+    Ok(PortKey { protocol, port })
+}
+
+fn annotation<T: Default, E: fmt::Display>(
+    service: &Service,
+    name: &str,
+    problems: &mut Vec<Problem>,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> T {
+    let none = BTreeMap::new();
+    let annotations = service.metadata.annotations.as_ref().unwrap_or(&none);
+    let Some(text) = annotations.get(name) else {
+        return T::default();
+    };
+    parse(text).unwrap_or_else(|error| {
+        problems.push(Problem::Invalid {
+            field: format!("metadata.annotations[{name}]"),
+            value: text.clone(),
+            remedy: error.to_string(),
+        });
+        T::default()
+    })
+}
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;
