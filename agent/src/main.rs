@@ -1,2 +1,40 @@
-//! x
-fn main(){}
+//! The program `highwire-agent`.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use highwire_agent::{
+    app,
+    config::{Cli, Command, Config},
+    lifecycle,
+};
+use highwire_api::runtime::logging;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let result = match Cli::parse() {
+        Cli {
+            command: Some(Command::Cleanup { nft }),
+            ..
+        } => lifecycle::cleanup(nft).await,
+        Cli {
+            run: Some(args), ..
+        } => {
+            logging::start(args.log_format);
+            app::run(Config::from(args)).await
+        }
+        Cli { .. } => Cli::command()
+            .error(
+                clap::error::ErrorKind::MissingRequiredArgument,
+                "--node-name is required",
+            )
+            .exit(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("highwire-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

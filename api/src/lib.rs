@@ -12,6 +12,7 @@ pub mod names;
 pub mod node;
 pub mod port;
 pub mod problem;
+pub mod runtime;
 pub mod selector;
 pub mod service;
 pub mod version;

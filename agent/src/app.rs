@@ -1,0 +1,131 @@
+//! Wires the agent together and keeps it running.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use highwire_api::runtime::{
+    admin::Admin,
+    heartbeat::Heartbeat,
+    signals,
+    watch::{WatchHealth, follow},
+};
+use k8s_openapi::api::core::v1::{Node, Service};
+use kube::{Api, Client, runtime::watcher};
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+
+use crate::{
+    config::Config,
+    host::addresses,
+    kernel::Kernel,
+    lifecycle,
+    metrics::Metrics,
+    programmer::{Input, Programmer},
+    report::Report,
+    reporter::Reporter,
+};
+
+/// Enough for a burst; beyond it the watches wait for the programmer.
+const INPUTS: usize = 1024;
+
+/// Runs until asked to stop.
+///
+/// # Errors
+/// If something the agent cannot do without is missing at start, or a task that
+/// must live forever ends.
+pub async fn run(config: Config) -> Result<()> {
+    let stop = signals::listen().context("cannot listen for signals")?;
+    let kernel = Kernel::new(config.nft.clone());
+    let nft_version = kernel.probe().await?;
+    let metrics = Metrics::new()?;
+    let admin = Admin::bind(config.listen).await?;
+    let client = client().await?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node_name,
+        nft = nft_version,
+        listen = %config.listen,
+        "agent starts"
+    );
+
+    let health = WatchHealth::new(metrics.watch_errors.clone());
+    let heartbeat = Heartbeat::default();
+    let (inputs, received) = mpsc::channel(INPUTS);
+    let (reports, reported) = watch::channel(None);
+    let programmer = Programmer::new(
+        &config,
+        kernel.clone(),
+        metrics.clone(),
+        heartbeat.clone(),
+        reports,
+    );
+    let problems = {
+        let (reported, health, node) = (reported.clone(), health.clone(), config.node_name.clone());
+        Arc::new(move || problems(reported.borrow().as_ref(), &health, &node))
+    };
+
+    // Of the Services only those that a node port or load balancer may belong to.
+    let services = watcher::Config::default().fields("spec.type!=ClusterIP");
+    let own_node =
+        watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
+    let reporter = Reporter::new(&client, config.node_name.clone(), metrics.clone());
+    let (addresses, mut found_addresses) = mpsc::channel(1);
+    let forward_addresses = async {
+        while let Some(found) = found_addresses.recv().await {
+            if inputs.send(Input::HostAddresses(found)).await.is_err() {
+                return;
+            }
+        }
+    };
+
+    let ended = tokio::select! {
+        () = follow("Service", Api::<Service>::all(client.clone()), services, health.clone(),
+            inputs.clone(), |event| Input::Service(Box::new(event))) => "watching Services",
+        () = follow("Node", Api::<Node>::all(client.clone()), own_node, health,
+            inputs.clone(), |event| Input::Node(Box::new(event))) => "watching the Node",
+        result = addresses::follow(addresses) => {
+            result.context("cannot follow the host's addresses")?;
+            "following the host's addresses"
+        }
+        () = forward_addresses => "following the host's addresses",
+        () = programmer.run(received) => "programming nftables",
+        () = reporter.run(reported) => "reporting",
+        result = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
+            result?;
+            "serving health and metrics"
+        }
+        () = signals::asked_to_stop(stop) => {
+            lifecycle::stop(&client, &kernel, &config.node_name).await;
+            return Ok(());
+        }
+    };
+    bail!("{ended} ended, which must never happen");
+}
+
+async fn client() -> Result<Client> {
+    let config = kube::Config::infer().await.context(
+        "no way to the API server: run in a Pod with a ServiceAccount, or set KUBECONFIG",
+    )?;
+    Client::try_from(config).context("cannot set up a client for the API server")
+}
+
+/// What keeps the agent from being ready, each in words.
+fn problems(report: Option<&Report>, health: &WatchHealth, node: &str) -> Vec<String> {
+    let mut problems = health.problems();
+    match report {
+        None if problems.is_empty() => problems.push(format!(
+            "nothing programmed yet: waiting for Services and for Node {node:?}; \
+             is that its name in `kubectl get nodes`?"
+        )),
+        None => problems.push("nothing programmed yet".to_owned()),
+        Some(report) if !report.readiness.is_ready() => {
+            problems.push(format!(
+                "{}: {}",
+                report.readiness.reason(),
+                report.readiness
+            ));
+        }
+        Some(_) => {}
+    }
+    problems
+}

@@ -1,0 +1,146 @@
+//! The command line: raw flags, and what they mean once validated.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use highwire_api::{ClassPolicy, runtime::logging::LogFormat};
+use ipnet::IpNet;
+
+use crate::host::addresses::AddressPolicy;
+
+/// Programs nftables so that this node answers for LoadBalancer Services.
+#[derive(Debug, Parser)]
+#[command(name = "highwire-agent", version, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to run.
+    #[command(flatten)]
+    pub run: Option<RunArgs>,
+}
+
+/// Things to do by hand.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Remove the nftables table of Highwire from this host.
+    Cleanup {
+        /// The nft program.
+        #[arg(long, default_value = "nft")]
+        nft: PathBuf,
+    },
+}
+
+/// The flags of the running agent.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The name of this node, as in `kubectl get nodes`.
+    #[arg(long, env = "NODE_NAME", value_parser = non_empty)]
+    pub node_name: String,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, default_value = "0.0.0.0:9807")]
+    pub listen: SocketAddr,
+    /// Whether Services without spec.loadBalancerClass are served.
+    #[arg(long, default_value_t = true, action = ArgAction::Set)]
+    pub default_class: bool,
+    /// Serve exactly the host's addresses within this network (repeatable).
+    /// By default: the Node's addresses, and global ones on interfaces with a
+    /// default route.
+    #[arg(long, value_name = "CIDR")]
+    pub address_cidr: Vec<IpNet>,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// The nft program.
+    #[arg(long, default_value = "nft")]
+    pub nft: PathBuf,
+}
+
+/// A validated configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name of this node.
+    pub node_name: String,
+    /// Where the admin endpoints are served.
+    pub listen: SocketAddr,
+    /// Whose Services are ours.
+    pub class_policy: ClassPolicy,
+    /// Which addresses are served.
+    pub address_policy: AddressPolicy,
+    /// The nft program.
+    pub nft: PathBuf,
+}
+
+impl From<RunArgs> for Config {
+    fn from(args: RunArgs) -> Self {
+        Self {
+            node_name: args.node_name,
+            listen: args.listen,
+            class_policy: if args.default_class {
+                ClassPolicy::DefaultAndOurs
+            } else {
+                ClassPolicy::OursOnly
+            },
+            address_policy: if args.address_cidr.is_empty() {
+                AddressPolicy::Default
+            } else {
+                AddressPolicy::Within(args.address_cidr)
+            },
+            nft: args.nft,
+        }
+    }
+}
+
+fn non_empty(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        Err("must be the name of this node, as in `kubectl get nodes`".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_policies() {
+        let cli = Cli::try_parse_from([
+            "highwire-agent",
+            "--node-name=n1",
+            "--default-class=false",
+            "--address-cidr=192.0.2.0/24",
+        ])
+        .unwrap();
+        let config = Config::from(cli.run.unwrap());
+        assert_eq!(config.class_policy, ClassPolicy::OursOnly);
+        assert_eq!(
+            config.address_policy,
+            AddressPolicy::Within(vec!["192.0.2.0/24".parse().unwrap()])
+        );
+    }
+
+    #[test]
+    fn wrong_flags_are_named() {
+        for (flags, named) in [
+            (vec!["--node-name="], "--node-name"),
+            (
+                vec!["--node-name=n1", "--address-cidr=192.0.2.0/33"],
+                "--address-cidr",
+            ),
+            (vec!["--node-name=n1", "--listen=nowhere"], "--listen"),
+            (vec!["--node-name=n1", "--nonsense"], "--nonsense"),
+        ] {
+            let arguments = [vec!["highwire-agent"], flags].concat();
+            let error = Cli::try_parse_from(arguments).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! From what is known about Services and this node to what the kernel should do.
+//!
+//! This only gathers the claims and hands them to [`highwire_api::arbitration`],
+//! which decides who gets a port.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use highwire_api::{
+    Family, ServiceKey, ServiceSpec,
+    arbitration::{Claim, Holder, Slot, Verdict, arbitrate},
+    holdings::{Holdings, Tenure},
+    node::{Conflict, ConflictReason},
+};
+
+use crate::{
+    host::addresses::{AddressPolicy, HostAddress, served_addresses},
+    node::NodeFacts,
+    plan::{Plan, Target},
+};
+
+/// A Service of ours as last understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it asks for.
+    pub spec: ServiceSpec,
+    /// What its status says it holds already.
+    pub holdings: Holdings,
+}
+
+/// All that a decision depends on.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// The Services of ours, by key.
+    pub services: &'a BTreeMap<ServiceKey, Wanted>,
+    /// This node as the API server knows it.
+    pub node: &'a NodeFacts,
+    /// The addresses the kernel has.
+    pub host_addresses: &'a [HostAddress],
+    /// Which of them are served.
+    pub address_policy: &'a AddressPolicy,
+}
+
+/// What the node does, and what it refuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// What the kernel should do.
+    pub plan: Plan,
+    /// The Services it does it for.
+    pub served: BTreeSet<ServiceKey>,
+    /// The ports it refuses, sorted.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Decides what this node forwards. Pure: the same facts give the same decision.
+#[must_use]
+pub fn decide(facts: &Facts<'_>) -> Decision {
+    if !facts.node.enabled {
+        return Decision::default();
+    }
+    let addresses = served_addresses(
+        facts.host_addresses,
+        &facts.node.addresses,
+        facts.address_policy,
+    );
+    let own: BTreeSet<IpAddr> = addresses.union(&facts.node.addresses).copied().collect();
+    let families: BTreeSet<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
+    let claims: Vec<Claim> = facts
+        .services
+        .values()
+        .filter(|wanted| wanted.spec.node_selector.matches(&facts.node.labels))
+        .map(|wanted| claim(wanted, &families, &own))
+        .filter(|claim| !claim.slots.is_empty())
+        .collect();
+    let Verdict { served, refused } = arbitrate(&claims);
+    let forwards = served
+        .iter()
+        .filter_map(|key| facts.services.get(key))
+        .flat_map(|wanted| forwards(&wanted.spec, &families))
+        .collect();
+    let conflicts: BTreeSet<Conflict> = refused
+        .into_iter()
+        .flat_map(|(service, refusals)| {
+            refusals.into_iter().map(move |refusal| {
+                let Holder::Service(holder) = refusal.holder;
+                Conflict {
+                    service: service.clone(),
+                    protocol: refusal.slot.port.protocol,
+                    port: refusal.slot.port.port.get(),
+                    reason: ConflictReason::HeldByService,
+                    held_by: format!("Service {holder}"),
+                }
+            })
+        })
+        .collect();
+    Decision {
+        plan: Plan {
+            addresses,
+            forwards,
+        },
+        served,
+        conflicts: conflicts.into_iter().collect(),
+    }
+}
+
+/// The slots a Service needs here: its ports in those of its families in which
+/// this node has an address.
+fn claim(wanted: &Wanted, families: &BTreeSet<Family>, own: &BTreeSet<IpAddr>) -> Claim {
+    let slots: BTreeMap<Slot, Tenure> = forwards(&wanted.spec, families)
+        .map(|(slot, _)| (slot, wanted.holdings.tenure(slot.port, own)))
+        .collect();
+    Claim {
+        service: wanted.spec.key.clone(),
+        created: wanted.spec.created,
+        slots,
+    }
+}
+
+fn forwards<'a>(
+    spec: &'a ServiceSpec,
+    families: &'a BTreeSet<Family>,
+) -> impl Iterator<Item = (Slot, Target)> + 'a {
+    families
+        .iter()
+        .filter_map(|family| Some((*family, spec.cluster_ips.get(*family)?)))
+        .flat_map(|(family, cluster_ip)| {
+            let target = Target::ClusterIp(cluster_ip);
+            spec.ports.iter().map(move |port| {
+                (
+                    Slot {
+                        family,
+                        port: *port,
+                    },
+                    target,
+                )
+            })
+        })
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

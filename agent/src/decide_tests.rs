@@ -1,0 +1,171 @@
+use highwire_api::{ClassPolicy, Interpretation, service::interpret};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn host(addresses: &[&str]) -> Vec<HostAddress> {
+    let address = |address: &&str| HostAddress {
+        address: address.parse().unwrap(),
+        interface: "eth0".into(),
+        global: true,
+        on_default_route: true,
+    };
+    addresses.iter().map(address).collect()
+}
+
+fn node() -> NodeFacts {
+    NodeFacts {
+        uid: "n".into(),
+        enabled: true,
+        labels: [("pool".to_owned(), "edge".to_owned())].into(),
+        addresses: ["192.0.2.11".parse().unwrap()].into(),
+    }
+}
+
+fn wanted(name: &str, age: u8, change: impl FnOnce(&mut Value)) -> (ServiceKey, Wanted) {
+    let mut object = json!({
+        "metadata": {"name": name, "namespace": "ns", "annotations": {},
+                     "creationTimestamp": format!("2026-01-02T03:04:{age:02}Z")},
+        "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.10"], "ports": [{"port": 80}]},
+    });
+    change(&mut object);
+    let service = serde_json::from_value(object).unwrap();
+    let Interpretation::Serve(spec) = interpret(&service, ClassPolicy::DefaultAndOurs) else {
+        panic!("{name} is not served");
+    };
+    (
+        spec.key.clone(),
+        Wanted {
+            spec,
+            holdings: Holdings::of(&service),
+        },
+    )
+}
+
+fn decided(
+    services: impl IntoIterator<Item = (ServiceKey, Wanted)>,
+    addresses: &[&str],
+) -> Decision {
+    decide(&Facts {
+        services: &services.into_iter().collect(),
+        node: &node(),
+        host_addresses: &host(addresses),
+        address_policy: &AddressPolicy::Default,
+    })
+}
+
+fn forwards(decision: &Decision) -> Vec<String> {
+    let text = |(slot, Target::ClusterIp(ip)): (&Slot, &Target)| {
+        format!("{} {} -> {ip}", slot.family, slot.port)
+    };
+    decision.plan.forwards.iter().map(text).collect()
+}
+
+#[test]
+fn a_service_is_forwarded_to_its_cluster_ip() {
+    let decision = decided([wanted("web", 1, |_| {})], &["192.0.2.11"]);
+    assert_eq!(forwards(&decision), ["IPv4 80/TCP -> 10.96.0.10"]);
+    assert_eq!(decision.plan.addresses, node().addresses);
+    assert!(decision.conflicts.is_empty());
+}
+
+#[test]
+fn only_families_that_service_and_node_share_are_served() {
+    let dual = || {
+        wanted("web", 1, |s| {
+            s["spec"]["clusterIPs"] = json!(["fd00:96::1", "10.96.0.1"])
+        })
+    };
+    let six = || {
+        wanted("six", 1, |s| {
+            s["spec"]["clusterIPs"] = json!(["fd00:96::6"])
+        })
+    };
+    assert_eq!(
+        forwards(&decided([dual()], &["192.0.2.11", "2001:db8:1::11"])),
+        ["IPv4 80/TCP -> 10.96.0.1", "IPv6 80/TCP -> fd00:96::1"]
+    );
+    assert_eq!(
+        forwards(&decided([dual()], &["192.0.2.11"])),
+        ["IPv4 80/TCP -> 10.96.0.1"]
+    );
+    let four_only = decided([six()], &["192.0.2.11"]);
+    assert!(four_only.served.is_empty() && four_only.conflicts.is_empty());
+}
+
+#[test]
+fn the_selector_leaves_other_nodes_out() {
+    let on = |pool: &'static str| {
+        wanted(pool, 1, move |s| {
+            s["metadata"]["annotations"]["highwire.dev/node-selector"] =
+                json!(format!("pool={pool}"));
+        })
+    };
+    let decision = decided([on("edge"), on("core")], &["192.0.2.11"]);
+    assert_eq!(
+        decision
+            .served
+            .iter()
+            .map(|key| key.name.as_str())
+            .collect::<Vec<_>>(),
+        ["edge"]
+    );
+    assert!(
+        decision.conflicts.is_empty(),
+        "who is not meant for this node has no conflict here"
+    );
+}
+
+#[test]
+fn the_loser_of_a_port_is_explained() {
+    let decision = decided(
+        [wanted("young", 2, |_| {}), wanted("old", 1, |_| {})],
+        &["192.0.2.11"],
+    );
+    assert_eq!(decision.served.len(), 1);
+    let conflict = &decision.conflicts[0];
+    assert_eq!(conflict.service.to_string(), "ns/young");
+    assert_eq!(
+        (conflict.port, conflict.held_by.as_str()),
+        (80, "Service ns/old")
+    );
+}
+
+#[test]
+fn a_node_that_is_not_enabled_forwards_nothing() {
+    let services = [wanted("web", 1, |_| {})].into();
+    let node = NodeFacts {
+        enabled: false,
+        ..node()
+    };
+    let facts = Facts {
+        services: &services,
+        node: &node,
+        host_addresses: &host(&["192.0.2.11"]),
+        address_policy: &AddressPolicy::Default,
+    };
+    assert_eq!(decide(&facts), Decision::default());
+}
+
+proptest! {
+    #[test]
+    fn what_is_served_is_forwarded_whole(ports in proptest::collection::vec(
+        proptest::collection::btree_set(1..6_i32, 1..4), 0..8)) {
+        let services: Vec<_> = ports.iter().enumerate().map(|(index, ports)| {
+            wanted(&format!("s{index}"), 1, |s| {
+                s["spec"]["ports"] = ports.iter().map(|port| json!({"port": port})).collect();
+            })
+        }).collect();
+        let decision = decided(services.clone(), &["192.0.2.11"]);
+        let mut expected = 0;
+        for (key, wanted) in &services {
+            let refused = decision.conflicts.iter().any(|conflict| conflict.service == *key);
+            prop_assert_ne!(decision.served.contains(key), refused);
+            if !refused {
+                expected += wanted.spec.ports.len();
+            }
+        }
+        prop_assert_eq!(decision.plan.forwards.len(), expected, "no port is forwarded for two");
+    }
+}

@@ -1,0 +1,4 @@
+//! Facts about the host that the API server does not know.
+
+pub mod addresses;
+pub mod forwarding;

@@ -1,0 +1,21 @@
+//! The Highwire agent: one per opted-in node.
+//!
+//! It watches LoadBalancer Services and its own Node, decides what this node
+//! forwards ([`decide`]), renders that into nftables transactions ([`ruleset`]),
+//! applies them ([`kernel`]) and reports what the kernel does ([`report`],
+//! [`reporter`]). `README.md` beside this crate draws a packet's way.
+
+pub mod app;
+pub mod config;
+pub mod decide;
+pub mod host;
+pub mod kernel;
+pub mod lifecycle;
+pub mod metrics;
+pub mod node;
+pub mod plan;
+pub mod programmer;
+pub mod report;
+pub mod reporter;
+pub mod ruleset;
+pub mod services;

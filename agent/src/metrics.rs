@@ -1,0 +1,150 @@
+//! The agent's metrics.
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
+};
+
+use crate::{
+    report::{Readiness, Report},
+    ruleset::Transaction,
+};
+
+/// All metrics; clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Where they are gathered from.
+    pub registry: Registry,
+    /// Failed watches by kind.
+    pub watch_errors: IntCounterVec,
+    /// Times our table was found changed by somebody else and was put back.
+    pub drift_repairs: IntCounter,
+    /// Failed writes of the status or the Lease, by object.
+    pub report_errors: IntCounterVec,
+    services: IntGauge,
+    ports: IntGauge,
+    conflicts: IntGauge,
+    ready: IntGauge,
+    observed: IntGauge,
+    applies: IntCounterVec,
+    elements: IntCounter,
+    apply_seconds: Histogram,
+    connections: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    ///
+    /// # Errors
+    /// If two had the same name, which a test rules out.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let name = |suffix: &str| format!("highwire_agent_{suffix}");
+        let gauge = |suffix, help| add(&registry, IntGauge::new(name(suffix), help));
+        let counter = |suffix, help| add(&registry, IntCounter::new(name(suffix), help));
+        let counters = |suffix, help, labels: &[&str]| {
+            add(
+                &registry,
+                IntCounterVec::new(Opts::new(name(suffix), help), labels),
+            )
+        };
+        let seconds = HistogramOpts::new(name("apply_seconds"), "Duration of one nft transaction")
+            .buckets(vec![
+                0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
+            ]);
+        Ok(Self {
+            watch_errors: counters("watch_errors_total", "Failed watches", &["kind"])?,
+            drift_repairs: counter(
+                "drift_repairs_total",
+                "Times the table was changed by another program and put back",
+            )?,
+            report_errors: counters("report_errors_total", "Failed API writes", &["object"])?,
+            services: gauge("services", "Services this node forwards")?,
+            ports: gauge("ports", "Ports this node forwards")?,
+            conflicts: gauge("conflicts", "Ports refused to a Service on this node")?,
+            ready: gauge("ready", "Whether this node forwards (1) or not (0)")?,
+            observed: gauge(
+                "observed_resource_version",
+                "Every Service event up to this version is in the kernel",
+            )?,
+            applies: counters("applies_total", "nft transactions", &["kind", "result"])?,
+            elements: counter("elements_changed_total", "nft elements added or deleted")?,
+            apply_seconds: add(&registry, Histogram::with_opts(seconds))?,
+            connections: add(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        name("connections"),
+                        "New connections since the table was built, by what became of them",
+                    ),
+                    &["outcome"],
+                ),
+            )?,
+            registry,
+        })
+    }
+
+    /// Shows what is reported to the cluster.
+    pub fn show(&self, report: &Report) {
+        let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
+        self.services.set(count(report.decision.served.len()));
+        self.ports.set(count(report.ports()));
+        self.conflicts.set(count(report.decision.conflicts.len()));
+        self.ready
+            .set(i64::from(report.readiness == Readiness::Programmed));
+        self.observed
+            .set(i64::try_from(report.observed.0).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a transaction that took `seconds`.
+    pub fn applied(&self, transaction: &Transaction, seconds: f64, ok: bool) {
+        let result = if ok { "ok" } else { "error" };
+        self.applies
+            .with_label_values(&[transaction.kind(), result])
+            .inc();
+        self.apply_seconds.observe(seconds);
+        if ok {
+            self.elements
+                .inc_by(u64::try_from(transaction.cost()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Shows the kernel's counters of new connections.
+    pub fn show_connections(&self, counters: &[(String, u64)]) {
+        for (outcome, packets) in counters {
+            let packets = i64::try_from(*packets).unwrap_or(i64::MAX);
+            self.connections.with_label_values(&[outcome]).set(packets);
+        }
+    }
+}
+
+fn add<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> prometheus::Result<C> {
+    let collector = collector?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_used_once() {
+        let metrics = Metrics::new().unwrap();
+        metrics.watch_errors.with_label_values(&["Service"]).inc();
+        let names: Vec<_> = metrics
+            .registry
+            .gather()
+            .iter()
+            .map(|family| family.name().to_owned())
+            .collect();
+        assert!(
+            names.iter().all(|name| name.starts_with("highwire_agent_")),
+            "{names:?}"
+        );
+        assert!(names.contains(&"highwire_agent_watch_errors_total".to_owned()));
+    }
+}

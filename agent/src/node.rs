@@ -1,0 +1,48 @@
+//! What the agent needs to know of its own Node object.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use highwire_api::names::{ENABLED_LABEL, ENABLED_VALUE};
+use k8s_openapi::api::core::v1::Node;
+
+/// The parts of a Node that decide what its agent does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The Node's UID, for owner references.
+    pub uid: String,
+    /// Whether the node has opted in and is not being deleted.
+    pub enabled: bool,
+    /// Its labels, matched by node selectors.
+    pub labels: BTreeMap<String, String>,
+    /// Its InternalIPs and ExternalIPs.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl NodeFacts {
+    /// Reads a Node.
+    #[must_use]
+    pub fn of(node: &Node) -> Self {
+        let labels = node.metadata.labels.clone().unwrap_or_default();
+        let addresses = node
+            .status
+            .as_ref()
+            .and_then(|status| status.addresses.as_deref());
+        Self {
+            uid: node.metadata.uid.clone().unwrap_or_default(),
+            enabled: node.metadata.deletion_timestamp.is_none()
+                && labels
+                    .get(ENABLED_LABEL)
+                    .is_some_and(|value| value == ENABLED_VALUE),
+            addresses: addresses
+                .unwrap_or_default()
+                .iter()
+                .filter(|address| matches!(address.type_.as_str(), "InternalIP" | "ExternalIP"))
+                .filter_map(|address| address.address.parse().ok())
+                .collect(),
+            labels,
+        }
+    }
+}

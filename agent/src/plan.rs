@@ -1,0 +1,26 @@
+//! What the kernel of this node should do: the outcome of all decisions.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use highwire_api::arbitration::Slot;
+
+/// Where the first packet of a connection is sent, so that kube-proxy's own
+/// rules take it from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To the Service's ClusterIP, the port unchanged (Cluster traffic policy).
+    ClusterIp(IpAddr),
+}
+
+/// Everything about the node's table that is not the same on every node at all
+/// times.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The node's own addresses at which Services answer.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The served ports and where each goes. The target's family is the slot's.
+    pub forwards: BTreeMap<Slot, Target>,
+}

@@ -1,0 +1,283 @@
+//! The agent's event loop: takes in what has changed, and has the kernel follow.
+
+use std::time::{Duration, Instant};
+
+use highwire_api::{Family, runtime::heartbeat::Heartbeat};
+use k8s_openapi::api::core::v1::{Node, Service};
+use kube::runtime::watcher::Event;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
+};
+use tracing::{debug, error, info};
+
+use crate::{
+    config::Config,
+    decide::{Decision, Facts, decide},
+    host::{
+        addresses::{AddressPolicy, HostAddress},
+        forwarding,
+    },
+    kernel::{Kernel, NftError},
+    metrics::Metrics,
+    node::NodeFacts,
+    report::{Readiness, Report},
+    ruleset::{Elements, Transaction},
+    services::ServiceIndex,
+};
+
+/// Something the agent has learned.
+#[derive(Debug)]
+pub enum Input {
+    /// A Service changed.
+    Service(Box<Event<Service>>),
+    /// The agent's own Node changed.
+    Node(Box<Event<Node>>),
+    /// The host's addresses are now these.
+    HostAddresses(Vec<HostAddress>),
+}
+
+/// A burst is over when nothing has come for this long …
+const QUIET: Duration = Duration::from_millis(2);
+/// … or, so that a steady stream cannot starve the kernel, after this long.
+const LONGEST_BURST: Duration = Duration::from_millis(40);
+/// How often sysctls and counters are looked at.
+const LOOK: Duration = Duration::from_secs(4);
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// What the kernel has, as far as we know.
+#[derive(Debug)]
+enum Table {
+    /// Not known: the next transaction builds the whole table.
+    Unknown,
+    /// Exactly these elements.
+    Holds(Elements),
+}
+
+/// After a failed transaction: when to try again.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    at: Instant,
+    delay: Duration,
+}
+
+/// The owner of everything the agent knows.
+#[derive(Debug)]
+pub struct Programmer {
+    address_policy: AddressPolicy,
+    kernel: Kernel,
+    metrics: Metrics,
+    heartbeat: Heartbeat,
+    reports: watch::Sender<Option<Report>>,
+    services: ServiceIndex,
+    node: Option<NodeFacts>,
+    host_addresses: Option<Vec<HostAddress>>,
+    table: Table,
+    retry: Option<Retry>,
+}
+
+impl Programmer {
+    /// A programmer that knows nothing yet.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        kernel: Kernel,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
+        reports: watch::Sender<Option<Report>>,
+    ) -> Self {
+        Self {
+            address_policy: config.address_policy.clone(),
+            kernel,
+            metrics,
+            heartbeat,
+            reports,
+            services: ServiceIndex::new(config.class_policy),
+            node: None,
+            host_addresses: None,
+            table: Table::Unknown,
+            retry: None,
+        }
+    }
+
+    /// Runs until the senders of inputs are gone.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let retry_at = self.retry.map_or_else(Instant::now, |retry| retry.at);
+            tokio::select! {
+                input = inputs.recv() => match input {
+                    Some(input) => {
+                        self.absorb(input);
+                        self.absorb_burst(&mut inputs).await;
+                    }
+                    None => return,
+                },
+                () = sleep_until(retry_at.into()), if self.retry.is_some() => {}
+                _ = look.tick() => self.show_connections().await,
+            }
+            self.heartbeat.beat();
+            self.reconcile().await;
+        }
+    }
+
+    async fn absorb_burst(&mut self, inputs: &mut mpsc::Receiver<Input>) {
+        let start = Instant::now();
+        while start.elapsed() < LONGEST_BURST {
+            match timeout(QUIET, inputs.recv()).await {
+                Ok(Some(input)) => self.absorb(input),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn absorb(&mut self, input: Input) {
+        match input {
+            Input::Service(event) => self.services.absorb(*event),
+            Input::Node(event) => match *event {
+                Event::Apply(node) | Event::InitApply(node) => {
+                    self.node = Some(NodeFacts::of(&node));
+                }
+                Event::Delete(node) => {
+                    self.node = Some(NodeFacts {
+                        enabled: false,
+                        ..NodeFacts::of(&node)
+                    });
+                }
+                Event::Init | Event::InitDone => {}
+            },
+            Input::HostAddresses(addresses) => {
+                info!(count = addresses.len(), "host addresses read");
+                self.host_addresses = Some(addresses);
+            }
+        }
+    }
+
+    /// Brings the kernel to what is decided, once everything needed is known.
+    async fn reconcile(&mut self) {
+        let (Some(services), Some(node), Some(host_addresses)) =
+            (self.services.wanted(), &self.node, &self.host_addresses)
+        else {
+            return;
+        };
+        let decision = decide(&Facts {
+            services,
+            node,
+            host_addresses,
+            address_policy: &self.address_policy,
+        });
+        let (enabled, node_uid) = (node.enabled, node.uid.clone());
+        if self.retry.is_some_and(|retry| Instant::now() < retry.at) {
+            return;
+        }
+        let readiness = match self.bring_to(Elements::of(&decision.plan)).await {
+            Ok(()) => {
+                self.retry = None;
+                readiness(enabled, &decision)
+            }
+            Err(error) => {
+                self.table = Table::Unknown;
+                let delay = self
+                    .retry
+                    .map_or(FIRST_RETRY, |r| (r.delay * 2).min(LAST_RETRY));
+                self.retry = Some(Retry {
+                    at: Instant::now() + delay,
+                    delay,
+                });
+                error!(retry_in = ?delay, "{error}");
+                Readiness::ApplyFailed(error.to_string())
+            }
+        };
+        self.report(Report {
+            node_uid,
+            readiness,
+            decision,
+            revision: self.services.revision(),
+            observed: self.services.observed(),
+            proxy_mode: None,
+        });
+    }
+
+    async fn bring_to(&mut self, wanted: Elements) -> Result<(), NftError> {
+        let transaction = match &self.table {
+            Table::Unknown => Transaction::Replace(wanted.clone()),
+            Table::Holds(now) => match Transaction::between(now, &wanted) {
+                None => return Ok(()),
+                Some(transaction) => transaction,
+            },
+        };
+        let start = Instant::now();
+        let result = self.kernel.apply(&transaction).await;
+        let seconds = start.elapsed().as_secs_f64();
+        self.metrics.applied(&transaction, seconds, result.is_ok());
+        result?;
+        info!(
+            kind = transaction.kind(),
+            elements = transaction.cost(),
+            milliseconds = start.elapsed().as_millis(),
+            "nftables programmed"
+        );
+        debug!("transaction:\n{transaction}");
+        self.table = Table::Holds(wanted);
+        Ok(())
+    }
+
+    fn report(&self, report: Report) {
+        self.metrics.show(&report);
+        let told = self
+            .reports
+            .borrow()
+            .as_ref()
+            .map(|told| told.readiness.clone());
+        if told.as_ref() != Some(&report.readiness) {
+            let (reason, text) = (report.readiness.reason(), report.readiness.to_string());
+            info!(reason, services = report.decision.served.len(), "{text}");
+        }
+        self.reports.send_if_modified(|known| {
+            let changed = known.as_ref() != Some(&report);
+            if changed {
+                *known = Some(report);
+            }
+            changed
+        });
+    }
+
+    async fn show_connections(&self) {
+        if let (Table::Holds(_), Ok(counters)) = (&self.table, self.kernel.counters().await) {
+            self.metrics.show_connections(&counters);
+        }
+    }
+}
+
+/// What an applied decision makes of the node.
+fn readiness(enabled: bool, decision: &Decision) -> Readiness {
+    if !enabled {
+        return Readiness::NotEnabled;
+    }
+    if decision.plan.addresses.is_empty() {
+        return Readiness::NoAddresses;
+    }
+    let served = |family| {
+        decision
+            .plan
+            .forwards
+            .keys()
+            .any(|slot| slot.family == family)
+    };
+    // IPv4 must always be on where there is an IPv4 address, so that the admin
+    // sees it before the first Service comes; IPv6 only once it is used.
+    let has_v4 = decision
+        .plan
+        .addresses
+        .iter()
+        .any(std::net::IpAddr::is_ipv4);
+    if has_v4 && !forwarding::is_on(Family::V4) {
+        Readiness::ForwardingDisabled(Family::V4)
+    } else if served(Family::V6) && !forwarding::is_on(Family::V6) {
+        Readiness::ForwardingDisabled(Family::V6)
+    } else {
+        Readiness::Programmed
+    }
+}

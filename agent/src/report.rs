@@ -1,0 +1,209 @@
+//! What the agent tells the cluster about its node. Pure: see [`crate::reporter`]
+//! for who writes it.
+
+use std::fmt;
+
+use highwire_api::{
+    Family, LoadBalancerNodeStatus, ResourceVersion,
+    node::{ProxyMode, READY},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::{decide::Decision, host::forwarding};
+
+/// Whether this node forwards, and if not, why: the `Ready` condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// The kernel does what was decided.
+    Programmed,
+    /// nft or the kernel refused; what was there before is still there.
+    ApplyFailed(String),
+    /// The kernel does not forward packets of a family we serve.
+    ForwardingDisabled(Family),
+    /// The host has no address at which Services could answer.
+    NoAddresses,
+    /// The Node lacks the label, or is being deleted.
+    NotEnabled,
+}
+
+impl Readiness {
+    /// Whether traffic is forwarded.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self == Self::Programmed
+    }
+
+    /// The reason of the condition, one of a fixed set.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Programmed => "Programmed",
+            Self::ApplyFailed(_) => "ApplyFailed",
+            Self::ForwardingDisabled(_) => "ForwardingDisabled",
+            Self::NoAddresses => "NoAddresses",
+            Self::NotEnabled => "NotEnabled",
+        }
+    }
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Programmed => f.write_str("nftables forwards every served Service"),
+            Self::ApplyFailed(error) => f.write_str(error),
+            Self::ForwardingDisabled(family) => write!(
+                f,
+                "{family} forwarding is off, so no packet reaches a Pod; run `sysctl -w {}=1`",
+                forwarding::sysctl(*family)
+            ),
+            Self::NoAddresses => f.write_str(
+                "no address of this host is in the Node's status or on an interface with a \
+                 default route; see --address-cidr",
+            ),
+            Self::NotEnabled => f.write_str(
+                "the node is not labelled highwire.dev/enabled=true, or is being deleted",
+            ),
+        }
+    }
+}
+
+/// The state of the node, ready to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The Node's UID.
+    pub node_uid: String,
+    /// Whether it forwards.
+    pub readiness: Readiness,
+    /// What it forwards and refuses.
+    pub decision: Decision,
+    /// Grows when what some Service asks for has changed; see
+    /// [`crate::services::ServiceIndex::revision`].
+    pub revision: u64,
+    /// Every Service event up to this version is in the kernel.
+    pub observed: ResourceVersion,
+    /// How kube-proxy works here, if known.
+    pub proxy_mode: Option<ProxyMode>,
+}
+
+impl Report {
+    /// Whether the status has to be written again, given what was written last.
+    /// A newer `observed` alone is no reason: the Lease carries that.
+    #[must_use]
+    pub fn differs_from(&self, written: &Self) -> bool {
+        let same_version = Self {
+            observed: written.observed,
+            ..self.clone()
+        };
+        same_version != *written
+    }
+
+    /// The status to write; `previous` keeps the time of an unchanged condition.
+    #[must_use]
+    pub fn status(&self, previous: Option<&Condition>, now: Timestamp) -> LoadBalancerNodeStatus {
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        LoadBalancerNodeStatus {
+            conditions: vec![self.condition(previous, now)],
+            observed_resource_version: Some(self.observed.to_string()),
+            services: count(self.decision.served.len()),
+            ports: count(self.ports()),
+            conflict_count: count(self.decision.conflicts.len()),
+            conflicts: self.decision.conflicts.clone(),
+            addresses: self
+                .decision
+                .plan
+                .addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            proxy_mode: self.proxy_mode,
+        }
+    }
+
+    /// How many ports are served; one in two families is one port.
+    #[must_use]
+    pub fn ports(&self) -> usize {
+        let forwards = self.decision.plan.forwards.keys();
+        forwards
+            .map(|slot| slot.port)
+            .collect::<std::collections::BTreeSet<_>>()
+            .len()
+    }
+
+    fn condition(&self, previous: Option<&Condition>, now: Timestamp) -> Condition {
+        let status = if self.readiness.is_ready() {
+            "True"
+        } else {
+            "False"
+        };
+        let unchanged = previous.filter(|previous| previous.status == status);
+        Condition {
+            type_: READY.to_owned(),
+            status: status.to_owned(),
+            reason: self.readiness.reason().to_owned(),
+            message: self.readiness.to_string(),
+            last_transition_time: unchanged
+                .map_or(Time(now), |previous| previous.last_transition_time.clone()),
+            observed_generation: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(readiness: Readiness) -> Report {
+        Report {
+            node_uid: "u".into(),
+            readiness,
+            decision: Decision::default(),
+            revision: 1,
+            observed: ResourceVersion(5),
+            proxy_mode: None,
+        }
+    }
+
+    #[test]
+    fn a_newer_version_alone_is_not_written() {
+        let written = report(Readiness::Programmed);
+        let newer = Report {
+            observed: ResourceVersion(9),
+            ..written.clone()
+        };
+        assert!(!newer.differs_from(&written));
+        assert!(
+            Report {
+                revision: 2,
+                ..newer
+            }
+            .differs_from(&written)
+        );
+        assert!(report(Readiness::NotEnabled).differs_from(&written));
+    }
+
+    #[test]
+    fn the_transition_time_changes_with_the_status_only() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let status = |readiness: Readiness, previous: Option<&Condition>, second| {
+            report(readiness)
+                .status(previous, at(second))
+                .conditions
+                .remove(0)
+        };
+        let first = status(Readiness::Programmed, None, 1);
+        let same = status(Readiness::Programmed, Some(&first), 2);
+        assert_eq!(same.last_transition_time, Time(at(1)));
+        let off = status(Readiness::ForwardingDisabled(Family::V4), Some(&same), 3);
+        assert_eq!(
+            (off.status.as_str(), off.reason.as_str()),
+            ("False", "ForwardingDisabled")
+        );
+        assert_eq!(off.last_transition_time, Time(at(3)));
+        assert!(
+            off.message.contains("sysctl -w net.ipv4.ip_forward=1"),
+            "{}",
+            off.message
+        );
+    }
+}

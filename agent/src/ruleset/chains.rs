@@ -1,0 +1,314 @@
+//! The chains and rules, which are the same on every node at all times.
+//!
+//! Each rule is written twice, as the nft sentence a person reads and as the
+//! expression the kernel gets; the kernel tests prove that the two are one.
+
+use highwire_api::Family;
+use nftables::{
+    stmt::Statement,
+    types::{NfChainType, NfHook},
+};
+
+use super::{
+    elements::Container,
+    expression::{
+        accept, count, ct_state, daddr, drop, has_listener, has_ports, is_dnatted, is_in,
+        is_not_dnatted, is_not_in, jump, l4proto_dport, l4proto_original_dport, map, masquerade,
+        original_daddr, set,
+    },
+};
+
+/// Before kube-proxy's nat (-100), after conntrack (-200) and mangle (-150).
+const BEFORE_NAT: i32 = -105;
+/// After kube-proxy's nat.
+const AFTER_NAT: i32 = -95;
+/// After kube-proxy's masquerade (100): what it has masqueraded is left alone.
+const AFTER_MASQUERADE: i32 = 105;
+
+/// Counts new connections that were left to a listener on the host.
+pub const LISTENER_COUNTER: &str = "listener";
+/// Counts new connections that were rewritten towards a Service.
+pub const REWRITE_COUNTER: &str = "rewrite";
+/// Counts new connections that nobody took after the rewrite, so that they were
+/// given back to the node's own stack, which refuses them.
+pub const GIVEBACK_COUNTER: &str = "giveback";
+
+/// The counters of the table.
+pub const COUNTERS: [&str; 3] = [LISTENER_COUNTER, REWRITE_COUNTER, GIVEBACK_COUNTER];
+
+/// A chain of the table.
+#[derive(Debug)]
+pub struct Chain {
+    /// Its name.
+    pub name: &'static str,
+    /// Where the kernel enters it; `None` for one that is jumped to.
+    pub base: Option<Base>,
+    /// Its rules, in order.
+    pub rules: Vec<Rule>,
+}
+
+/// Where a base chain hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The chain type.
+    pub kind: NfChainType,
+    /// The netfilter hook.
+    pub hook: NfHook,
+    /// The priority at the hook.
+    pub priority: i32,
+}
+
+/// A rule of a chain.
+#[derive(Debug)]
+pub struct Rule {
+    /// The rule in nft's language.
+    pub sentence: String,
+    /// The same for the kernel.
+    pub statements: Vec<Statement<'static>>,
+}
+
+/// `ip` or `ip6`.
+fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+fn rule(sentence: impl Into<String>, statements: Vec<Statement<'static>>) -> Rule {
+    Rule {
+        sentence: sentence.into(),
+        statements,
+    }
+}
+
+/// All chains, those that are jumped to before those that jump.
+#[must_use]
+pub fn chains() -> Vec<Chain> {
+    vec![
+        rewrite(),
+        inbound(),
+        restore(),
+        base(
+            "prerouting",
+            NfChainType::Filter,
+            NfHook::Prerouting,
+            BEFORE_NAT,
+            prerouting(),
+        ),
+        base(
+            "output",
+            NfChainType::Route,
+            NfHook::Output,
+            BEFORE_NAT,
+            output(),
+        ),
+        base(
+            "giveback",
+            NfChainType::Filter,
+            NfHook::Prerouting,
+            AFTER_NAT,
+            vec![giveback()],
+        ),
+        base(
+            "giveback_output",
+            NfChainType::Route,
+            NfHook::Output,
+            AFTER_NAT,
+            vec![giveback()],
+        ),
+        base(
+            "postrouting",
+            NfChainType::NAT,
+            NfHook::Postrouting,
+            AFTER_MASQUERADE,
+            Family::ALL.map(postrouting).into(),
+        ),
+    ]
+}
+
+fn base(
+    name: &'static str,
+    kind: NfChainType,
+    hook: NfHook,
+    priority: i32,
+    rules: Vec<Rule>,
+) -> Chain {
+    Chain {
+        name,
+        base: Some(Base {
+            kind,
+            hook,
+            priority,
+        }),
+        rules,
+    }
+}
+
+/// Packets from outside and from Pods.
+fn prerouting() -> Vec<Rule> {
+    let mut rules = vec![rule(
+        "ct state established,related accept",
+        vec![ct_state(&["established", "related"]), accept()],
+    )];
+    rules.extend(Family::ALL.map(|family| {
+        let (node, ports) = (Container::Node(family), Container::Ports(family));
+        rule(
+            format!(
+                "{} daddr @{} meta l4proto . th dport @{} jump inbound",
+                ip(family),
+                node.name(),
+                ports.name()
+            ),
+            vec![
+                is_in(daddr(family), node),
+                is_in(l4proto_dport(), ports),
+                jump("inbound"),
+            ],
+        )
+    }));
+    rules
+}
+
+/// Packets for a served port.
+fn inbound() -> Chain {
+    let rules = vec![
+        // Whoever may bind a host port is trusted more than whoever may create a Service.
+        rule(
+            "socket wildcard { 0, 1 } counter name listener accept",
+            vec![has_listener(), count(LISTENER_COUNTER), accept()],
+        ),
+        // Else the node's own stack would reset the client's connection.
+        rule(
+            "ct state invalid drop",
+            vec![ct_state(&["invalid"]), drop()],
+        ),
+        rule(
+            "ct state new jump rewrite",
+            vec![ct_state(&["new"]), jump("rewrite")],
+        ),
+    ];
+    Chain {
+        name: "inbound",
+        base: None,
+        rules,
+    }
+}
+
+/// Packets of clients on the node itself. No listener rule here: the socket
+/// would be the client's own.
+fn output() -> Vec<Rule> {
+    let rewrite = |family| {
+        let (node, ports) = (Container::Node(family), Container::Ports(family));
+        rule(
+            format!(
+                "ct state new {} daddr @{} meta l4proto . th dport @{} jump rewrite",
+                ip(family),
+                node.name(),
+                ports.name()
+            ),
+            vec![
+                ct_state(&["new"]),
+                is_in(daddr(family), node),
+                is_in(l4proto_dport(), ports),
+                jump("rewrite"),
+            ],
+        )
+    };
+    Family::ALL.map(rewrite).into()
+}
+
+/// The first packet gets the ClusterIP into its header; kube-proxy's nat rules
+/// then make the one conntrack entry, from the node's address to a Pod. A lookup
+/// that misses ends the rule without effect.
+fn rewrite() -> Chain {
+    let to_cluster_ip = |family| {
+        let clusterip = Container::ClusterIp(family);
+        rule(
+            format!(
+                "{} daddr set meta l4proto . th dport map @{} accept",
+                ip(family),
+                clusterip.name()
+            ),
+            vec![
+                set(daddr(family), map(l4proto_dport(), clusterip)),
+                accept(),
+            ],
+        )
+    };
+    let mut rules = vec![rule("counter name rewrite", vec![count(REWRITE_COUNTER)])];
+    rules.extend(Family::ALL.map(to_cluster_ip));
+    Chain {
+        name: "rewrite",
+        base: None,
+        rules,
+    }
+}
+
+/// New connections that nobody has claimed: without this a client of a Service
+/// without endpoints would wait for its timeout.
+fn giveback() -> Rule {
+    rule(
+        "ct state new ct status & dnat == 0 meta l4proto { tcp, udp, sctp } jump restore",
+        vec![
+            ct_state(&["new"]),
+            is_not_dnatted(),
+            has_ports(),
+            jump("restore"),
+        ],
+    )
+}
+
+fn restore() -> Chain {
+    let address = |family| {
+        let (node, ports) = (Container::Node(family), Container::Ports(family));
+        let ip = ip(family);
+        rule(
+            format!(
+                "{ip} daddr != @{0} meta l4proto {{ tcp, udp, sctp }} ct original {ip} daddr @{0} \
+                 meta l4proto . ct original proto-dst @{1} counter name giveback \
+                 {ip} daddr set ct original {ip} daddr accept",
+                node.name(),
+                ports.name()
+            ),
+            vec![
+                // Else it was never rewritten, because a listener has it.
+                is_not_in(daddr(family), node),
+                // Without it nft cannot tell the width of `ct original proto-dst`.
+                has_ports(),
+                is_in(original_daddr(family), node),
+                is_in(l4proto_original_dport(), ports),
+                count(GIVEBACK_COUNTER),
+                set(daddr(family), original_daddr(family)),
+                accept(),
+            ],
+        )
+    };
+    Chain {
+        name: "restore",
+        base: None,
+        rules: Family::ALL.map(address).into(),
+    }
+}
+
+/// kube-proxy does not masquerade Pods, nor anyone when it has no cluster CIDR;
+/// without this a Pod's reply to a Pod on its own node would go past this node.
+fn postrouting(family: Family) -> Rule {
+    let (node, ports) = (Container::Node(family), Container::Ports(family));
+    rule(
+        format!(
+            "meta l4proto {{ tcp, udp, sctp }} ct status dnat ct original {} daddr @{} \
+             meta l4proto . ct original proto-dst @{} masquerade fully-random",
+            ip(family),
+            node.name(),
+            ports.name()
+        ),
+        vec![
+            has_ports(),
+            is_dnatted(),
+            is_in(original_daddr(family), node),
+            is_in(l4proto_original_dport(), ports),
+            masquerade(),
+        ],
+    )
+}

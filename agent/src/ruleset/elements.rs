@@ -1,0 +1,132 @@
+//! The sets and maps of the table, and what a plan puts into them.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use highwire_api::{Family, Protocol, arbitration::Slot};
+
+use crate::plan::{Plan, Target};
+
+/// A set or map of our table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Container {
+    /// `@node4`, `@node6`: the node's addresses at which Services answer.
+    Node(Family),
+    /// `@ports4`, `@ports6`: the served ports.
+    Ports(Family),
+    /// `@clusterip4`, `@clusterip6`: from served port to ClusterIP.
+    ClusterIp(Family),
+}
+
+impl Container {
+    /// Every container, in the order they are declared in.
+    pub const ALL: [Self; 6] = [
+        Self::Node(Family::V4),
+        Self::Node(Family::V6),
+        Self::Ports(Family::V4),
+        Self::Ports(Family::V6),
+        Self::ClusterIp(Family::V4),
+        Self::ClusterIp(Family::V6),
+    ];
+
+    /// Its name in the table.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Node(Family::V4) => "node4",
+            Self::Node(Family::V6) => "node6",
+            Self::Ports(Family::V4) => "ports4",
+            Self::Ports(Family::V6) => "ports6",
+            Self::ClusterIp(Family::V4) => "clusterip4",
+            Self::ClusterIp(Family::V6) => "clusterip6",
+        }
+    }
+
+    /// Whether it maps keys to values.
+    #[must_use]
+    pub fn is_map(self) -> bool {
+        matches!(self, Self::ClusterIp(_))
+    }
+}
+
+/// The key of one element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Element {
+    /// In [`Container::Node`].
+    Node(IpAddr),
+    /// In [`Container::Ports`].
+    Port(Slot),
+    /// In [`Container::ClusterIp`].
+    ClusterIp(Slot),
+}
+
+impl Element {
+    /// The container this element belongs to.
+    #[must_use]
+    pub fn container(self) -> Container {
+        match self {
+            Self::Node(address) => Container::Node(Family::of(address)),
+            Self::Port(slot) => Container::Ports(slot.family),
+            Self::ClusterIp(slot) => Container::ClusterIp(slot.family),
+        }
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(address) => address.fmt(f),
+            Self::Port(slot) | Self::ClusterIp(slot) => {
+                write!(
+                    f,
+                    "{} . {}",
+                    protocol_name(slot.port.protocol),
+                    slot.port.port
+                )
+            }
+        }
+    }
+}
+
+/// The protocol as nft's `inet_proto` type writes it.
+#[must_use]
+pub fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    }
+}
+
+/// All elements of the table, each with its value if it is in a map.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Elements(pub BTreeMap<Element, Option<IpAddr>>);
+
+impl Elements {
+    /// What a plan puts into the table.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        let addresses = plan
+            .addresses
+            .iter()
+            .map(|address| (Element::Node(*address), None));
+        let forwards = plan.forwards.iter().flat_map(|(slot, target)| {
+            let Target::ClusterIp(cluster_ip) = target;
+            [
+                (Element::Port(*slot), None),
+                (Element::ClusterIp(*slot), Some(*cluster_ip)),
+            ]
+        });
+        Self(addresses.chain(forwards).collect())
+    }
+
+    /// The elements of one container.
+    pub fn of_container(
+        &self,
+        container: Container,
+    ) -> impl Iterator<Item = (Element, Option<IpAddr>)> {
+        self.0
+            .iter()
+            .filter(move |(element, _)| element.container() == container)
+            .map(|(element, value)| (*element, *value))
+    }
+}

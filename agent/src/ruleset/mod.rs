@@ -1,0 +1,19 @@
+//! Rendering a [`Plan`](crate::plan::Plan) into nftables transactions.
+//!
+//! We own one table, `inet highwire`, and touch nothing else. Its chains and
+//! rules are the same on every node ([`chains`]); everything that changes is an
+//! element of a set or map ([`elements`]). A [`Transaction`] is a value with one
+//! canonical text, which is itself a valid nft script; what goes to the kernel
+//! is the JSON of [`json`], and the kernel tests prove that both are the same.
+
+pub mod chains;
+pub mod elements;
+mod expression;
+pub mod json;
+pub mod transaction;
+
+pub use elements::{Container, Element, Elements};
+pub use transaction::Transaction;
+
+/// The name of our table, of family `inet`.
+pub const TABLE: &str = "highwire";

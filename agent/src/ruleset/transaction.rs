@@ -1,0 +1,185 @@
+//! Transactions: what one run of nft changes, all of it or nothing.
+
+use std::{
+    fmt::{self, Write},
+    net::IpAddr,
+};
+
+use nftables::types::{NfChainType, NfHook};
+
+use super::{
+    Container, Element, Elements, TABLE,
+    chains::{Base, COUNTERS, chains},
+};
+
+/// One atomic change of the kernel's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    /// Build the whole table anew, whatever was there.
+    Replace(Elements),
+    /// Change only these elements of the table as it stands. Never empty.
+    Change {
+        /// Elements to delete, each of which must exist; sorted.
+        delete: Vec<Element>,
+        /// Elements to add; sorted. One whose value changes is deleted first.
+        add: Vec<(Element, Option<IpAddr>)>,
+    },
+    /// Take the table away, if it is there.
+    Remove,
+}
+
+impl Transaction {
+    /// What leads from `before` to `after`; `None` if they are the same.
+    #[must_use]
+    pub fn between(before: &Elements, after: &Elements) -> Option<Self> {
+        let differs = |element: &Element| before.0.get(element) != after.0.get(element);
+        let delete: Vec<Element> = before
+            .0
+            .keys()
+            .filter(|element| differs(element))
+            .copied()
+            .collect();
+        let add: Vec<_> = after
+            .0
+            .iter()
+            .filter(|(element, _)| differs(element))
+            .map(|(element, value)| (*element, *value))
+            .collect();
+        let nothing = delete.is_empty() && add.is_empty();
+        (!nothing).then_some(Self::Change { delete, add })
+    }
+
+    /// How many elements it adds and deletes; of a replacement, all it adds.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        match self {
+            Self::Replace(elements) => elements.0.len(),
+            Self::Change { delete, add } => delete.len() + add.len(),
+            Self::Remove => 0,
+        }
+    }
+
+    /// The fixed word for it in metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Replace(_) => "replace",
+            Self::Change { .. } => "change",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// The canonical text, a valid nft script: equal transactions have equal texts.
+impl fmt::Display for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replace(elements) => {
+                // Adding it first makes deleting safe whether it exists or not.
+                writeln!(f, "table inet {TABLE}\ndelete table inet {TABLE}")?;
+                write_table(f, elements)
+            }
+            Self::Change { delete, add } => {
+                for element in delete {
+                    let container = element.container().name();
+                    writeln!(f, "delete element inet {TABLE} {container} {{ {element} }}")?;
+                }
+                for (element, value) in add {
+                    let container = element.container().name();
+                    let element = ElementText(*element, *value);
+                    writeln!(f, "add element inet {TABLE} {container} {{ {element} }}")?;
+                }
+                Ok(())
+            }
+            Self::Remove => writeln!(f, "table inet {TABLE}\ndelete table inet {TABLE}"),
+        }
+    }
+}
+
+struct ElementText(Element, Option<IpAddr>);
+
+impl fmt::Display for ElementText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)?;
+        self.1.map_or(Ok(()), |value| write!(f, " : {value}"))
+    }
+}
+
+fn write_table(f: &mut fmt::Formatter<'_>, elements: &Elements) -> fmt::Result {
+    writeln!(f, "table inet {TABLE} {{")?;
+    for counter in COUNTERS {
+        writeln!(f, "  counter {counter} {{ }}")?;
+    }
+    for container in Container::ALL {
+        let kind = if container.is_map() { "map" } else { "set" };
+        writeln!(
+            f,
+            "  {kind} {} {{\n    type {}",
+            container.name(),
+            type_text(container)
+        )?;
+        let mut members = String::new();
+        for (element, value) in elements.of_container(container) {
+            writeln!(members, "      {},", ElementText(element, value))?;
+        }
+        if !members.is_empty() {
+            writeln!(f, "    elements = {{\n{members}    }}")?;
+        }
+        writeln!(f, "  }}")?;
+    }
+    for chain in chains() {
+        writeln!(f, "  chain {} {{", chain.name)?;
+        if let Some(Base {
+            kind,
+            hook,
+            priority,
+        }) = chain.base
+        {
+            let (kind, hook) = (chain_type_text(kind), hook_text(hook));
+            writeln!(
+                f,
+                "    type {kind} hook {hook} priority {priority}; policy accept;"
+            )?;
+        }
+        for rule in chain.rules {
+            writeln!(f, "    {}", rule.sentence)?;
+        }
+        writeln!(f, "  }}")?;
+    }
+    writeln!(f, "}}")
+}
+
+fn type_text(container: Container) -> &'static str {
+    use highwire_api::Family::{V4, V6};
+    match container {
+        Container::Node(V4) => "ipv4_addr",
+        Container::Node(V6) => "ipv6_addr",
+        Container::Ports(_) => "inet_proto . inet_service",
+        Container::ClusterIp(V4) => "inet_proto . inet_service : ipv4_addr",
+        Container::ClusterIp(V6) => "inet_proto . inet_service : ipv6_addr",
+    }
+}
+
+fn chain_type_text(kind: NfChainType) -> &'static str {
+    match kind {
+        NfChainType::Filter => "filter",
+        NfChainType::Route => "route",
+        NfChainType::NAT => "nat",
+    }
+}
+
+fn hook_text(hook: NfHook) -> &'static str {
+    match hook {
+        NfHook::Ingress => "ingress",
+        NfHook::Prerouting => "prerouting",
+        NfHook::Forward => "forward",
+        NfHook::Input => "input",
+        NfHook::Output => "output",
+        NfHook::Postrouting => "postrouting",
+        NfHook::Egress => "egress",
+    }
+}
+
+#[cfg(test)]
+#[path = "transaction_tests.rs"]
+mod tests;

@@ -1,0 +1,237 @@
+//! The Services of ours, kept up to date from watch events.
+
+use std::collections::BTreeMap;
+
+use highwire_api::{
+    ClassPolicy, Interpretation, ResourceVersion, ServiceKey, holdings::Holdings,
+    service::interpret,
+};
+use k8s_openapi::api::core::v1::Service;
+use kube::runtime::watcher::Event;
+use tracing::warn;
+
+use crate::decide::Wanted;
+
+/// All Services this agent may have to serve, and how far it has read.
+#[derive(Debug, Default)]
+pub struct ServiceIndex {
+    policy: ClassPolicy,
+    wanted: BTreeMap<ServiceKey, Wanted>,
+    /// Services listed so far by a running (re-)list, which replace all others at its end.
+    listing: Option<BTreeMap<ServiceKey, Wanted>>,
+    synced: bool,
+    observed: ResourceVersion,
+    revision: u64,
+}
+
+impl ServiceIndex {
+    /// An empty index that reads Services by `policy`.
+    #[must_use]
+    pub fn new(policy: ClassPolicy) -> Self {
+        Self {
+            policy,
+            ..Self::default()
+        }
+    }
+
+    /// The Services of ours; `None` until the first list is complete.
+    #[must_use]
+    pub fn wanted(&self) -> Option<&BTreeMap<ServiceKey, Wanted>> {
+        self.synced.then_some(&self.wanted)
+    }
+
+    /// Every Service event up to this version is in the index.
+    #[must_use]
+    pub fn observed(&self) -> ResourceVersion {
+        self.observed
+    }
+
+    /// Grows whenever what some Service asks for has changed; a write to a
+    /// Service's status or labels leaves it as it is.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Takes in one watch event.
+    pub fn absorb(&mut self, event: Event<Service>) {
+        match event {
+            Event::Init => self.listing = Some(BTreeMap::new()),
+            Event::InitApply(service) => {
+                let (key, wanted) = self.read(&service);
+                if let (Some(wanted), Some(listing)) = (wanted, &mut self.listing) {
+                    listing.insert(key, wanted);
+                }
+            }
+            Event::InitDone => {
+                let listed = self.listing.take().unwrap_or_default();
+                if !self.synced || !same_specs(&listed, &self.wanted) {
+                    self.revision += 1;
+                }
+                self.wanted = listed;
+                self.synced = true;
+            }
+            Event::Apply(service) => {
+                let (key, wanted) = self.read(&service);
+                let before = match wanted {
+                    Some(wanted) => {
+                        let spec = wanted.spec.clone();
+                        self.wanted
+                            .insert(key, wanted)
+                            .is_none_or(|before| before.spec != spec)
+                    }
+                    None => self.wanted.remove(&key).is_some(),
+                };
+                self.revision += u64::from(before);
+            }
+            Event::Delete(service) => {
+                self.observe(&service);
+                let removed = self.wanted.remove(&ServiceKey::of(&service)).is_some();
+                self.revision += u64::from(removed);
+            }
+        }
+    }
+
+    fn observe(&mut self, service: &Service) {
+        let version = ResourceVersion::of(&service.metadata).unwrap_or_default();
+        self.observed = self.observed.max(version);
+    }
+
+    fn read(&mut self, service: &Service) -> (ServiceKey, Option<Wanted>) {
+        self.observe(service);
+        let key = ServiceKey::of(service);
+        let spec = match interpret(service, self.policy) {
+            Interpretation::Serve(spec) => Some(spec),
+            Interpretation::NotOurs | Interpretation::Pending => None,
+            Interpretation::Unsupported(problems) => {
+                for problem in problems {
+                    warn!(service = %key, %problem, "Service is not served");
+                }
+                None
+            }
+            Interpretation::Invalid(problems) => {
+                for problem in problems {
+                    warn!(service = %key, %problem, "Service keeps its last valid state");
+                }
+                self.wanted.get(&key).map(|wanted| wanted.spec.clone())
+            }
+        };
+        (
+            key,
+            spec.map(|spec| Wanted {
+                spec,
+                holdings: Holdings::of(service),
+            }),
+        )
+    }
+}
+
+fn same_specs(a: &BTreeMap<ServiceKey, Wanted>, b: &BTreeMap<ServiceKey, Wanted>) -> bool {
+    a.len() == b.len() && a.values().zip(b.values()).all(|(a, b)| a.spec == b.spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn service(version: u64, change: impl FnOnce(&mut Value)) -> Service {
+        let mut object = json!({
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u1",
+                         "resourceVersion": version.to_string()},
+            "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.10"], "ports": [{"port": 80}]},
+        });
+        change(&mut object);
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn synced(listed: Vec<Service>) -> ServiceIndex {
+        let mut index = ServiceIndex::default();
+        index.absorb(Event::Init);
+        for service in listed {
+            index.absorb(Event::InitApply(service));
+        }
+        assert!(
+            index.wanted().is_none(),
+            "an unfinished list is not to be acted on"
+        );
+        index.absorb(Event::InitDone);
+        index
+    }
+
+    fn ports(index: &ServiceIndex) -> Vec<String> {
+        let services = index.wanted().unwrap().values();
+        services
+            .flat_map(|wanted| wanted.spec.ports.iter().map(ToString::to_string))
+            .collect()
+    }
+
+    #[test]
+    fn follows_events_and_their_versions() {
+        let mut index = synced(vec![service(5, |_| {})]);
+        assert_eq!(
+            (ports(&index), index.observed()),
+            (vec!["80/TCP".into()], ResourceVersion(5))
+        );
+        index.absorb(Event::Apply(service(9, |s| {
+            s["spec"]["ports"][0]["port"] = json!(81)
+        })));
+        assert_eq!(
+            (ports(&index), index.observed()),
+            (vec!["81/TCP".into()], ResourceVersion(9))
+        );
+        index.absorb(Event::Delete(service(12, |_| {})));
+        assert_eq!(
+            (ports(&index), index.observed()),
+            (vec![], ResourceVersion(12))
+        );
+    }
+
+    #[test]
+    fn only_a_change_of_what_is_asked_for_is_a_new_revision() {
+        let mut index = synced(vec![service(5, |_| {})]);
+        let revision = index.revision();
+        index.absorb(Event::Apply(service(6, |s| {
+            s["metadata"]["labels"] = json!({"a": "b"})
+        })));
+        assert_eq!(index.revision(), revision);
+        index.absorb(Event::Apply(service(7, |s| {
+            s["spec"]["ports"][0]["port"] = json!(81)
+        })));
+        assert_eq!(index.revision(), revision + 1);
+    }
+
+    #[test]
+    fn what_a_new_list_lacks_is_gone() {
+        let mut index = synced(vec![service(5, |_| {})]);
+        let revision = index.revision();
+        index.absorb(Event::Init);
+        assert_eq!(
+            ports(&index),
+            ["80/TCP"],
+            "a running list takes nothing away"
+        );
+        index.absorb(Event::InitDone);
+        assert!(ports(&index).is_empty());
+        assert_eq!(index.revision(), revision + 1);
+    }
+
+    #[test]
+    fn an_invalid_edit_keeps_the_last_valid_state() {
+        let mut index = synced(vec![service(5, |_| {})]);
+        let invalid = |s: &mut Value| {
+            s["metadata"]["annotations"] = json!({"highwire.dev/node-selector": "a in b"});
+            s["spec"]["ports"][0]["port"] = json!(81);
+        };
+        index.absorb(Event::Apply(service(6, invalid)));
+        assert_eq!(ports(&index), ["80/TCP"]);
+        index.absorb(Event::Init);
+        index.absorb(Event::InitApply(service(6, invalid)));
+        index.absorb(Event::InitDone);
+        assert_eq!(
+            ports(&index),
+            ["80/TCP"],
+            "a new list does not lose it either"
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! What nft and the kernel make of our transactions. Every test runs in a fresh
+//! network namespace of its own, so the host's ruleset is never touched.
+
+#![expect(clippy::unwrap_used, reason = "a test panics when it fails")]
+
+mod plans;
+
+use std::{net::IpAddr, process::Command, thread, time::Duration};
+
+use highwire_agent::{
+    host::addresses::{self, HostAddress},
+    kernel::{Kernel, NftError},
+    plan::Plan,
+    ruleset::{Element, Elements, Transaction},
+};
+use highwire_api::{Family, Protocol};
+use nix::sched::{CloneFlags, unshare};
+use tokio::sync::mpsc;
+
+/// Runs a test on a thread that is alone in a new network namespace; programs
+/// it starts are in there too.
+fn in_new_namespace<T: Send + 'static>(test: impl AsyncFnOnce() -> T + Send + 'static) -> T {
+    let body = move || {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .expect("the kernel tests need root: run them by hack/test, or as root");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(test())
+    };
+    thread::spawn(body)
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn command(line: &str) -> String {
+    let mut words = line.split_whitespace();
+    let program = words.next().unwrap();
+    let output = Command::new(program)
+        .args(words)
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("{program}: {error}; hack/install-deps installs what the tests need")
+        });
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn kernel() -> Kernel {
+    Kernel::new("nft".into())
+}
+
+fn replace(plan: &Plan) -> Transaction {
+    Transaction::Replace(Elements::of(plan))
+}
+
+fn services() -> Plan {
+    plans::golden()[1].1.clone()
+}
+
+#[test]
+fn the_probe_accepts_this_kernel_and_changes_nothing() {
+    in_new_namespace(async || {
+        let version = kernel().probe().await.unwrap();
+        assert!(version.starts_with("1."), "{version}");
+        assert_eq!(command("nft list tables"), "");
+    });
+}
+
+#[test]
+fn what_the_kernel_gets_is_what_the_golden_text_says() {
+    for (name, plan) in plans::golden() {
+        let text = plans::golden_file(name).display().to_string();
+        let from_text = in_new_namespace(async move || {
+            command(&format!("nft --check --file {text}"));
+            command(&format!("nft --file {text}"));
+            command("nft list table inet highwire")
+        });
+        let from_json = in_new_namespace(async move || {
+            kernel().apply(&replace(&plan)).await.unwrap();
+            command("nft list table inet highwire")
+        });
+        assert_eq!(from_json, from_text, "{name}");
+    }
+}
+
+#[test]
+fn what_was_applied_is_read_back() {
+    in_new_namespace(async || {
+        assert_eq!(kernel().elements().await.unwrap(), None, "no table yet");
+        for (_, plan) in plans::golden() {
+            kernel().apply(&replace(&plan)).await.unwrap();
+            assert_eq!(
+                kernel().elements().await.unwrap(),
+                Some(Elements::of(&plan))
+            );
+        }
+    });
+}
+
+#[test]
+fn changes_lead_where_a_replacement_would() {
+    in_new_namespace(async || {
+        let mut steps = vec![services(); 4];
+        steps[1].forwards.pop_last();
+        steps[2].addresses.pop_first();
+        let (slot, target) = plans::forward(Family::V4, Protocol::Tcp, 80, "10.96.0.99");
+        steps[2].forwards.insert(slot, target);
+        steps[3] = Plan::default();
+        kernel().apply(&replace(&services())).await.unwrap();
+        let mut before = Elements::of(&services());
+        for step in steps {
+            let after = Elements::of(&step);
+            if let Some(change) = Transaction::between(&before, &after) {
+                kernel().apply(&change).await.unwrap();
+            }
+            assert_eq!(kernel().elements().await.unwrap().as_ref(), Some(&after));
+            before = after;
+        }
+    });
+}
+
+#[test]
+fn a_transaction_that_fails_changes_nothing() {
+    in_new_namespace(async || {
+        kernel().apply(&replace(&services())).await.unwrap();
+        let missing = Element::Node("192.0.2.99".parse().unwrap());
+        let there = Element::Node("192.0.2.11".parse().unwrap());
+        let change = Transaction::Change {
+            delete: vec![there, missing],
+            add: vec![],
+        };
+        let error = kernel().apply(&change).await.unwrap_err();
+        assert!(matches!(error, NftError::Absent { .. }), "{error}");
+        assert_eq!(
+            kernel().elements().await.unwrap(),
+            Some(Elements::of(&services()))
+        );
+    });
+}
+
+#[test]
+fn other_tables_are_left_alone_and_nothing_of_ours_stays() {
+    in_new_namespace(async || {
+        command("nft add table ip other");
+        command("nft add chain ip other input { type filter hook input priority 0 ; }");
+        command("nft add rule ip other input tcp dport 22 accept");
+        let other = command("nft list table ip other");
+        kernel().apply(&replace(&services())).await.unwrap();
+        assert_eq!(command("nft list table ip other"), other);
+        kernel().apply(&Transaction::Remove).await.unwrap();
+        assert_eq!(command("nft list ruleset"), other);
+        kernel()
+            .apply(&Transaction::Remove)
+            .await
+            .expect("removing nothing is no error");
+    });
+}
+
+#[test]
+fn the_counters_can_be_read() {
+    in_new_namespace(async || {
+        kernel().apply(&replace(&services())).await.unwrap();
+        let mut counters = kernel().counters().await.unwrap();
+        counters.sort();
+        let zero = |name: &str| (name.to_owned(), 0);
+        assert_eq!(
+            counters,
+            [zero("giveback"), zero("listener"), zero("rewrite")]
+        );
+    });
+}
+
+#[test]
+fn without_cap_net_admin_the_remedy_is_named() {
+    let output = in_new_namespace(async || {
+        Command::new("setpriv")
+            .args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"])
+            .arg(env!("CARGO_BIN_EXE_highwire-agent"))
+            .args(["--node-name", "n1"])
+            .output()
+            .expect("setpriv is part of util-linux")
+    });
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("not permitted") && error.contains("CAP_NET_ADMIN"),
+        "{error}"
+    );
+}
+
+#[test]
+fn without_a_way_to_the_api_server_the_remedy_is_named() {
+    let output = in_new_namespace(async || {
+        Command::new(env!("CARGO_BIN_EXE_highwire-agent"))
+            .args(["--node-name", "n1"])
+            .env_remove("KUBECONFIG")
+            .env("HOME", "/nowhere")
+            .output()
+            .unwrap()
+    });
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("KUBECONFIG"), "{error}");
+}
+
+#[test]
+fn cleanup_by_hand_removes_the_table() {
+    in_new_namespace(async || {
+        kernel().apply(&replace(&services())).await.unwrap();
+        let printed = command(concat!(env!("CARGO_BIN_EXE_highwire-agent"), " cleanup"));
+        assert_eq!(printed, "table inet highwire is gone\n");
+        assert_eq!(command("nft list tables"), "");
+    });
+}
+
+#[test]
+fn addresses_are_followed() {
+    in_new_namespace(async || {
+        command("ip link add eth0 type veth peer name eth1");
+        command("ip link set eth0 up");
+        command("ip link set eth1 up");
+        let (sender, mut found) = mpsc::channel(1);
+        let follower = tokio::spawn(addresses::follow(sender));
+        let first = found.recv().await.unwrap();
+        assert!(first.iter().all(|address| !address.global), "{first:?}");
+        let address: IpAddr = "192.0.2.11".parse().unwrap();
+        command("ip address add 192.0.2.11/24 dev eth0");
+        let with = |on_default_route| HostAddress {
+            address,
+            interface: "eth0".into(),
+            global: true,
+            on_default_route,
+        };
+        until(&mut found, |addresses| addresses.contains(&with(false))).await;
+        command("ip route add default via 192.0.2.1 dev eth0");
+        until(&mut found, |addresses| addresses.contains(&with(true))).await;
+        command("ip address del 192.0.2.11/24 dev eth0");
+        until(&mut found, |addresses| {
+            addresses.iter().all(|a| a.address != address)
+        })
+        .await;
+        assert!(!follower.is_finished());
+    });
+}
+
+/// Waits for addresses as wanted; other news may come before, of IPv6 addresses say.
+async fn until(
+    found: &mut mpsc::Receiver<Vec<HostAddress>>,
+    wanted: impl Fn(&[HostAddress]) -> bool,
+) {
+    let search = async {
+        loop {
+            let addresses = found.recv().await.expect("the follower goes on");
+            if wanted(&addresses) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), search)
+        .await
+        .expect("the change is told");
+}

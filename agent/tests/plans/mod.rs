@@ -1,0 +1,44 @@
+//! Plans that the golden and the kernel tests share.
+//!
+//! Addresses: nodes 192.0.2.0/24 and 2001:db8:1::/64, ClusterIPs 10.96.0.0/16
+//! and fd00:96::/108.
+
+use std::path::PathBuf;
+
+use highwire_agent::plan::{Plan, Target};
+use highwire_api::{Family, PortKey, Protocol, arbitration::Slot};
+
+/// Each golden file's name and the plan it shows.
+pub(crate) fn golden() -> [(&'static str, Plan); 2] {
+    let forwards = [
+        (Family::V4, Protocol::Tcp, 80, "10.96.0.10"),
+        (Family::V6, Protocol::Tcp, 80, "fd00:96::10"),
+        (Family::V4, Protocol::Udp, 53, "10.96.0.53"),
+        (Family::V4, Protocol::Tcp, 53, "10.96.0.53"),
+        (Family::V4, Protocol::Sctp, 3868, "10.96.0.77"),
+    ];
+    let services = Plan {
+        addresses: ["192.0.2.11", "203.0.113.11", "2001:db8:1::11"]
+            .map(|ip| ip.parse().unwrap())
+            .into(),
+        forwards: forwards
+            .into_iter()
+            .map(|(family, protocol, port, ip)| forward(family, protocol, port, ip))
+            .collect(),
+    };
+    [("empty", Plan::default()), ("services", services)]
+}
+
+/// One forwarded port.
+pub(crate) fn forward(family: Family, protocol: Protocol, port: i32, ip: &str) -> (Slot, Target) {
+    let port = PortKey::new(protocol, port).unwrap();
+    (
+        Slot { family, port },
+        Target::ClusterIp(ip.parse().unwrap()),
+    )
+}
+
+/// Where a golden text is kept.
+pub(crate) fn golden_file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.nft"))
+}

@@ -1,0 +1,8 @@
+//! The plumbing both programs share: watching, serving health and metrics,
+//! logging and signals. Nothing here decides anything.
+
+pub mod admin;
+pub mod heartbeat;
+pub mod logging;
+pub mod signals;
+pub mod watch;

@@ -1,0 +1,172 @@
+//! Following resources on the API server, however long it is away.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use backon::ExponentialBuilder;
+use futures::{StreamExt, TryStreamExt};
+use kube::{
+    Api, Resource,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, ExponentialBackoff, watcher},
+    },
+};
+use prometheus::IntCounterVec;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+const SHORTEST_DELAY: Duration = Duration::from_millis(200);
+/// After an outage of the API server everybody is back within this time.
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// A watch that has not failed for this long is well again: an idle watch
+/// delivers nothing by which it could be told sooner.
+const WELL_AGAIN: Duration = Duration::from_secs(15);
+
+/// How the watches of a process fare; clones share it.
+#[derive(Clone, Debug)]
+pub struct WatchHealth {
+    failures: Arc<Mutex<BTreeMap<&'static str, Failure>>>,
+    errors: IntCounterVec,
+}
+
+#[derive(Debug)]
+struct Failure {
+    since: Instant,
+    last: Instant,
+    message: String,
+}
+
+impl WatchHealth {
+    /// Counts errors in `errors`, which has the one label `kind`.
+    #[must_use]
+    pub fn new(errors: IntCounterVec) -> Self {
+        Self {
+            failures: Arc::default(),
+            errors,
+        }
+    }
+
+    /// The watches that fail now, each in words.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = failures
+            .iter()
+            .filter(|(_, failure)| failure.last.elapsed() < WELL_AGAIN);
+        failing
+            .map(|(kind, failure)| {
+                let seconds = failure.since.elapsed().as_secs();
+                format!(
+                    "watching {kind} has failed for {seconds} s: {}",
+                    failure.message
+                )
+            })
+            .collect()
+    }
+
+    /// Notes a failure; logs it unless the same is known already.
+    fn failed(&self, kind: &'static str, error: &watcher::Error) {
+        self.errors.with_label_values(&[kind]).inc();
+        let message = explain(error);
+        let now = Instant::now();
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = failures
+            .get(kind)
+            .filter(|known| known.last.elapsed() < WELL_AGAIN);
+        if known.is_none_or(|known| known.message != message) {
+            warn!(kind, "watch failed, will retry: {message}");
+        }
+        let since = known.map_or(now, |known| known.since);
+        failures.insert(
+            kind,
+            Failure {
+                since,
+                last: now,
+                message,
+            },
+        );
+    }
+
+    fn succeeded(&self, kind: &'static str) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.remove(kind).is_some() {
+            info!(kind, "watch works again");
+        }
+    }
+}
+
+/// What failed and what to do about it.
+fn explain(error: &watcher::Error) -> String {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.as_ref(),
+        watcher::Error::WatchError(status) => status.as_ref(),
+        other => return with_sources(other),
+    };
+    let remedy = match status.code {
+        401 => "; is the ServiceAccount token valid?",
+        403 => "; was the RBAC of deploy/ applied?",
+        404 => "; was the CustomResourceDefinition of deploy/ applied?",
+        _ => "",
+    };
+    format!("{}{remedy}", status.message)
+}
+
+/// An error with its causes, which kube's own text leaves out.
+#[must_use]
+pub fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Sends every event of a watch, turned into an `Input` by `wrap`, until the
+/// receiver is gone. Errors are retried forever, with backoff.
+pub async fn follow<K, Input>(
+    kind: &'static str,
+    api: Api<K>,
+    config: watcher::Config,
+    health: WatchHealth,
+    sender: mpsc::Sender<Input>,
+    wrap: impl Fn(Event<K>) -> Input,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(SHORTEST_DELAY)
+        .with_max_delay(LONGEST_DELAY)
+        .with_jitter()
+        .without_max_times();
+    let mut events = watcher(api, config)
+        .backoff(ExponentialBackoff::from(backoff))
+        .into_stream()
+        .boxed();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                // `Init` comes before the first request, so it proves nothing.
+                if !matches!(event, Event::Init) {
+                    health.succeeded(kind);
+                }
+                if sender.send(wrap(event)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => health.failed(kind, &error),
+        }
+    }
+}
