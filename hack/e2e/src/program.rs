@@ -1,0 +1,238 @@
+//! Our own programs in a cluster: an agent per node, and controllers.
+//!
+//! They run as their containers would: with the token of the ServiceAccount that
+//! `deploy/` creates and no more rights than it has, and with the container's
+//! capabilities only.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, PostParams};
+
+use crate::cluster::{Cluster, Node, checkout};
+use crate::controlplane::api_url;
+use crate::layout::{AGENT_PORT, CONTROLLER_PORT};
+use crate::netns::Netns;
+use crate::pki::token_kubeconfig;
+use crate::traffic::{ConnectError, http_text};
+use crate::unit::{Spec, Unit};
+use crate::wait::try_wait_for;
+
+/// Namespace of our ServiceAccounts, Leases and Pods.
+pub const NAMESPACE: &str = "highwire-system";
+/// Capabilities of the agent's container, in setpriv's words; keep equal to deploy/.
+pub const AGENT_CAPABILITIES: &[&str] = &["+net_admin"];
+/// Capabilities of the controller's container: none.
+pub const CONTROLLER_CAPABILITIES: &[&str] = &[];
+/// How long a program may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(15);
+/// Longer than any cluster lives.
+const TOKEN_SECONDS: i64 = 7 * 24 * 3600;
+
+/// An agent or a controller: not started, running or ended.
+#[derive(Clone)]
+pub struct Program {
+    cluster: Cluster,
+    unit: Unit,
+    netns: Netns,
+    account: &'static str,
+    capabilities: &'static [&'static str],
+    binary: PathBuf,
+    argv: Vec<String>,
+    env: Vec<(String, String)>,
+    admin: SocketAddr,
+}
+
+impl Program {
+    pub(crate) fn agent(cluster: &Cluster, node: &Node) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            unit: cluster.unit(&format!("agent-{}", node.name)),
+            netns: node.netns().clone(),
+            account: "highwire-agent",
+            capabilities: AGENT_CAPABILITIES,
+            binary: binary("HIGHWIRE_AGENT", "highwire-agent"),
+            argv: vec![format!("--listen=0.0.0.0:{AGENT_PORT}")],
+            env: vec![("NODE_NAME".into(), node.name.clone())],
+            admin: local(AGENT_PORT),
+        }
+    }
+
+    pub(crate) fn controller(cluster: &Cluster, name: &str) -> Result<Self> {
+        let number = name
+            .strip_prefix('c')
+            .and_then(|number| number.parse::<u16>().ok());
+        let Some(number @ 1..=50) = number else {
+            bail!("controllers are called c1 to c50, not {name:?}");
+        };
+        let port = CONTROLLER_PORT + number - 1;
+        Ok(Self {
+            cluster: cluster.clone(),
+            unit: cluster.unit(&format!("controller-{name}")),
+            netns: cluster.netns("cp")?,
+            account: "highwire-controller",
+            capabilities: CONTROLLER_CAPABILITIES,
+            binary: binary("HIGHWIRE_CONTROLLER", "highwire-controller"),
+            argv: vec![
+                format!("--identity={name}"),
+                format!("--listen=0.0.0.0:{port}"),
+            ],
+            env: vec![
+                ("POD_NAME".into(), name.to_owned()),
+                ("POD_NAMESPACE".into(), NAMESPACE.into()),
+            ],
+            admin: local(port),
+        })
+    }
+
+    /// Starts it with additional flags; does not wait until it is ready.
+    pub async fn start(&self, flags: &[&str]) -> Result<()> {
+        ensure!(
+            self.binary.exists(),
+            "{} does not exist: cargo build --release, or point HIGHWIRE_AGENT and \
+             HIGHWIRE_CONTROLLER at the programs",
+            self.binary.display()
+        );
+        let kubeconfig = self.kubeconfig().await?;
+        let mut argv = vec![
+            "setpriv".to_owned(),
+            "--no-new-privs".into(),
+            "--inh-caps=-all".into(),
+        ];
+        let mut bounding = vec!["-all"];
+        bounding.extend(self.capabilities);
+        argv.push(format!("--bounding-set={}", bounding.join(",")));
+        argv.push(self.binary.display().to_string());
+        argv.extend(self.argv.iter().cloned());
+        argv.extend(flags.iter().map(ToString::to_string));
+        let mut spec = Spec::new(self.unit.name(), &self.netns, argv)
+            .env("KUBECONFIG", kubeconfig.display().to_string())
+            .env("RUST_BACKTRACE", "1");
+        spec.env.extend(self.env.iter().cloned());
+        if let Ok(level) = std::env::var("HIGHWIRE_LOG") {
+            spec = spec.env("RUST_LOG", level);
+        }
+        Unit::spawn(self.cluster.state(), spec)?;
+        Ok(())
+    }
+
+    /// Waits until `/readyz` answers 200; fails early, with its last words, if it ends.
+    pub async fn wait_ready(&self, limit: Duration) -> Result<()> {
+        let what = format!("{} to be ready", self.unit.name());
+        let outcome = try_wait_for(&what, limit, || async {
+            match self.unit.is_running() {
+                true => self
+                    .get("/readyz")
+                    .map(Ok)
+                    .map_err(|error| error.to_string()),
+                false => Ok(Err(())),
+            }
+        })
+        .await;
+        match outcome {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(())) => self.unit.check_running(),
+            Err(error) => Err(error.context(self.unit.tail(20))),
+        }
+    }
+
+    /// Ends it by SIGTERM and waits; not ending in time is an error.
+    pub fn stop(&self) -> Result<()> {
+        self.unit.stop(GRACE)
+    }
+
+    /// Ends it by SIGKILL, as a crash would.
+    pub fn kill(&self) -> Result<()> {
+        self.unit.kill()
+    }
+
+    /// Stops it and starts it with the command line of last time.
+    pub fn restart(&self) -> Result<()> {
+        self.stop()?;
+        self.unit.start_again()
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.unit.is_running()
+    }
+
+    /// The process: its pid, memory and log.
+    pub fn unit(&self) -> &Unit {
+        &self.unit
+    }
+
+    /// What a path of its admin port answers, asked from its own namespace.
+    pub fn get(&self, path: &str) -> Result<String, ConnectError> {
+        self.netns
+            .run(|| http_text(self.admin, path, Duration::from_secs(2)))
+    }
+
+    /// Its metrics as text.
+    pub fn metrics(&self) -> Result<String> {
+        self.get("/metrics")
+            .with_context(|| format!("metrics of {}", self.unit.name()))
+    }
+
+    /// The value of a metric, its name and labels written as they are exposed.
+    pub fn metric(&self, series: &str) -> Result<f64> {
+        let metrics = self.metrics()?;
+        metrics
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix(series)?
+                    .strip_prefix(' ')?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
+            .with_context(|| format!("{} has no metric {series}", self.unit.name()))
+    }
+
+    /// Writes a kubeconfig with a fresh token of its ServiceAccount.
+    pub async fn kubeconfig(&self) -> Result<PathBuf> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.cluster.client(), NAMESPACE);
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: vec!["https://kubernetes.default.svc".into()],
+                expiration_seconds: Some(TOKEN_SECONDS),
+                ..TokenRequestSpec::default()
+            },
+            ..TokenRequest::default()
+        };
+        let answer = accounts
+            .create_token_request(self.account, &PostParams::default(), &request)
+            .await
+            .with_context(|| {
+                format!(
+                    "token of ServiceAccount {NAMESPACE}/{}; kubectl apply -f deploy creates it",
+                    self.account
+                )
+            })?;
+        let token = answer.status.context("the API server gave no token")?.token;
+        let state = self.cluster.state();
+        let path = state.path(format!("pki/{}.kubeconfig", self.unit.name()));
+        token_kubeconfig(
+            state,
+            &path,
+            &api_url(self.cluster.config().ip_family),
+            &token,
+        )?;
+        Ok(path)
+    }
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn binary(variable: &str, name: &str) -> PathBuf {
+    match std::env::var_os(variable) {
+        Some(path) => std::path::absolute(&path).unwrap_or_else(|_| path.into()),
+        None => checkout().join("target/release").join(name),
+    }
+}
