@@ -28,6 +28,7 @@
 
 pub mod cluster;
 pub mod controlplane;
+pub mod highwire;
 pub mod kubeproxy;
 pub mod layout;
 pub mod lifecycle;
@@ -35,6 +36,7 @@ pub mod netns;
 pub mod nodes;
 pub mod pki;
 pub mod pod;
+pub mod private;
 pub mod program;
 pub mod relay;
 pub mod requirements;
@@ -51,6 +53,7 @@ pub use cluster::{Cluster, Node};
 pub use layout::{IpFamily, ProxyMode};
 pub use netns::{Netns, Output};
 pub use pod::Pod;
+pub use private::PrivateCluster;
 pub use program::Program;
 pub use requirements::tests_need_root;
 pub use scope::Scope;

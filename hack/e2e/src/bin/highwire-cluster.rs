@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use highwire_e2e::pod::PodBuilder;
 use highwire_e2e::state::{self, Config, State};
 use highwire_e2e::unit::Unit;
-use highwire_e2e::{Cluster, IpFamily, Netns, Pod, Program, ProxyMode, lifecycle, relay};
+use highwire_e2e::{Cluster, IpFamily, Netns, Pod, Program, ProxyMode, highwire, lifecycle, relay};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long an upstream program may take to end after SIGTERM.
@@ -72,6 +72,8 @@ enum Action {
         #[arg(required = true)]
         nodes: Vec<String>,
     },
+    /// Apply deploy/, opt n1 and n2 in, and start their agents and two controllers.
+    Highwire,
     /// Steer the agent of a node.
     Agent(Steer),
     /// Steer a controller (c1, c2, …).
@@ -241,6 +243,7 @@ async fn act(name: &str, action: Action) -> Result<()> {
                 cluster.opt_out(&node).await?;
             }
         }
+        Action::Highwire => highwire::start(&cluster).await?,
         Action::Agent(steering) => steer(&cluster.agent(&steering.who)?, &steering).await?,
         Action::Controller(steering) => {
             steer(&cluster.controller(&steering.who)?, &steering).await?;

@@ -1,0 +1,49 @@
+//! A cluster of a test's own, for what would disturb others.
+
+use anyhow::{Context, Result};
+
+use crate::cluster::Cluster;
+use crate::lifecycle;
+use crate::state::Config;
+
+/// A cluster that goes when this is dropped.
+pub struct PrivateCluster {
+    cluster: Cluster,
+}
+
+impl PrivateCluster {
+    /// Starts one with `nodes` nodes beside the shared cluster, alike but for its
+    /// name, which ends in `suffix`.
+    pub async fn up(suffix: &str, nodes: u8) -> Result<Self> {
+        let shared = Cluster::attach().await?;
+        let config = Config {
+            name: format!("{}{suffix}", shared.config().name),
+            nodes,
+            ..shared.config().clone()
+        };
+        let name = config.name.clone();
+        match lifecycle::up(&config, |_| {}).await {
+            Ok(cluster) => Ok(Self { cluster }),
+            Err(error) => {
+                lifecycle::down(&name).context("remove what had been started")?;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl std::ops::Deref for PrivateCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl Drop for PrivateCluster {
+    fn drop(&mut self) {
+        if let Err(error) = lifecycle::down(&self.cluster.config().name) {
+            eprintln!("cluster {}: {error:#}", self.cluster.config().name);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What the tests of Highwire share.
+
+#![allow(dead_code, reason = "every test file uses its own part of it")]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use highwire_e2e::{Cluster, ConnectError, EchoReply, Netns, Scope, Svc, highwire, wait_for};
+
+/// For one exchange with something that answers at once.
+pub(crate) const SHORT: Duration = Duration::from_millis(800);
+/// For conditions that come true in time.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+/// The shared cluster with Highwire on n1 and n2, and a scope with Pods web-1 on
+/// n1 and web-2 on n2 (TCP 8080, UDP 5353, label app=web).
+pub(crate) async fn web(prefix: &str) -> Result<(Cluster, Scope)> {
+    let cluster = Cluster::attach().await?;
+    highwire::require(&cluster)?;
+    let scope = Scope::new(&cluster, prefix).await?;
+    web_pods(&scope).await?;
+    Ok((cluster, scope))
+}
+
+pub(crate) async fn web_pods(scope: &Scope) -> Result<()> {
+    for (pod, node) in [("web-1", "n1"), ("web-2", "n2")] {
+        let pod = scope.pod(pod).on(node).label("app", "web");
+        pod.tcp(8080).udp(5353).start().await?;
+    }
+    Ok(())
+}
+
+/// A LoadBalancer Service for those Pods on a TCP port, of IPv4.
+pub(crate) async fn web_service(scope: &Scope, name: &str, port: u16) -> Result<Svc> {
+    let service = scope.service(name).load_balancer().select("app", "web");
+    service.tcp(port, 8080).create().await
+}
+
+/// Waits until the ingress lists exactly these addresses.
+pub(crate) async fn ingress_is(service: &Svc, wanted: &[&str]) {
+    wait_for(&format!("ingress {wanted:?}"), LONG, || async {
+        match service.ingress_ips().await {
+            Ok(found) if found == wanted => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+/// Waits for an HTTP answer.
+pub(crate) async fn answers(from: &Netns, to: SocketAddr) -> EchoReply {
+    wait_for(&format!("an answer from {to}"), LONG, || async {
+        from.http_get(to, SHORT)
+    })
+    .await
+}
+
+/// Waits until connections are refused, which a timeout is not.
+pub(crate) async fn refuses(from: &Netns, to: SocketAddr) {
+    wait_for(&format!("{to} to refuse"), LONG, || async {
+        match from.http_get(to, SHORT) {
+            Err(ConnectError::Refused) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+/// Asks until each of `pods` has answered.
+pub(crate) async fn all_answer(
+    pods: &[&str],
+    mut ask: impl FnMut() -> Result<EchoReply, ConnectError>,
+) {
+    let wanted: BTreeSet<String> = pods.iter().map(ToString::to_string).collect();
+    let mut seen = BTreeSet::new();
+    wait_for(&format!("all of {wanted:?} to answer"), LONG, || {
+        let answer = ask().map(|reply| seen.insert(reply.pod));
+        let result = if seen.is_superset(&wanted) {
+            Ok(())
+        } else {
+            Err((seen.clone(), answer))
+        };
+        async move { result }
+    })
+    .await;
+}

@@ -1,0 +1,130 @@
+//! The death of a leader, and of an agent.
+//!
+//! One test at a time: they share the two controllers.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use common::{LONG, answers, ingress_is, web, web_service};
+use highwire_e2e::{highwire, wait_for};
+use tokio::sync::Mutex;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
+
+#[tokio::test]
+async fn the_other_controller_takes_over_and_no_status_flaps() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let (cluster, scope) = web("leader").await?;
+    let service = web_service(&scope, "before", scope.free_port()?).await?;
+    ingress_is(&service, &BOTH).await;
+    let version = service.get().await?.metadata.resource_version;
+    let first = highwire::leader(&cluster).await?;
+    cluster.controller(&first)?.kill()?;
+    let second = wait_for("another leader", LONG, || async {
+        match highwire::leader(&cluster).await {
+            Ok(leader) if leader != first => Ok(leader),
+            other => Err(other),
+        }
+    })
+    .await;
+    let later = web_service(&scope, "after", scope.free_port()?).await?;
+    ingress_is(&later, &BOTH).await;
+    cluster.controller(&first)?.restart()?;
+    cluster
+        .controller(&first)?
+        .wait_ready(highwire::READY)
+        .await?;
+    ensure!(
+        service.get().await?.metadata.resource_version == version,
+        "its status was rewritten"
+    );
+    ensure!(
+        highwire::leader(&cluster).await? == second,
+        "the lead went back without a reason"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restarted_controller_rewrites_nothing() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let (cluster, scope) = web("restart").await?;
+    let service = web_service(&scope, "web", scope.free_port()?).await?;
+    ingress_is(&service, &BOTH).await;
+    let version = service.get().await?.metadata.resource_version;
+    for name in highwire::CONTROLLERS {
+        cluster.controller(name)?.stop()?;
+    }
+    highwire::start(&cluster).await?;
+    let later = web_service(&scope, "later", scope.free_port()?).await?;
+    ingress_is(&later, &BOTH).await;
+    ensure!(
+        service.get().await?.metadata.resource_version == version,
+        "its status was rewritten"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dead_agents_node_leaves_in_time_and_comes_back() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let (cluster, scope) = web("dead").await?;
+    let port = scope.free_port()?;
+    let service = web_service(&scope, "web", port).await?;
+    ingress_is(&service, &BOTH).await;
+    let agent = cluster.agent("n2")?;
+    agent.kill()?;
+    let died = Instant::now();
+    ingress_is(&service, &["192.0.2.11"]).await;
+    let took = died.elapsed();
+    ensure!(
+        took < Duration::from_secs(17),
+        "it took {took:?}; 15 s and the polling are allowed"
+    );
+    // The kernel goes on without the agent.
+    answers(&cluster.outside(), cluster.node("n2")?.v4(port)).await;
+    highwire::start(&cluster).await?;
+    ingress_is(&service, &BOTH).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agents_restart_interrupts_nothing() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let (cluster, scope) = web("upgrade").await?;
+    let port = scope.free_port()?;
+    let service = web_service(&scope, "web", port).await?;
+    ingress_is(&service, &BOTH).await;
+    let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(port));
+    answers(&client, to).await;
+    let version = service.get().await?.metadata.resource_version;
+    let agent = cluster.agent("n1")?;
+    agent.stop()?;
+    let mut stream = client
+        .tcp_connect(to, common::SHORT)
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    stream
+        .say("without an agent")
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    agent.start(&[]).await?;
+    for _ in 0..100 {
+        client
+            .http_get(to, common::SHORT)
+            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    }
+    agent.wait_ready(highwire::READY).await?;
+    client
+        .http_get(to, common::SHORT)
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    stream
+        .say("with a new agent")
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    ensure!(
+        service.get().await?.metadata.resource_version == version,
+        "its status flapped"
+    );
+    Ok(())
+}

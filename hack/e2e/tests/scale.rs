@@ -1,0 +1,84 @@
+//! Many Services at once, and the cost of one more.
+//!
+//! Alone in its file: it counts what all Services on the cluster cost.
+
+mod common;
+
+use anyhow::{Result, ensure};
+use common::{LONG, answers, ingress_is, web, web_service};
+use highwire_e2e::{Program, Svc, wait_for};
+
+const MANY: usize = 300;
+
+async fn services_are(agent: &Program, wanted: usize) {
+    wait_for(&format!("{wanted} Services"), LONG * 3, || async {
+        let services = agent
+            .metric("highwire_agent_services")
+            .map_err(|e| e.to_string())?;
+        if services == wanted as f64 {
+            Ok(())
+        } else {
+            Err(services.to_string())
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn three_hundred_services_are_served_and_one_more_costs_its_own_elements_only() -> Result<()>
+{
+    let (cluster, scope) = web("many").await?;
+    let agents = [cluster.agent("n1")?, cluster.agent("n2")?];
+    for agent in &agents {
+        services_are(agent, 0).await; // those of earlier tests are going
+    }
+    let mut services: Vec<(u16, Svc)> = Vec::new();
+    for batch in 0..MANY / 50 {
+        let mut creating = Vec::new();
+        for index in 0..50 {
+            let port = scope.free_port()?;
+            let service = scope
+                .service(&format!("web-{batch}-{index}"))
+                .load_balancer();
+            let service = service.select("app", "web").tcp(port, 8080);
+            creating.push(tokio::spawn(async move {
+                Ok::<_, anyhow::Error>((port, service.create().await?))
+            }));
+        }
+        for created in creating {
+            services.push(created.await??);
+        }
+    }
+    for agent in &agents {
+        services_are(agent, MANY).await;
+    }
+    for (_, service) in &services {
+        ingress_is(service, &["192.0.2.11", "192.0.2.12"]).await;
+    }
+    let client = cluster.outside();
+    for (port, _) in services.iter().step_by(37) {
+        answers(&client, cluster.node("n2")?.v4(*port)).await;
+    }
+
+    let count = |agent: &Program| -> Result<[f64; 3]> {
+        Ok([
+            agent.metric("highwire_agent_elements_changed_total")?,
+            agent.metric("highwire_agent_applies_total{kind=\"change\",result=\"ok\"}")?,
+            agent.metric("highwire_agent_applies_total{kind=\"replace\",result=\"ok\"}")?,
+        ])
+    };
+    let before = [count(&agents[0])?, count(&agents[1])?];
+    let port = scope.free_port()?;
+    let service = web_service(&scope, "one-more", port).await?;
+    ingress_is(&service, &["192.0.2.11", "192.0.2.12"]).await;
+    for (agent, before) in agents.iter().zip(before) {
+        let after = count(agent)?;
+        let cost = [0, 1, 2].map(|index| after[index] - before[index]);
+        // The port in the set and the ClusterIP in the map; status writes cost nothing.
+        ensure!(
+            cost == [2.0, 1.0, 0.0],
+            "elements, changes, replacements: {cost:?}"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,434 @@
+//! One LoadBalancer Service, as its users see it.
+//!
+//! Addresses: nodes 192.0.2.11 (n1), .12 (n2) and .13 (n3, not opted in), Pods
+//! 10.244.0.0/16, ClusterIPs 10.96.0.0/16, the outside client 198.51.100.10.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use common::{LONG, SHORT, all_answer, answers, ingress_is, refuses, web, web_service};
+use highwire_e2e::{ConnectError, Pod, wait_for};
+use serde_json::json;
+
+const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
+
+#[tokio::test]
+async fn every_opted_in_node_answers_by_tcp_and_udp_for_pods_on_every_node() -> Result<()> {
+    let (cluster, scope) = web("reach").await?;
+    let (tcp, udp) = (scope.free_port()?, scope.free_port()?);
+    let service = scope
+        .service("web")
+        .load_balancer()
+        .tcp(tcp, 8080)
+        .udp(udp, 5353);
+    let service = service.create().await?;
+    ingress_is(&service, &BOTH).await;
+    let client = cluster.outside();
+    for node in ["n1", "n2"] {
+        let node = cluster.node(node)?;
+        all_answer(&["web-1", "web-2"], || client.http_get(node.v4(tcp), SHORT)).await;
+        all_answer(&["web-1", "web-2"], || {
+            client.udp_ask(node.v4(udp), None, "hi", SHORT)
+        })
+        .await;
+    }
+    let other = cluster.node("n3")?.v4(tcp);
+    ensure!(
+        client.http_get(other, SHORT) == Err(ConnectError::Refused),
+        "n3 has not opted in"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_status_lists_proxy_addresses_with_their_ports() -> Result<()> {
+    let (_cluster, scope) = web("status").await?;
+    let (tcp, udp) = (scope.free_port()?, scope.free_port()?);
+    let service = scope
+        .service("web")
+        .load_balancer()
+        .udp(udp, 5353)
+        .tcp(tcp, 8080);
+    let service = service.create().await?;
+    ingress_is(&service, &BOTH).await;
+    for entry in service.ingress().await? {
+        ensure!(entry.ip_mode.as_deref() == Some("Proxy"), "{entry:?}");
+        let ports = entry.ports.unwrap_or_default();
+        let mut ports: Vec<_> = ports
+            .iter()
+            .map(|port| (port.protocol.as_str(), port.port, port.error.clone()))
+            .collect();
+        ports.sort();
+        ensure!(
+            ports == [("TCP", tcp.into(), None), ("UDP", udp.into(), None)],
+            "{ports:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_hundred_requests_reach_all_ready_pods_and_no_other() -> Result<()> {
+    let (cluster, scope) = web("spread").await?;
+    let unready = scope
+        .pod("web-3")
+        .on("n3")
+        .label("app", "web")
+        .tcp(8080)
+        .start()
+        .await?;
+    unready.set_ready(&cluster, false).await?;
+    let port = scope.free_port()?;
+    ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
+    let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(port));
+    answers(&client, to).await;
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    for _ in 0..200 {
+        let reply = client
+            .http_get(to, SHORT)
+            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        *seen.entry(reply.pod).or_default() += 1;
+    }
+    ensure!(
+        seen.keys().map(String::as_str).eq(["web-1", "web-2"]),
+        "{seen:?}"
+    );
+    ensure!(
+        seen.values().all(|count| *count > 50),
+        "spread unevenly: {seen:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_has_one_conntrack_entry_from_the_nodes_address_to_the_pod() -> Result<()> {
+    let (cluster, scope) = web("conntrack").await?;
+    let port = scope.free_port()?;
+    ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
+    let node = cluster.node("n1")?;
+    answers(&cluster.outside(), node.v4(port)).await;
+    let mut stream = cluster
+        .outside()
+        .tcp_connect(node.v4(port), SHORT)
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let pod = stream
+        .say("hello")
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let pod = Pod::find(&cluster, scope.namespace(), &pod)?;
+    let source = stream
+        .local_addr()
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?
+        .port();
+    let listed = node.netns().check(&[
+        "conntrack",
+        "-L",
+        "-p",
+        "tcp",
+        "--orig-src",
+        "198.51.100.10",
+        "--sport",
+        &source.to_string(),
+    ])?;
+    let entries: Vec<&str> = listed
+        .lines()
+        .filter(|line| line.starts_with("tcp"))
+        .collect();
+    ensure!(entries.len() == 1, "{listed}");
+    let original = format!("src=198.51.100.10 dst=192.0.2.11 sport={source} dport={port}");
+    let reply = format!("src={} ", pod.addresses()[0]);
+    ensure!(
+        entries[0].contains(&original) && entries[0].contains(&reply),
+        "{listed}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn pods_and_nodes_reach_it_too_and_loopback_is_untouched() -> Result<()> {
+    let (cluster, scope) = web("inside").await?;
+    let port = scope.free_port()?;
+    ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
+    for node in ["n1", "n2"] {
+        let node = cluster.node(node)?;
+        // From each Pod, so that some connections come back to the very same Pod.
+        for pod in ["web-1", "web-2"] {
+            let from = Pod::find(&cluster, scope.namespace(), pod)?.netns();
+            all_answer(&["web-1", "web-2"], || from.http_get(node.v4(port), SHORT)).await;
+        }
+        for from in cluster.nodes() {
+            all_answer(&["web-1", "web-2"], || {
+                from.netns().http_get(node.v4(port), SHORT)
+            })
+            .await;
+        }
+        let loopback = SocketAddr::from(([127, 0, 0, 1], port));
+        let outcome = node.netns().http_get(loopback, SHORT);
+        ensure!(outcome == Err(ConnectError::Refused), "{outcome:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_endpoints_clients_are_refused_at_once() -> Result<()> {
+    let (cluster, scope) = web("empty").await?;
+    let (tcp, udp) = (scope.free_port()?, scope.free_port()?);
+    let service = scope
+        .service("nobody")
+        .load_balancer()
+        .tcp(tcp, 8080)
+        .udp(udp, 5353);
+    let service = service.create().await?;
+    ingress_is(&service, &BOTH).await;
+    let node = cluster.node("n1")?;
+    refuses(&cluster.outside(), node.v4(tcp)).await;
+    refuses(node.netns(), node.v4(tcp)).await;
+    wait_for("UDP to be refused", LONG, || async {
+        match cluster.outside().udp_ask(node.v4(udp), None, "hi", SHORT) {
+            Err(ConnectError::Refused) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_changed_port_moves_and_established_connections_go_on() -> Result<()> {
+    let (cluster, scope) = web("move").await?;
+    let (old, new) = (scope.free_port()?, scope.free_port()?);
+    let service = web_service(&scope, "web", old).await?;
+    ingress_is(&service, &BOTH).await;
+    let (client, node) = (cluster.outside(), cluster.node("n1")?);
+    answers(&client, node.v4(old)).await;
+    let mut stream = client
+        .tcp_connect(node.v4(old), SHORT)
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let pod = stream
+        .say("before")
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    service
+        .patch(json!({"spec": {"ports": [{"name": "http", "port": new, "targetPort": 8080}]}}))
+        .await?;
+    answers(&client, node.v4(new)).await;
+    refuses(&client, node.v4(old)).await;
+    wait_for("the status to list the new port only", LONG, || async {
+        let ingress = service.ingress().await.unwrap_or_default();
+        let listed: Vec<i32> = ingress
+            .iter()
+            .flat_map(|entry| entry.ports.iter().flatten())
+            .map(|p| p.port)
+            .collect();
+        if listed == [i32::from(new); 2] {
+            Ok(())
+        } else {
+            Err(listed)
+        }
+    })
+    .await;
+    let after = stream
+        .say("after")
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    ensure!(after == pod, "the connection moved from {pod} to {after}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_service_that_is_no_load_balancer_any_more_is_closed_and_cleared() -> Result<()> {
+    let (cluster, scope) = web("retype").await?;
+    let port = scope.free_port()?;
+    let service = web_service(&scope, "web", port).await?;
+    ingress_is(&service, &BOTH).await;
+    let (client, node) = (cluster.outside(), cluster.node("n1")?);
+    answers(&client, node.v4(port)).await;
+    service
+        .patch(json!({"spec": {"type": "ClusterIP"}}))
+        .await?;
+    refuses(&client, node.v4(port)).await;
+    ingress_is(&service, &[]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deleted_service_is_closed_and_its_connections_go_on() -> Result<()> {
+    let (cluster, scope) = web("delete").await?;
+    let port = scope.free_port()?;
+    let service = web_service(&scope, "web", port).await?;
+    ingress_is(&service, &BOTH).await;
+    let (client, node) = (cluster.outside(), cluster.node("n2")?);
+    answers(&client, node.v4(port)).await;
+    let mut stream = client
+        .tcp_connect(node.v4(port), SHORT)
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let pod = stream
+        .say("before")
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    service.delete().await?;
+    refuses(&client, node.v4(port)).await;
+    let after = stream
+        .say("after")
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    ensure!(after == pod, "the connection moved from {pod} to {after}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn replacing_a_pod_fails_no_connection() -> Result<()> {
+    let (cluster, scope) = web("replace").await?;
+    let port = scope.free_port()?;
+    ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
+    let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(port));
+    all_answer(&["web-1", "web-2"], || client.http_get(to, SHORT)).await;
+    let old = Pod::find(&cluster, scope.namespace(), "web-2")?;
+    scope
+        .pod("web-3")
+        .on("n2")
+        .label("app", "web")
+        .tcp(8080)
+        .start()
+        .await?;
+    // As a rollout does: the old Pod leaves the endpoints before it stops.
+    old.delete_object(&cluster).await?;
+    let mut clean = 0;
+    wait_for("200 answers in a row from the new Pods", LONG, || {
+        for _ in 0..200 {
+            match client.http_get(to, SHORT) {
+                Ok(reply) if reply.pod == "web-2" => clean = 0,
+                Ok(_) => clean += 1,
+                Err(error) => panic!("a connection failed: {error:?}"),
+            }
+        }
+        let done = clean >= 200;
+        async move { done }
+    })
+    .await;
+    old.stop()?;
+    for _ in 0..100 {
+        let reply = client
+            .http_get(to, SHORT)
+            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        ensure!(reply.pod != "web-2", "{reply:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_service_gets_one_event_with_its_addresses() -> Result<()> {
+    let (cluster, scope) = web("event").await?;
+    let service = web_service(&scope, "web", scope.free_port()?).await?;
+    ingress_is(&service, &BOTH).await;
+    let events = wait_for("the event LoadBalancerUpdated", LONG, || async {
+        let events = cluster.kubectl(&[
+            "get",
+            "events",
+            "-n",
+            scope.namespace(),
+            "--field-selector=involvedObject.name=web",
+            "-o=jsonpath={range .items[*]}{.reason}: {.message}{\"\\n\"}{end}",
+        ])?;
+        anyhow::ensure!(
+            BOTH.iter().all(|address| events.contains(address)),
+            "{events}"
+        );
+        Ok(events)
+    })
+    .await;
+    let updates = events
+        .lines()
+        .filter(|line| line.starts_with("LoadBalancerUpdated"))
+        .count();
+    ensure!(
+        (1..=2).contains(&updates),
+        "one per change of the list: {events}"
+    );
+    ensure!(!events.contains("NoReadyNodes"), "{events}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_selector_that_matches_no_node_is_told_and_a_fix_serves() -> Result<()> {
+    let (cluster, scope) = web("noready").await?;
+    let port = scope.free_port()?;
+    let service = scope.service("web").load_balancer().tcp(port, 8080);
+    let service = service
+        .annotation("highwire.dev/node-selector", "pool=nowhere")
+        .create()
+        .await?;
+    wait_for("the event NoReadyNodes", LONG, || async {
+        let events = cluster.kubectl(&["get", "events", "-n", scope.namespace(), "-o=wide"])?;
+        anyhow::ensure!(
+            events.contains("NoReadyNodes") && events.contains("pool=nowhere"),
+            "{events}"
+        );
+        Ok(())
+    })
+    .await;
+    ensure!(service.ingress().await?.is_empty());
+    let node = cluster.node("n1")?.v4(port);
+    ensure!(cluster.outside().http_get(node, SHORT) == Err(ConnectError::Refused));
+    let n1_only = json!({"highwire.dev/node-selector": "kubernetes.io/hostname=n1"});
+    service
+        .patch(json!({"metadata": {"annotations": n1_only}}))
+        .await?;
+    ingress_is(&service, &["192.0.2.11"]).await;
+    answers(&cluster.outside(), node).await;
+    let other = cluster.node("n2")?.v4(port);
+    ensure!(cluster.outside().http_get(other, SHORT) == Err(ConnectError::Refused));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_invalid_annotation_is_told_and_harms_nobody() -> Result<()> {
+    let (cluster, scope) = web("invalid").await?;
+    let (bad, good) = (scope.free_port()?, scope.free_port()?);
+    let broken = scope
+        .service("broken")
+        .load_balancer()
+        .select("app", "web")
+        .tcp(bad, 8080);
+    broken
+        .annotation("highwire.dev/node-selector", "pool in edge")
+        .create()
+        .await?;
+    ingress_is(&web_service(&scope, "good", good).await?, &BOTH).await;
+    answers(&cluster.outside(), cluster.node("n1")?.v4(good)).await;
+    let events = wait_for("the event InvalidAnnotation", LONG, || async {
+        let events = cluster.kubectl(&["get", "events", "-n", scope.namespace(), "-o=wide"])?;
+        Some(events)
+            .filter(|events| events.contains("InvalidAnnotation"))
+            .context("none yet")
+    })
+    .await;
+    ensure!(
+        events.contains("highwire.dev/node-selector"),
+        "names the field: {events}"
+    );
+    ensure!(events.contains("pool in edge"), "names the value: {events}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_service_of_another_class_is_not_touched() -> Result<()> {
+    let (cluster, scope) = web("class").await?;
+    let (theirs, ours) = (scope.free_port()?, scope.free_port()?);
+    let other = scope
+        .service("theirs")
+        .load_balancer()
+        .select("app", "web")
+        .tcp(theirs, 8080);
+    let other = other.class("example.com/other").create().await?;
+    let named = scope
+        .service("ours")
+        .load_balancer()
+        .select("app", "web")
+        .tcp(ours, 8080);
+    ingress_is(&named.class("highwire.dev/node").create().await?, &BOTH).await;
+    ensure!(other.ingress().await?.is_empty());
+    let outcome = cluster
+        .outside()
+        .http_get(cluster.node("n1")?.v4(theirs), SHORT);
+    ensure!(outcome == Err(ConnectError::Refused), "{outcome:?}");
+    Ok(())
+}
