@@ -9,7 +9,7 @@ use highwire_api::runtime::{
     signals,
     watch::{WatchHealth, follow},
 };
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::{Api, Client, runtime::watcher};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
@@ -64,8 +64,11 @@ pub async fn run(config: Config) -> Result<()> {
         Arc::new(move || problems(reported.borrow().as_ref(), &health, &node))
     };
 
-    // Of the Services only those that a node port or load balancer may belong to.
-    let services = watcher::Config::default().fields("spec.type!=ClusterIP");
+    // All Services, for what kube-proxy serves of the others on the node's addresses:
+    // NodePorts, and externalIPs, which Services of type ClusterIP have too.
+    let services = watcher::Config::default();
+    let own_pods =
+        watcher::Config::default().fields(&format!("spec.nodeName={}", config.node_name));
     let own_node =
         watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
     let reporter = Reporter::new(&client, config.node_name.clone(), metrics.clone());
@@ -81,8 +84,10 @@ pub async fn run(config: Config) -> Result<()> {
     let ended = tokio::select! {
         () = follow("Service", Api::<Service>::all(client.clone()), services, health.clone(),
             inputs.clone(), |event| Input::Service(Box::new(event))) => "watching Services",
-        () = follow("Node", Api::<Node>::all(client.clone()), own_node, health,
+        () = follow("Node", Api::<Node>::all(client.clone()), own_node, health.clone(),
             inputs.clone(), |event| Input::Node(Box::new(event))) => "watching the Node",
+        () = follow("Pod", Api::<Pod>::all(client.clone()), own_pods, health.clone(),
+            inputs.clone(), |event| Input::Pod(Box::new(event))) => "watching the node's Pods",
         result = addresses::follow(addresses) => {
             result.context("cannot follow the host's addresses")?;
             "following the host's addresses"
@@ -102,7 +107,11 @@ pub async fn run(config: Config) -> Result<()> {
     bail!("{ended} ended, which must never happen");
 }
 
-async fn client() -> Result<Client> {
+/// A client by the usual rules: in a Pod its ServiceAccount, else KUBECONFIG.
+///
+/// # Errors
+/// If neither is there.
+pub async fn client() -> Result<Client> {
     let config = kube::Config::infer().await.context(
         "no way to the API server: run in a Pod with a ServiceAccount, or set KUBECONFIG",
     )?;

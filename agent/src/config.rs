@@ -24,6 +24,19 @@ pub struct Cli {
 /// Things to do by hand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show every claimed port of this node, who has it, and why not. Changes
+    /// nothing. Run it on the node.
+    Explain {
+        /// The name of this node, as in `kubectl get nodes`.
+        #[arg(long, env = "NODE_NAME", value_parser = non_empty)]
+        node: String,
+        /// Whether Services without spec.loadBalancerClass are served.
+        #[arg(long, default_value_t = true, action = ArgAction::Set)]
+        default_class: bool,
+        /// The agent's --address-cidr, if it has any.
+        #[arg(long, value_name = "CIDR")]
+        address_cidr: Vec<IpNet>,
+    },
     /// Remove the nftables table of Highwire from this host.
     Cleanup {
         /// The nft program.
@@ -77,18 +90,30 @@ impl From<RunArgs> for Config {
         Self {
             node_name: args.node_name,
             listen: args.listen,
-            class_policy: if args.default_class {
-                ClassPolicy::DefaultAndOurs
-            } else {
-                ClassPolicy::OursOnly
-            },
-            address_policy: if args.address_cidr.is_empty() {
-                AddressPolicy::Default
-            } else {
-                AddressPolicy::Within(args.address_cidr)
-            },
+            class_policy: class_policy(args.default_class),
+            address_policy: address_policy(args.address_cidr),
             nft: args.nft,
         }
+    }
+}
+
+/// What `--default-class` means.
+#[must_use]
+pub fn class_policy(default_class: bool) -> ClassPolicy {
+    if default_class {
+        ClassPolicy::DefaultAndOurs
+    } else {
+        ClassPolicy::OursOnly
+    }
+}
+
+/// What `--address-cidr` means.
+#[must_use]
+pub fn address_policy(networks: Vec<IpNet>) -> AddressPolicy {
+    if networks.is_empty() {
+        AddressPolicy::Default
+    } else {
+        AddressPolicy::Within(networks)
     }
 }
 

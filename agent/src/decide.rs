@@ -10,12 +10,13 @@ use std::{
 
 use highwire_api::{
     Family, ServiceKey, ServiceSpec,
-    arbitration::{Claim, Holder, Slot, Verdict, arbitrate},
+    arbitration::{Claim, Slot, Verdict, arbitrate},
     holdings::{Holdings, Tenure},
-    node::{Conflict, ConflictReason},
+    node::Conflict,
 };
 
 use crate::{
+    claims::{HostClaims, HostFacts},
     host::addresses::{AddressPolicy, HostAddress, served_addresses},
     node::NodeFacts,
     plan::{Plan, Target},
@@ -41,6 +42,8 @@ pub struct Facts<'a> {
     pub host_addresses: &'a [HostAddress],
     /// Which of them are served.
     pub address_policy: &'a AddressPolicy,
+    /// What else the host has ports for.
+    pub host: HostFacts<'a>,
 }
 
 /// What the node does, and what it refuses.
@@ -67,11 +70,12 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     );
     let own: BTreeSet<IpAddr> = addresses.union(&facts.node.addresses).copied().collect();
     let families: BTreeSet<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
+    let host = HostClaims::new(&facts.host, &addresses);
     let claims: Vec<Claim> = facts
         .services
         .values()
         .filter(|wanted| wanted.spec.node_selector.matches(&facts.node.labels))
-        .map(|wanted| claim(wanted, &families, &own))
+        .map(|wanted| claim(wanted, &families, &own, &host))
         .filter(|claim| !claim.slots.is_empty())
         .collect();
     let Verdict { served, refused } = arbitrate(&claims);
@@ -83,15 +87,12 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     let conflicts: BTreeSet<Conflict> = refused
         .into_iter()
         .flat_map(|(service, refusals)| {
-            refusals.into_iter().map(move |refusal| {
-                let Holder::Service(holder) = refusal.holder;
-                Conflict {
-                    service: service.clone(),
-                    protocol: refusal.slot.port.protocol,
-                    port: refusal.slot.port.port.get(),
-                    reason: ConflictReason::HeldByService,
-                    held_by: format!("Service {holder}"),
-                }
+            refusals.into_iter().map(move |refusal| Conflict {
+                service: service.clone(),
+                protocol: refusal.slot.port.protocol,
+                port: refusal.slot.port.port.get(),
+                reason: refusal.holder.reason(),
+                held_by: refusal.holder.to_string(),
             })
         })
         .collect();
@@ -107,14 +108,25 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
 
 /// The slots a Service needs here: its ports in those of its families in which
 /// this node has an address.
-fn claim(wanted: &Wanted, families: &BTreeSet<Family>, own: &BTreeSet<IpAddr>) -> Claim {
-    let slots: BTreeMap<Slot, Tenure> = forwards(&wanted.spec, families)
+fn claim(
+    wanted: &Wanted,
+    families: &BTreeSet<Family>,
+    own: &BTreeSet<IpAddr>,
+    host: &HostClaims<'_>,
+) -> Claim {
+    let spec = &wanted.spec;
+    let slots: BTreeMap<Slot, Tenure> = forwards(spec, families)
         .map(|(slot, _)| (slot, wanted.holdings.tenure(slot.port, own)))
         .collect();
+    let taken = slots
+        .keys()
+        .filter_map(|slot| Some((*slot, host.holder(*slot, spec)?)))
+        .collect();
     Claim {
-        service: wanted.spec.key.clone(),
-        created: wanted.spec.created,
+        service: spec.key.clone(),
+        created: spec.created,
         slots,
+        taken,
     }
 }
 
@@ -127,7 +139,7 @@ fn forwards<'a>(
         .filter_map(|family| Some((*family, spec.cluster_ips.get(*family)?)))
         .flat_map(|(family, cluster_ip)| {
             let target = Target::ClusterIp(cluster_ip);
-            spec.ports.iter().map(move |port| {
+            spec.ports.keys().map(move |port| {
                 (
                     Slot {
                         family,

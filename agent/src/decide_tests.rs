@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::host::service_ports::Occupied;
 
 fn host(addresses: &[&str]) -> Vec<HostAddress> {
     let address = |address: &&str| HostAddress {
@@ -52,6 +53,11 @@ fn decided(
         node: &node(),
         host_addresses: &host(addresses),
         address_policy: &AddressPolicy::Default,
+        host: HostFacts {
+            listeners: &[],
+            pods: &BTreeMap::new(),
+            occupied: &Occupied::default(),
+        },
     })
 }
 
@@ -144,6 +150,11 @@ fn a_node_that_is_not_enabled_forwards_nothing() {
         node: &node,
         host_addresses: &host(&["192.0.2.11"]),
         address_policy: &AddressPolicy::Default,
+        host: HostFacts {
+            listeners: &[],
+            pods: &BTreeMap::new(),
+            occupied: &Occupied::default(),
+        },
     };
     assert_eq!(decide(&facts), Decision::default());
 }

@@ -6,8 +6,10 @@
 //! [`reporter`]). `README.md` beside this crate draws a packet's way.
 
 pub mod app;
+pub mod claims;
 pub mod config;
 pub mod decide;
+pub mod explain;
 pub mod host;
 pub mod kernel;
 pub mod lifecycle;

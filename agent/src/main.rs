@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use highwire_agent::{
     app,
-    config::{Cli, Command, Config},
+    config::{Cli, Command, Config, address_policy, class_policy},
+    explain::explain,
     lifecycle,
 };
 use highwire_api::runtime::logging;
@@ -14,9 +15,9 @@ use highwire_api::runtime::logging;
 async fn main() -> ExitCode {
     let result = match Cli::parse() {
         Cli {
-            command: Some(Command::Cleanup { nft }),
+            command: Some(command),
             ..
-        } => lifecycle::cleanup(nft).await,
+        } => by_hand(command).await,
         Cli {
             run: Some(args), ..
         } => {
@@ -35,6 +36,20 @@ async fn main() -> ExitCode {
         Err(error) => {
             eprintln!("highwire-agent: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+async fn by_hand(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Cleanup { nft } => lifecycle::cleanup(nft).await,
+        Command::Explain {
+            node,
+            default_class,
+            address_cidr,
+        } => {
+            let (class, addresses) = (class_policy(default_class), address_policy(address_cidr));
+            explain(app::client().await?, &node, class, &addresses).await
         }
     }
 }

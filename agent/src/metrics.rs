@@ -1,5 +1,6 @@
 //! The agent's metrics.
 
+use highwire_api::node::ConflictReason;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector,
@@ -23,7 +24,7 @@ pub struct Metrics {
     pub report_errors: IntCounterVec,
     services: IntGauge,
     ports: IntGauge,
-    conflicts: IntGauge,
+    conflicts: IntGaugeVec,
     ready: IntGauge,
     observed: IntGauge,
     applies: IntCounterVec,
@@ -61,7 +62,13 @@ impl Metrics {
             report_errors: counters("report_errors_total", "Failed API writes", &["object"])?,
             services: gauge("services", "Services this node forwards")?,
             ports: gauge("ports", "Ports this node forwards")?,
-            conflicts: gauge("conflicts", "Ports refused to a Service on this node")?,
+            conflicts: add(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(name("conflicts"), "Ports refused to a Service on this node"),
+                    &["reason"],
+                ),
+            )?,
             ready: gauge("ready", "Whether this node forwards (1) or not (0)")?,
             observed: gauge(
                 "observed_resource_version",
@@ -89,7 +96,15 @@ impl Metrics {
         let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
         self.services.set(count(report.decision.served.len()));
         self.ports.set(count(report.ports()));
-        self.conflicts.set(count(report.decision.conflicts.len()));
+        for reason in ConflictReason::ALL {
+            let refused = report
+                .decision
+                .conflicts
+                .iter()
+                .filter(|c| c.reason == reason);
+            let gauge = self.conflicts.with_label_values(&[reason.as_str()]);
+            gauge.set(count(refused.count()));
+        }
         self.ready
             .set(i64::from(report.readiness == Readiness::Programmed));
         self.observed

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use highwire_api::{Family, runtime::heartbeat::Heartbeat};
-use k8s_openapi::api::core::v1::{Node, Service};
+use highwire_api::{Family, node::Conflict, runtime::heartbeat::Heartbeat};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::runtime::watcher::Event;
 use tokio::{
     sync::{mpsc, watch},
@@ -12,11 +12,14 @@ use tokio::{
 use tracing::{debug, error, info};
 
 use crate::{
+    claims::HostFacts,
     config::Config,
     decide::{Decision, Facts, decide},
     host::{
         addresses::{AddressPolicy, HostAddress},
         forwarding,
+        pods::PodIndex,
+        sockets::Sockets,
     },
     kernel::{Kernel, NftError},
     metrics::Metrics,
@@ -35,6 +38,8 @@ pub enum Input {
     Node(Box<Event<Node>>),
     /// The host's addresses are now these.
     HostAddresses(Vec<HostAddress>),
+    /// A Pod on this node changed.
+    Pod(Box<Event<Pod>>),
 }
 
 /// A burst is over when nothing has come for this long …
@@ -73,6 +78,8 @@ pub struct Programmer {
     services: ServiceIndex,
     node: Option<NodeFacts>,
     host_addresses: Option<Vec<HostAddress>>,
+    pods: PodIndex,
+    sockets: Sockets,
     table: Table,
     retry: Option<Retry>,
 }
@@ -96,6 +103,8 @@ impl Programmer {
             services: ServiceIndex::new(config.class_policy),
             node: None,
             host_addresses: None,
+            pods: PodIndex::default(),
+            sockets: Sockets::default(),
             table: Table::Unknown,
             retry: None,
         }
@@ -148,6 +157,9 @@ impl Programmer {
                 }
                 Event::Init | Event::InitDone => {}
             },
+            Input::Pod(event) => {
+                self.pods.absorb(*event);
+            }
             Input::HostAddresses(addresses) => {
                 info!(count = addresses.len(), "host addresses read");
                 self.host_addresses = Some(addresses);
@@ -157,16 +169,25 @@ impl Programmer {
 
     /// Brings the kernel to what is decided, once everything needed is known.
     async fn reconcile(&mut self) {
-        let (Some(services), Some(node), Some(host_addresses)) =
-            (self.services.wanted(), &self.node, &self.host_addresses)
-        else {
+        let (Some(services), Some(node), Some(host_addresses), Some(pods)) = (
+            self.services.wanted(),
+            &self.node,
+            &self.host_addresses,
+            self.pods.pods(),
+        ) else {
             return;
         };
+        let revision = self.services.revision();
         let decision = decide(&Facts {
             services,
             node,
             host_addresses,
             address_policy: &self.address_policy,
+            host: HostFacts {
+                listeners: self.sockets.current(revision, Instant::now()),
+                pods,
+                occupied: self.services.occupied(),
+            },
         });
         let (enabled, node_uid) = (node.enabled, node.uid.clone());
         if self.retry.is_some_and(|retry| Instant::now() < retry.at) {
@@ -194,7 +215,7 @@ impl Programmer {
             node_uid,
             readiness,
             decision,
-            revision: self.services.revision(),
+            revision,
             observed: self.services.observed(),
             proxy_mode: None,
         });
@@ -226,6 +247,7 @@ impl Programmer {
 
     fn report(&self, report: Report) {
         self.metrics.show(&report);
+        self.log_conflicts(&report.decision);
         let told = self
             .reports
             .borrow()
@@ -242,6 +264,39 @@ impl Programmer {
             }
             changed
         });
+    }
+
+    /// Each conflict is told once when it appears and once when it is gone.
+    fn log_conflicts(&self, decision: &Decision) {
+        let told = self.reports.borrow();
+        let told = told
+            .as_ref()
+            .map_or(&[][..], |told| &told.decision.conflicts);
+        let tell = |conflict: &Conflict, what| {
+            let Conflict {
+                service,
+                protocol,
+                port,
+                reason,
+                held_by,
+            } = conflict;
+            let reason = reason.as_str();
+            info!(%service, port, %protocol, reason, held_by, "{what}");
+        };
+        // Both are sorted.
+        for new in decision
+            .conflicts
+            .iter()
+            .filter(|c| told.binary_search(c).is_err())
+        {
+            tell(new, "port refused");
+        }
+        for gone in told
+            .iter()
+            .filter(|c| decision.conflicts.binary_search(c).is_err())
+        {
+            tell(gone, "port no longer refused");
+        }
     }
 
     async fn show_connections(&self) {

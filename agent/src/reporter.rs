@@ -106,13 +106,23 @@ impl Reporter {
                 _ = renewal.tick() => {
                     let latest = reports.borrow().clone();
                     if let Some(report) = latest {
-                        let result = self.renew_lease(&report).await;
+                        let result = self.renew_lease(self.confirmed(&report)).await;
                         self.note(Object::Lease, result);
                     }
                 }
                 () = sleep(pause), if retry => {}
                 changed = wait_changed(&mut reports, pause) => if !changed { return },
             }
+        }
+    }
+
+    /// The report whose version the Lease may carry: never one whose conflicts are
+    /// not written yet, or the controller would list this node for a Service that
+    /// it refuses.
+    fn confirmed<'a>(&'a self, latest: &'a Report) -> &'a Report {
+        match &self.written {
+            Some(written) if latest.differs_from(written) => written,
+            _ => latest,
         }
     }
 

@@ -10,18 +10,51 @@ use k8s_openapi::api::core::v1::Service;
 use kube::runtime::watcher::Event;
 use tracing::warn;
 
-use crate::decide::Wanted;
+use crate::{
+    decide::Wanted,
+    host::service_ports::{Occupied, ServicePorts},
+};
 
-/// All Services this agent may have to serve, and how far it has read.
+/// All Services this agent may have to serve, the ports of all others, and how
+/// far it has read.
 #[derive(Debug, Default)]
 pub struct ServiceIndex {
     policy: ClassPolicy,
-    wanted: BTreeMap<ServiceKey, Wanted>,
-    /// Services listed so far by a running (re-)list, which replace all others at its end.
-    listing: Option<BTreeMap<ServiceKey, Wanted>>,
+    known: Known,
+    /// What a running (re-)list has brought so far; replaces `known` at its end.
+    listing: Option<Known>,
     synced: bool,
     observed: ResourceVersion,
     revision: u64,
+}
+
+/// What there is to know of a set of Services.
+#[derive(Debug, Default)]
+struct Known {
+    wanted: BTreeMap<ServiceKey, Wanted>,
+    occupied: Occupied,
+}
+
+/// One Service as read from its object.
+struct Reading {
+    key: ServiceKey,
+    wanted: Option<Wanted>,
+    occupies: Option<ServicePorts>,
+}
+
+impl Known {
+    /// Says whether what the Service asks for has changed.
+    fn set(&mut self, reading: Reading) -> bool {
+        self.occupied.set(reading.key.clone(), reading.occupies);
+        match reading.wanted {
+            Some(wanted) => {
+                let spec = wanted.spec.clone();
+                let before = self.wanted.insert(reading.key, wanted);
+                before.is_none_or(|before| before.spec != spec)
+            }
+            None => self.wanted.remove(&reading.key).is_some(),
+        }
+    }
 }
 
 impl ServiceIndex {
@@ -37,7 +70,13 @@ impl ServiceIndex {
     /// The Services of ours; `None` until the first list is complete.
     #[must_use]
     pub fn wanted(&self) -> Option<&BTreeMap<ServiceKey, Wanted>> {
-        self.synced.then_some(&self.wanted)
+        self.synced.then_some(&self.known.wanted)
+    }
+
+    /// The ports that kube-proxy serves on every node for any Service.
+    #[must_use]
+    pub fn occupied(&self) -> &Occupied {
+        &self.known.occupied
     }
 
     /// Every Service event up to this version is in the index.
@@ -56,38 +95,32 @@ impl ServiceIndex {
     /// Takes in one watch event.
     pub fn absorb(&mut self, event: Event<Service>) {
         match event {
-            Event::Init => self.listing = Some(BTreeMap::new()),
+            Event::Init => self.listing = Some(Known::default()),
             Event::InitApply(service) => {
-                let (key, wanted) = self.read(&service);
-                if let (Some(wanted), Some(listing)) = (wanted, &mut self.listing) {
-                    listing.insert(key, wanted);
-                }
+                let reading = self.read(&service);
+                self.listing.get_or_insert_default().set(reading);
             }
             Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
-                if !self.synced || !same_specs(&listed, &self.wanted) {
+                if !self.synced || !same_specs(&listed.wanted, &self.known.wanted) {
                     self.revision += 1;
                 }
-                self.wanted = listed;
+                self.known = listed;
                 self.synced = true;
             }
             Event::Apply(service) => {
-                let (key, wanted) = self.read(&service);
-                let before = match wanted {
-                    Some(wanted) => {
-                        let spec = wanted.spec.clone();
-                        self.wanted
-                            .insert(key, wanted)
-                            .is_none_or(|before| before.spec != spec)
-                    }
-                    None => self.wanted.remove(&key).is_some(),
-                };
-                self.revision += u64::from(before);
+                let reading = self.read(&service);
+                self.revision += u64::from(self.known.set(reading));
             }
             Event::Delete(service) => {
                 self.observe(&service);
-                let removed = self.wanted.remove(&ServiceKey::of(&service)).is_some();
-                self.revision += u64::from(removed);
+                let key = ServiceKey::of(&service);
+                let gone = Reading {
+                    key,
+                    wanted: None,
+                    occupies: None,
+                };
+                self.revision += u64::from(self.known.set(gone));
             }
         }
     }
@@ -97,7 +130,7 @@ impl ServiceIndex {
         self.observed = self.observed.max(version);
     }
 
-    fn read(&mut self, service: &Service) -> (ServiceKey, Option<Wanted>) {
+    fn read(&mut self, service: &Service) -> Reading {
         self.observe(service);
         let key = ServiceKey::of(service);
         let spec = match interpret(service, self.policy) {
@@ -113,16 +146,21 @@ impl ServiceIndex {
                 for problem in problems {
                     warn!(service = %key, %problem, "Service keeps its last valid state");
                 }
-                self.wanted.get(&key).map(|wanted| wanted.spec.clone())
+                self.known
+                    .wanted
+                    .get(&key)
+                    .map(|wanted| wanted.spec.clone())
             }
         };
-        (
+        let wanted = spec.map(|spec| Wanted {
+            spec,
+            holdings: Holdings::of(service),
+        });
+        Reading {
             key,
-            spec.map(|spec| Wanted {
-                spec,
-                holdings: Holdings::of(service),
-            }),
-        )
+            wanted,
+            occupies: ServicePorts::of(service),
+        }
     }
 }
 
@@ -162,7 +200,7 @@ mod tests {
     fn ports(index: &ServiceIndex) -> Vec<String> {
         let services = index.wanted().unwrap().values();
         services
-            .flat_map(|wanted| wanted.spec.ports.iter().map(ToString::to_string))
+            .flat_map(|wanted| wanted.spec.ports.keys().map(ToString::to_string))
             .collect()
     }
 

@@ -3,9 +3,10 @@
 //! Host ports are exclusive per node, address family, protocol and port. The
 //! rules, in order (design §5):
 //!
-//! 1. Who holds a port keeps it against newcomers ([`Tenure`]).
-//! 2. Else the oldest Service wins: creation time, then namespace/name.
-//! 3. All or nothing: a node serves a Service with all of its ports or not at all.
+//! 1. The host wins: what already answers on a port keeps it ([`Claim::taken`]).
+//! 2. Who holds a port keeps it against newcomers ([`Tenure`]).
+//! 3. Else the oldest Service wins: creation time, then namespace/name.
+//! 4. All or nothing: a node serves a Service with all of its ports or not at all.
 //!
 //! [`arbitrate`] is a pure function of its input as a set: the order of the
 //! claims does not matter. It works like deferred acceptance. Every slot (a port
@@ -19,12 +20,15 @@
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
 };
 
 use jiff::Timestamp;
 
 use crate::{
     holdings::Tenure,
+    node::ConflictReason,
     port::{Family, PortKey},
     service::ServiceKey,
 };
@@ -47,6 +51,9 @@ pub struct Claim {
     pub created: Timestamp,
     /// What it asks for, and how firmly it holds each slot already. Never empty.
     pub slots: BTreeMap<Slot, Tenure>,
+    /// Those of its slots that something on the host has already, as far as that
+    /// is not the Service's own doing.
+    pub taken: BTreeMap<Slot, Holder>,
 }
 
 /// Why a slot is refused to a Service.
@@ -63,6 +70,62 @@ pub struct Refusal {
 pub enum Holder {
     /// Another Service that this node serves.
     Service(ServiceKey),
+    /// A socket of the host.
+    Socket {
+        /// What it is bound to.
+        bound: SocketAddr,
+        /// The user it belongs to.
+        uid: u32,
+    },
+    /// A Pod's hostPort.
+    HostPort {
+        /// The Pod, as `namespace/name`.
+        pod: String,
+    },
+    /// A NodePort, which kube-proxy serves on every node.
+    NodePort(ServiceKey),
+    /// A health check NodePort, which kube-proxy serves on every node.
+    HealthCheckNodePort(ServiceKey),
+    /// An externalIP that is an address of this node.
+    ExternalIp {
+        /// The Service that has it.
+        service: ServiceKey,
+        /// The address.
+        address: IpAddr,
+    },
+}
+
+impl Holder {
+    /// The reason under which a conflict with this holder is told.
+    #[must_use]
+    pub fn reason(&self) -> ConflictReason {
+        match self {
+            Self::Service(_) => ConflictReason::HeldByService,
+            Self::Socket { .. } => ConflictReason::HostListener,
+            Self::HostPort { .. } => ConflictReason::HostPort,
+            Self::NodePort(_) => ConflictReason::NodePort,
+            Self::HealthCheckNodePort(_) => ConflictReason::HealthCheckNodePort,
+            Self::ExternalIp { .. } => ConflictReason::ExternalIp,
+        }
+    }
+}
+
+/// As people read it: `Service default/traefik`, `socket 0.0.0.0:22 uid 0`.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(f, "Service {service}"),
+            Self::Socket { bound, uid } => write!(f, "socket {bound} uid {uid}"),
+            Self::HostPort { pod } => write!(f, "Pod {pod} hostPort"),
+            Self::NodePort(service) => write!(f, "Service {service} nodePort"),
+            Self::HealthCheckNodePort(service) => {
+                write!(f, "Service {service} healthCheckNodePort")
+            }
+            Self::ExternalIp { service, address } => {
+                write!(f, "Service {service} externalIP {address}")
+            }
+        }
+    }
 }
 
 /// Who is served and who is refused on one node.
@@ -111,8 +174,20 @@ impl<'a> Contest<'a> {
     fn new(claims: &'a [Claim]) -> Self {
         let mut claims: Vec<&Claim> = claims.iter().collect();
         claims.sort_by(|a, b| by_age(a, b));
+        // Who is refused by the host anyway stands in nobody's way.
+        let standing = claims.iter().map(|claim| {
+            if claim.taken.is_empty() {
+                Standing::Undecided
+            } else {
+                Standing::Refused
+            }
+        });
+        let standing: Vec<Standing> = standing.collect();
         let mut rivals: BTreeMap<Slot, Vec<usize>> = BTreeMap::new();
         for (index, claim) in claims.iter().enumerate() {
+            if standing[index] == Standing::Refused {
+                continue;
+            }
             for slot in claim.slots.keys() {
                 rivals.entry(*slot).or_default().push(index);
             }
@@ -123,7 +198,7 @@ impl<'a> Contest<'a> {
             rivals.reverse();
         }
         let mut contest = Self {
-            standing: vec![Standing::Undecided; claims.len()],
+            standing,
             first_in: vec![0; claims.len()],
             owner: BTreeMap::new(),
             ready: Vec::new(),
@@ -203,10 +278,13 @@ impl<'a> Contest<'a> {
                 .slots
                 .keys()
                 .filter_map(|slot| {
-                    let owner = self.claims[*self.owner.get(slot)?];
+                    let holder = claim.taken.get(slot).cloned().or_else(|| {
+                        let owner = self.claims[*self.owner.get(slot)?];
+                        Some(Holder::Service(owner.service.clone()))
+                    })?;
                     Some(Refusal {
                         slot: *slot,
-                        holder: Holder::Service(owner.service.clone()),
+                        holder,
                     })
                 })
                 .collect();

@@ -17,6 +17,14 @@ fn claim(name: &str, age: i64, ports: &[(i32, Tenure)]) -> Claim {
             .iter()
             .map(|(port, tenure)| (slot(*port), *tenure))
             .collect(),
+        taken: BTreeMap::new(),
+    }
+}
+
+fn sshd() -> Holder {
+    Holder::Socket {
+        bound: "0.0.0.0:22".parse().unwrap(),
+        uid: 0,
     }
 }
 
@@ -135,6 +143,24 @@ fn crosswise_holders_are_decided_by_age() {
 }
 
 #[test]
+fn the_host_wins_and_what_it_refuses_is_free_for_others() {
+    let mut web = claim("web", 1, &[(22, Here), (80, Here)]);
+    web.taken.insert(slot(22), sshd());
+    let claims = [web, claim("late", 2, &[(80, Newcomer)])];
+    assert_eq!(served(&claims), ["late"]);
+    let refusals = &arbitrate(&claims).refused[&claims[0].service];
+    assert_eq!(
+        refusals[0],
+        Refusal {
+            slot: slot(22),
+            holder: sshd()
+        }
+    );
+    assert_eq!(refusals[1].holder.to_string(), "Service ns/late");
+    assert_eq!(refusals[0].holder.to_string(), "socket 0.0.0.0:22 uid 0");
+}
+
+#[test]
 fn families_and_protocols_are_apart() {
     let mut six = claim("six", 2, &[]);
     six.slots.insert(
@@ -175,14 +201,23 @@ fn any_tenure() -> impl Strategy<Value = Tenure> {
 
 fn any_claims() -> impl Strategy<Value = Vec<Claim>> {
     let slots = proptest::collection::btree_map(any_slot(), any_tenure(), 1..4);
-    proptest::collection::vec((0..4_i64, slots), 0..14).prop_map(|wishes| {
-        let wish = |(index, (created, slots)): (usize, (i64, BTreeMap<Slot, Tenure>))| Claim {
-            service: ServiceKey {
-                namespace: "ns".into(),
-                name: format!("s{index:02}"),
-            },
-            created: Timestamp::from_second(created).unwrap(),
-            slots,
+    let by_host = proptest::bool::weighted(0.1);
+    let wishes = proptest::collection::vec((0..4_i64, slots, by_host), 0..14);
+    wishes.prop_map(|wishes| {
+        let wish = |(index, (created, slots, by_host)): (usize, (i64, BTreeMap<Slot, _>, bool))| {
+            let taken = slots
+                .keys()
+                .take(usize::from(by_host))
+                .map(|slot| (*slot, sshd()));
+            Claim {
+                service: ServiceKey {
+                    namespace: "ns".into(),
+                    name: format!("s{index:02}"),
+                },
+                created: Timestamp::from_second(created).unwrap(),
+                taken: taken.collect(),
+                slots,
+            }
         };
         wishes.into_iter().enumerate().map(wish).collect()
     })
@@ -225,8 +260,12 @@ proptest! {
             prop_assert_ne!(verdict.served.contains(&claim.service), refusals.is_some());
             for refusal in refusals.into_iter().flatten() {
                 prop_assert!(claim.slots.contains_key(&refusal.slot));
-                let Holder::Service(holder) = &refusal.holder;
-                prop_assert_eq!(owners.get(&refusal.slot), Some(holder));
+                match &refusal.holder {
+                    Holder::Service(holder) => {
+                        prop_assert_eq!(owners.get(&refusal.slot), Some(holder));
+                    }
+                    host => prop_assert_eq!(claim.taken.get(&refusal.slot), Some(host)),
+                }
             }
             prop_assert!(refusals.is_none_or(|refusals| !refusals.is_empty()));
         }
@@ -253,7 +292,8 @@ proptest! {
         let verdict = arbitrate(&claims);
         let owners = owners(&claims, &verdict);
         for claim in claims.iter().filter(|claim| verdict.refused.contains_key(&claim.service)) {
-            prop_assert!(claim.slots.keys().any(|slot| owners.contains_key(slot)));
+            let blocked = claim.slots.keys().any(|slot| owners.contains_key(slot));
+            prop_assert!(blocked || !claim.taken.is_empty());
         }
     }
 }

@@ -48,13 +48,17 @@ pub struct LoadBalancerNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_resource_version: Option<String>,
     /// How many Services the node forwards.
+    // Kubernetes knows no unsigned formats and warns of them at every apply.
     #[serde(default)]
+    #[schemars(extend("format" = "int32"))]
     pub services: u32,
     /// How many ports the node forwards, over all Services.
     #[serde(default)]
+    #[schemars(extend("format" = "int32"))]
     pub ports: u32,
     /// How many entries `conflicts` has.
     #[serde(default)]
+    #[schemars(extend("format" = "int32"))]
     pub conflict_count: u32,
     /// Ports that Services asked for and this node refuses, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -92,6 +96,7 @@ pub struct Conflict {
     /// The protocol of the refused port.
     pub protocol: Protocol,
     /// The refused port.
+    #[schemars(extend("format" = "int32"))]
     pub port: u16,
     /// Why it is refused.
     pub reason: ConflictReason,
@@ -106,14 +111,40 @@ pub struct Conflict {
 pub enum ConflictReason {
     /// Another Service serves the port on this node.
     HeldByService,
+    /// A program on the host listens on it.
+    HostListener,
+    /// A Pod claims it as hostPort.
+    HostPort,
+    /// It is the NodePort of a Service.
+    NodePort,
+    /// It is the health check NodePort of a Service.
+    HealthCheckNodePort,
+    /// A Service has it at an externalIP that is an address of this node.
+    #[serde(rename = "ExternalIP")]
+    ExternalIp,
 }
 
 impl ConflictReason {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::HeldByService,
+        Self::HostListener,
+        Self::HostPort,
+        Self::NodePort,
+        Self::HealthCheckNodePort,
+        Self::ExternalIp,
+    ];
+
     /// The reason as it stands in the API and in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::HeldByService => "HeldByService",
+            Self::HostListener => "HostListener",
+            Self::HostPort => "HostPort",
+            Self::NodePort => "NodePort",
+            Self::HealthCheckNodePort => "HealthCheckNodePort",
+            Self::ExternalIp => "ExternalIP",
         }
     }
 }

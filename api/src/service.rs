@@ -9,7 +9,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Service, ServicePort as ApiPort, ServiceSpec as ApiSpec};
+use k8s_openapi::{
+    api::core::v1::{Service, ServicePort as ApiPort, ServiceSpec as ApiSpec},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -153,6 +156,24 @@ impl ClusterIps {
     }
 }
 
+/// The Pods' port behind a Service port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TargetPort {
+    /// The same number in every Pod.
+    Number(NonZeroU16),
+    /// The number each Pod gives this name to.
+    Name(String),
+}
+
+/// What stands behind one port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The Pods' port.
+    pub target: TargetPort,
+    /// The NodePort, if one is allocated.
+    pub node_port: Option<NonZeroU16>,
+}
+
 /// What a Service of ours asks for. Two equal values need the same rules on
 /// every node, so a change of anything else in the Service changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,11 +187,21 @@ pub struct ServiceSpec {
     /// Where kube-proxy answers for it.
     pub cluster_ips: ClusterIps,
     /// Its ports; never empty.
-    pub ports: BTreeSet<PortKey>,
+    pub ports: BTreeMap<PortKey, ServicePort>,
+    /// Which Pods answer for it; empty if none are selected by labels.
+    pub selector: BTreeMap<String, String>,
     /// Which nodes serve it.
     pub node_selector: NodeSelector,
     /// Which of their addresses are advertised.
     pub address_type: AddressType,
+}
+
+impl ServiceSpec {
+    /// Its ports, without what stands behind them.
+    #[must_use]
+    pub fn port_keys(&self) -> BTreeSet<PortKey> {
+        self.ports.keys().copied().collect()
+    }
 }
 
 /// What a Service object means to Highwire.
@@ -234,6 +265,7 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
             .map_or(Timestamp::MAX, |time| time.0),
         cluster_ips,
         ports,
+        selector: spec.selector.clone().unwrap_or_default(),
         node_selector,
         address_type,
     })
@@ -283,12 +315,12 @@ fn unsupported(spec: &ApiSpec) -> Vec<Problem> {
     problems
 }
 
-fn ports(spec: &ApiSpec, problems: &mut Vec<Problem>) -> BTreeSet<PortKey> {
-    let mut ports = BTreeSet::new();
+fn ports(spec: &ApiSpec, problems: &mut Vec<Problem>) -> BTreeMap<PortKey, ServicePort> {
+    let mut ports = BTreeMap::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
         match port_key(port) {
             Ok(key) => {
-                ports.insert(key);
+                ports.insert(key, service_port(key, port));
             }
             Err((field, value, remedy)) => problems.push(Problem::Invalid {
                 field: format!("spec.ports[{index}].{field}"),
@@ -324,6 +356,20 @@ fn port_key(port: &ApiPort) -> Result<PortKey, (&'static str, String, &'static s
         )
     })?;
     Ok(PortKey { protocol, port })
+}
+
+fn service_port(key: PortKey, port: &ApiPort) -> ServicePort {
+    let number = |number: i32| u16::try_from(number).ok().and_then(NonZeroU16::new);
+    let target = match &port.target_port {
+        Some(IntOrString::String(name)) => TargetPort::Name(name.clone()),
+        // The API server writes the port itself where no target is named.
+        Some(IntOrString::Int(target)) => TargetPort::Number(number(*target).unwrap_or(key.port)),
+        None => TargetPort::Number(key.port),
+    };
+    ServicePort {
+        target,
+        node_port: port.node_port.and_then(number),
+    }
 }
 
 fn annotation<T: Default, E: fmt::Display>(

@@ -31,10 +31,35 @@ fn reads_what_a_service_asks_for() {
         spec.cluster_ips,
         ClusterIps::V4("10.96.0.10".parse().unwrap())
     );
-    let ports: Vec<String> = spec.ports.iter().map(ToString::to_string).collect();
+    let ports: Vec<String> = spec.ports.keys().map(ToString::to_string).collect();
     assert_eq!(ports, ["80/TCP", "53/UDP"]);
     assert!(spec.node_selector.selects_all());
     assert_eq!(spec.created.to_string(), "2026-01-02T03:04:05Z");
+}
+
+#[test]
+fn targets_are_numbers_or_names_and_default_to_the_port() {
+    let Interpretation::Serve(spec) = read(|s| {
+        s["spec"]["ports"] = json!([
+            {"port": 80, "targetPort": "http", "nodePort": 30080},
+            {"port": 81, "targetPort": 8081},
+            {"port": 82},
+        ]);
+    }) else {
+        panic!("not served")
+    };
+    let number = |port| TargetPort::Number(NonZeroU16::new(port).unwrap());
+    let targets: Vec<_> = spec
+        .ports
+        .values()
+        .map(|port| port.target.clone())
+        .collect();
+    assert_eq!(
+        targets,
+        [TargetPort::Name("http".into()), number(8081), number(82)]
+    );
+    let node_ports: Vec<_> = spec.ports.values().map(|port| port.node_port).collect();
+    assert_eq!(node_ports, [NonZeroU16::new(30080), None, None]);
 }
 
 #[test]

@@ -2,3 +2,7 @@
 
 pub mod addresses;
 pub mod forwarding;
+pub mod listeners;
+pub mod pods;
+pub mod service_ports;
+pub mod sockets;

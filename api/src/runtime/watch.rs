@@ -22,8 +22,9 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 const SHORTEST_DELAY: Duration = Duration::from_millis(200);
-/// After an outage of the API server everybody is back within this time.
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// After an outage of the API server everybody is back within twice this time
+/// (jitter doubles it).
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// A watch that has not failed for this long is well again: an idle watch
 /// delivers nothing by which it could be told sooner.
 const WELL_AGAIN: Duration = Duration::from_secs(15);

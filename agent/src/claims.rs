@@ -1,0 +1,193 @@
+//! Who on this host has a port already, besides the Services we serve.
+//!
+//! Rule 1 of the arbitration: the host wins. A Service's own Pod is no conflict:
+//! an ingress controller in hostNetwork, or with a hostPort, that the Service
+//! selects and whose port is the Service's target is the right one to answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use highwire_api::{
+    Family, PortKey, ServiceKey, ServiceSpec,
+    arbitration::{Holder, Slot},
+};
+
+use crate::host::{
+    listeners::Listener,
+    pods::LocalPod,
+    service_ports::{Occupied, ServicePorts},
+};
+
+/// What is known of the host, besides its addresses.
+#[derive(Debug)]
+pub struct HostFacts<'a> {
+    /// Sockets that wait for clients.
+    pub listeners: &'a [Listener],
+    /// The Pods on this node.
+    pub pods: &'a BTreeMap<String, LocalPod>,
+    /// What kube-proxy serves on the node for other reasons.
+    pub occupied: &'a Occupied,
+}
+
+/// The host's claims on one slot. More than one can have it.
+#[derive(Debug)]
+enum HostUse {
+    Socket(SocketAddr, u32),
+    HostPort(String),
+    /// A NodePort of this Service, of that port of its.
+    NodePort(ServiceKey, PortKey),
+    HealthCheck(ServiceKey),
+    ExternalIp(ServiceKey, IpAddr),
+}
+
+/// All slots that something on the host has.
+#[derive(Debug)]
+pub struct HostClaims<'a> {
+    uses: BTreeMap<Slot, Vec<HostUse>>,
+    pods: &'a BTreeMap<String, LocalPod>,
+}
+
+impl<'a> HostClaims<'a> {
+    /// Gathers what the host has on its served addresses.
+    #[must_use]
+    pub fn new(facts: &HostFacts<'a>, served: &BTreeSet<IpAddr>) -> Self {
+        let mut uses: BTreeMap<Slot, Vec<HostUse>> = BTreeMap::new();
+        let mut add = |family, port, by| uses.entry(Slot { family, port }).or_default().push(by);
+        let families: BTreeSet<Family> = served.iter().map(|ip| Family::of(*ip)).collect();
+        for listener in facts.listeners {
+            let number = i32::from(listener.bound.port());
+            let Some(port) = PortKey::new(listener.protocol, number) else {
+                continue;
+            };
+            for family in &families {
+                if served
+                    .iter()
+                    .any(|ip| Family::of(*ip) == *family && listener.covers(*ip))
+                {
+                    add(*family, port, HostUse::Socket(listener.bound, listener.uid));
+                }
+            }
+        }
+        for pod in facts.pods.values() {
+            for (port, address) in pod.ports.iter().filter_map(|port| port.host) {
+                for family in &families {
+                    let here =
+                        address.is_none_or(|ip| Family::of(ip) == *family && served.contains(&ip));
+                    if here {
+                        add(*family, port, HostUse::HostPort(pod.name.clone()));
+                    }
+                }
+            }
+        }
+        for (service, ports) in facts.occupied.iter() {
+            add_service(service, ports, &families, served, &mut add);
+        }
+        Self {
+            uses,
+            pods: facts.pods,
+        }
+    }
+
+    /// Who has the slot, if it is anybody but the Service itself.
+    #[must_use]
+    pub fn holder(&self, slot: Slot, service: &ServiceSpec) -> Option<Holder> {
+        let uses = self.uses.get(&slot)?;
+        let mut own_sockets = None;
+        uses.iter().find_map(|by| match by {
+            HostUse::Socket(bound, uid) => {
+                let own = own_sockets.get_or_insert_with(|| self.own_host_pod(slot.port, service));
+                (!*own).then_some(Holder::Socket {
+                    bound: *bound,
+                    uid: *uid,
+                })
+            }
+            HostUse::HostPort(pod) => (!self.is_own_host_port(slot.port, pod, service))
+                .then(|| Holder::HostPort { pod: pod.clone() }),
+            HostUse::NodePort(owner, port) => {
+                let own = *owner == service.key && *port == slot.port;
+                (!own).then(|| Holder::NodePort(owner.clone()))
+            }
+            HostUse::HealthCheck(owner) => Some(Holder::HealthCheckNodePort(owner.clone())),
+            HostUse::ExternalIp(owner, address) => {
+                (*owner != service.key).then(|| Holder::ExternalIp {
+                    service: owner.clone(),
+                    address: *address,
+                })
+            }
+        })
+    }
+
+    /// Whether a ready hostNetwork Pod of the Service's is what listens there.
+    fn own_host_pod(&self, port: PortKey, service: &ServiceSpec) -> bool {
+        self.selected(service)
+            .any(|pod| pod.host_network && pod.ready && reaches(pod, port, port, service))
+    }
+
+    /// Whether this hostPort leads to what the Service would lead to.
+    fn is_own_host_port(&self, port: PortKey, pod: &str, service: &ServiceSpec) -> bool {
+        self.selected(service)
+            .filter(|own| own.name == pod && own.ready)
+            .any(|own| {
+                own.ports.iter().any(|declared| {
+                    declared.host.is_some_and(|(host, _)| host == port)
+                        && reaches(own, port, declared.container, service)
+                })
+            })
+    }
+
+    fn selected(&self, service: &ServiceSpec) -> impl Iterator<Item = &LocalPod> {
+        self.pods.values().filter(move |pod| {
+            !service.selector.is_empty()
+                && pod.namespace == service.key.namespace
+                && service
+                    .selector
+                    .iter()
+                    .all(|(key, value)| pod.labels.get(key) == Some(value))
+        })
+    }
+}
+
+/// Whether the Service sends its `port` to this `container` port of the Pod.
+fn reaches(pod: &LocalPod, port: PortKey, container: PortKey, service: &ServiceSpec) -> bool {
+    let target = service
+        .ports
+        .get(&port)
+        .and_then(|p| pod.target(port.protocol, &p.target));
+    target == Some(container)
+}
+
+fn add_service(
+    service: &ServiceKey,
+    ports: &ServicePorts,
+    families: &BTreeSet<Family>,
+    served: &BTreeSet<IpAddr>,
+    add: &mut impl FnMut(Family, PortKey, HostUse),
+) {
+    for family in families {
+        for (node_port, own) in &ports.node_ports {
+            add(
+                *family,
+                *node_port,
+                HostUse::NodePort(service.clone(), *own),
+            );
+        }
+        if let Some(port) = ports.health_check {
+            add(*family, port, HostUse::HealthCheck(service.clone()));
+        }
+    }
+    for address in ports.external_ips.iter().filter(|ip| served.contains(ip)) {
+        for port in &ports.ports {
+            add(
+                Family::of(*address),
+                *port,
+                HostUse::ExternalIp(service.clone(), *address),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "claims_tests.rs"]
+mod tests;

@@ -1,0 +1,223 @@
+use highwire_api::{ClassPolicy, Interpretation, Protocol, service::interpret};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn service(name: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut object = json!({
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.10"],
+                 "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 80}]},
+    });
+    change(&mut object);
+    object
+}
+
+fn spec(object: &Value) -> ServiceSpec {
+    let service = serde_json::from_value(object.clone()).unwrap();
+    match interpret(&service, ClassPolicy::DefaultAndOurs) {
+        Interpretation::Serve(spec) => spec,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn pod(name: &str, change: impl FnOnce(&mut Value)) -> LocalPod {
+    let mut object = json!({
+        "metadata": {"name": name, "namespace": "ns", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "name": "http"}]}]},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    });
+    change(&mut object);
+    LocalPod::of(&serde_json::from_value(object).unwrap()).unwrap()
+}
+
+fn listener(bound: &str) -> Listener {
+    let bound = bound.parse().unwrap();
+    Listener {
+        protocol: Protocol::Tcp,
+        bound,
+        v6_only: false,
+        uid: 0,
+        inode: 1,
+    }
+}
+
+/// Who has IPv4 port 80/TCP, seen from the Service, on node 192.0.2.11.
+fn holder(
+    of: &Value,
+    listeners: &[Listener],
+    pods: Vec<LocalPod>,
+    others: &[Value],
+) -> Option<String> {
+    let mut occupied = Occupied::default();
+    for object in others {
+        let service = serde_json::from_value(object.clone()).unwrap();
+        occupied.set(ServiceKey::of(&service), ServicePorts::of(&service));
+    }
+    let pods = pods
+        .into_iter()
+        .map(|pod| (pod.name.clone(), pod))
+        .collect();
+    let facts = HostFacts {
+        listeners,
+        pods: &pods,
+        occupied: &occupied,
+    };
+    let served = ["192.0.2.11".parse().unwrap()].into();
+    let port = PortKey::new(Protocol::Tcp, 80).unwrap();
+    let slot = Slot {
+        family: Family::V4,
+        port,
+    };
+    HostClaims::new(&facts, &served)
+        .holder(slot, &spec(of))
+        .map(|holder| holder.to_string())
+}
+
+fn web() -> Value {
+    service("web", |_| {})
+}
+
+#[test]
+fn a_socket_on_a_served_address_has_the_port() {
+    for (bound, expected) in [
+        ("0.0.0.0:80", Some("socket 0.0.0.0:80 uid 0")),
+        ("[::]:80", Some("socket [::]:80 uid 0")),
+        ("192.0.2.11:80", Some("socket 192.0.2.11:80 uid 0")),
+        ("127.0.0.1:80", None),
+        ("203.0.113.1:80", None),
+        ("0.0.0.0:81", None),
+    ] {
+        let found = holder(&web(), &[listener(bound)], vec![], &[]);
+        assert_eq!(found.as_deref(), expected, "{bound}");
+    }
+}
+
+#[test]
+fn the_services_own_host_network_pod_is_no_conflict() {
+    let own = |change: fn(&mut Value)| {
+        let pod = pod("own", |p| {
+            p["spec"]["hostNetwork"] = json!(true);
+            change(p);
+        });
+        holder(&web(), &[listener("0.0.0.0:80")], vec![pod], &[])
+    };
+    let refused = Some("socket 0.0.0.0:80 uid 0".to_owned());
+    assert_eq!(own(|_| {}), None);
+    assert_eq!(
+        own(|p| p["metadata"]["labels"]["app"] = json!("other")),
+        refused
+    );
+    assert_eq!(
+        own(|p| p["metadata"]["namespace"] = json!("elsewhere")),
+        refused
+    );
+    assert_eq!(
+        own(|p| p["status"]["conditions"][0]["status"] = json!("False")),
+        refused
+    );
+    assert_eq!(own(|p| p["spec"]["hostNetwork"] = json!(false)), refused);
+}
+
+#[test]
+fn a_named_target_is_looked_up_in_the_pod() {
+    let named = service("web", |s| {
+        s["spec"]["ports"][0]["targetPort"] = json!("http")
+    });
+    let on = |port: i32| {
+        let pod = pod("own", |p| {
+            p["spec"]["hostNetwork"] = json!(true);
+            p["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(port);
+        });
+        holder(&named, &[listener("0.0.0.0:80")], vec![pod], &[])
+    };
+    assert_eq!(on(80), None);
+    assert!(
+        on(8080).is_some(),
+        "the Pod listens elsewhere, so port 80 is somebody else's"
+    );
+}
+
+#[test]
+fn host_ports_are_refused_unless_they_lead_to_the_same_pod() {
+    let claiming = |change: fn(&mut Value)| {
+        let pod = pod("p", |p| {
+            p["spec"]["containers"][0]["ports"][0]["hostPort"] = json!(80);
+            change(p);
+        });
+        holder(&web(), &[], vec![pod], &[])
+    };
+    let refused = Some("Pod ns/p hostPort".to_owned());
+    assert_eq!(claiming(|_| {}), None, "its own");
+    assert_eq!(claiming(|p| p["metadata"]["labels"] = json!({})), refused);
+    assert_eq!(
+        claiming(|p| p["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(8080)),
+        refused,
+        "the hostPort leads elsewhere than the Service"
+    );
+    let with_ip = |ip: &str| {
+        let pod = pod("p", |p| {
+            p["metadata"]["labels"] = json!({});
+            p["spec"]["containers"][0]["ports"][0]["hostPort"] = json!(80);
+            p["spec"]["containers"][0]["ports"][0]["hostIP"] = json!(ip);
+        });
+        holder(&web(), &[], vec![pod], &[])
+    };
+    assert_eq!(with_ip("127.0.0.1"), None);
+    assert_eq!(with_ip("192.0.2.11"), Some("Pod ns/p hostPort".into()));
+    assert_eq!(with_ip("0.0.0.0"), Some("Pod ns/p hostPort".into()));
+}
+
+#[test]
+fn node_ports_of_others_are_refused_and_its_own_is_not() {
+    let node_port = |name: &str| {
+        service(name, |s| {
+            s["spec"]["ports"] = json!([{"port": 80, "nodePort": 80}])
+        })
+    };
+    assert_eq!(
+        holder(&web(), &[], vec![], &[node_port("other")]).as_deref(),
+        Some("Service ns/other nodePort")
+    );
+    assert_eq!(
+        holder(&node_port("web"), &[], vec![], &[node_port("web")]),
+        None
+    );
+    let crossed = service("web", |s| {
+        s["spec"]["ports"] = json!([{"port": 80}, {"port": 443, "nodePort": 80}]);
+    });
+    assert_eq!(
+        holder(&crossed, &[], vec![], std::slice::from_ref(&crossed)).as_deref(),
+        Some("Service ns/web nodePort"),
+        "it leads to another port of the Service"
+    );
+    let health = service("h", |s| s["spec"]["healthCheckNodePort"] = json!(80));
+    assert_eq!(
+        holder(&web(), &[], vec![], &[health]).as_deref(),
+        Some("Service ns/h healthCheckNodePort")
+    );
+}
+
+#[test]
+fn external_ips_that_are_the_nodes_are_refused() {
+    let external = |name: &str, ip: &str| {
+        let ip = ip.to_owned();
+        service(name, move |s| {
+            s["spec"]["type"] = json!("ClusterIP");
+            s["spec"]["externalIPs"] = json!([ip]);
+        })
+    };
+    assert_eq!(
+        holder(&web(), &[], vec![], &[external("x", "192.0.2.11")]).as_deref(),
+        Some("Service ns/x externalIP 192.0.2.11")
+    );
+    assert_eq!(
+        holder(&web(), &[], vec![], &[external("x", "203.0.113.1")]),
+        None
+    );
+    assert_eq!(
+        holder(&web(), &[], vec![], &[external("web", "192.0.2.11")]),
+        None,
+        "its own"
+    );
+}

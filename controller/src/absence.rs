@@ -1,0 +1,124 @@
+//! Why a node is not advertised, and why none is, in words for the Service's owner.
+
+use std::fmt;
+
+use highwire_api::{NodeSelector, names};
+
+use crate::ingress::enumerate;
+
+/// Why a node does not serve a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// It does not exist, or lacks the label.
+    NotOptedIn,
+    /// The Node is being deleted.
+    Deleting,
+    /// It has the well-known label that keeps it out of load balancers.
+    Excluded,
+    /// The Node's `Ready` condition is not True.
+    NodeNotReady,
+    /// There is no LoadBalancerNode.
+    NoReport,
+    /// The agent says that it is not ready.
+    AgentNotReady(String),
+    /// The agent does not renew its Lease.
+    Silent,
+    /// The Service's node selector does not match.
+    NotSelected,
+    /// A port is taken.
+    Conflict(String),
+    /// The agent has not seen the Service as it is now.
+    NotObserved,
+    /// It has no address of the type and family the Service asks for.
+    NoAddress,
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotOptedIn => return write!(f, "lacks the label {}=true", names::ENABLED_LABEL),
+            Self::Deleting => "is being deleted",
+            Self::Excluded => return write!(f, "has the label {}", names::EXCLUDE_LABEL),
+            Self::NodeNotReady => "the Node is not Ready",
+            Self::NoReport => "its agent has not reported; does its Pod run?",
+            Self::AgentNotReady(reason) => reason,
+            Self::Silent => "its agent does not renew its Lease; does its Pod run?",
+            Self::NotSelected => "the node selector does not match",
+            Self::Conflict(text) => text,
+            Self::NotObserved => "its agent has not caught up with the Service yet",
+            Self::NoAddress => "it has no address of the type and IP family asked for",
+        })
+    }
+}
+
+/// Why no node at all is advertised for a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// No node has opted in.
+    NoOptedIn,
+    /// The node selector matches none that has.
+    SelectorMatchesNone {
+        /// The selector.
+        selector: NodeSelector,
+        /// How many nodes have opted in.
+        opted_in: usize,
+    },
+    /// Each that matches has a reason of its own.
+    NoneReady {
+        /// The nodes and their reasons.
+        absent: Vec<(String, Absence)>,
+    },
+}
+
+/// The kind of a [`Shortage`]: as long as it is the same, nothing new is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ShortageKind {
+    /// [`Shortage::NoOptedIn`].
+    NoOptedIn,
+    /// [`Shortage::SelectorMatchesNone`].
+    SelectorMatchesNone,
+    /// [`Shortage::NoneReady`].
+    NoneReady,
+}
+
+impl Shortage {
+    /// Its kind.
+    pub(crate) fn kind(&self) -> ShortageKind {
+        match self {
+            Self::NoOptedIn => ShortageKind::NoOptedIn,
+            Self::SelectorMatchesNone { .. } => ShortageKind::SelectorMatchesNone,
+            Self::NoneReady { .. } => ShortageKind::NoneReady,
+        }
+    }
+}
+
+/// How many nodes a message names with their reasons.
+const NAMED: usize = 3;
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoOptedIn => write!(
+                f,
+                "no node is labelled {label}=true; opt in with `kubectl label node NAME {label}=true`",
+                label = names::ENABLED_LABEL
+            ),
+            Self::SelectorMatchesNone { selector, opted_in } => write!(
+                f,
+                "the annotation {} \"{selector}\" matches none of {opted_in} opted-in nodes",
+                names::NODE_SELECTOR_ANNOTATION
+            ),
+            Self::NoneReady { absent } => {
+                let reasons = absent
+                    .iter()
+                    .map(|(node, absence)| format!("{node} ({absence})"));
+                write!(
+                    f,
+                    "none of {} nodes is ready: {}",
+                    absent.len(),
+                    enumerate(reasons, NAMED)
+                )
+            }
+        }
+    }
+}

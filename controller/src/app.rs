@@ -1,0 +1,131 @@
+//! Wires the controller together and keeps it running.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use highwire_api::runtime::{admin::Admin, heartbeat::Heartbeat, signals, watch::WatchHealth};
+use kube::Client;
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::timeout,
+};
+use tracing::info;
+
+use crate::{
+    actor::{Actor, Missing},
+    config::Config,
+    events,
+    leader::{Election, ElectionHealth},
+    metrics::Metrics,
+    watches,
+    writer::Writer,
+};
+
+/// Enough for a burst; beyond it the watches wait for the loop.
+const INPUTS: usize = 256;
+
+/// Enough for a burst of new Services; beyond it Events are dropped and counted.
+const ANNOUNCEMENTS: usize = 4096;
+
+/// How long Events that wait may still be sent, and the Lease be given up.
+const FAREWELL: Duration = Duration::from_secs(4);
+
+/// Runs until asked to stop.
+///
+/// # Errors
+/// If something the controller cannot do without is missing at start, or a task that
+/// must live forever ends.
+pub(crate) async fn run(config: Config) -> Result<()> {
+    let stop = signals::listen().context("cannot listen for signals")?;
+    let metrics = Metrics::new()?;
+    let admin = Admin::bind(config.listen).await?;
+    let api = kube::Config::infer().await.context(
+        "no way to the API server: run in a Pod with a ServiceAccount, or set KUBECONFIG",
+    )?;
+    let setup = "cannot set up a client for the API server";
+    let client = Client::try_from(api.clone()).context(setup)?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        identity = config.identity,
+        listen = %config.listen,
+        "controller starts"
+    );
+
+    let health = WatchHealth::new(metrics.watch_errors.clone());
+    let (election_health, missing) = (ElectionHealth::default(), Missing::default());
+    let heartbeat = Heartbeat::default();
+    let (inputs, received) = mpsc::channel(INPUTS);
+    let (announcements, announced) = mpsc::channel(ANNOUNCEMENTS);
+    let (leading, led) = watch::channel(false);
+    let released = Arc::new(Notify::new());
+
+    let actor = Actor {
+        inputs: received,
+        leading: led,
+        released: Arc::clone(&released),
+        writer: Arc::new(Writer::new(
+            client.clone(),
+            config.class_policy,
+            metrics.clone(),
+        )),
+        announcements,
+        metrics: metrics.clone(),
+        heartbeat: heartbeat.clone(),
+        missing: missing.clone(),
+    };
+    let election = Election::new(
+        api,
+        config.identity.clone(),
+        election_health.clone(),
+        leading,
+    )
+    .context(setup)?;
+    let problems = {
+        let health = health.clone();
+        let all = move || {
+            let election = election_health.problem();
+            [
+                health.problems(),
+                missing.problems(),
+                election.into_iter().collect(),
+            ]
+            .concat()
+        };
+        Arc::new(all)
+    };
+
+    let registry = metrics.registry.clone();
+    let mut sending = tokio::spawn(events::run(
+        client.clone(),
+        config.identity.clone(),
+        metrics,
+        announced,
+    ));
+    let (resign, resigned) = oneshot::channel::<()>();
+    let mut election = tokio::spawn(async move {
+        // A dropped sender asks to resign just as well.
+        election
+            .run(&released, async { resigned.await.unwrap_or_default() })
+            .await;
+    });
+
+    let ended = tokio::select! {
+        () = watches::run(&client, config.class_policy, &health, &inputs) => "watching",
+        result = admin.serve(registry, heartbeat, problems) => {
+            result?;
+            "serving health and metrics"
+        }
+        _ = &mut sending => "sending Events",
+        _ = &mut election => "electing a leader",
+        () = actor.run(signals::asked_to_stop(stop.clone())) => {
+            // Leadership goes last: what was begun as leader is finished as leader.
+            let _ = resign.send(());
+            let _ = timeout(FAREWELL, async { tokio::join!(election, sending) }).await;
+            if *stop.borrow() {
+                return Ok(());
+            }
+            "the event loop"
+        }
+    };
+    bail!("{ended} ended, which must never happen");
+}

@@ -1,0 +1,97 @@
+//! The command line: raw flags, and what they mean once validated.
+
+use std::net::SocketAddr;
+
+use clap::{ArgAction, Parser};
+use highwire_api::{ClassPolicy, runtime::logging::LogFormat};
+
+/// Writes the addresses of the nodes that serve a LoadBalancer Service into its status.
+#[derive(Debug, Parser)]
+#[command(name = "highwire-controller", version)]
+pub(crate) struct Args {
+    /// Who this is in the election of the leader; no two controllers may share it.
+    /// In a Pod, its name.
+    #[arg(long, env = "POD_NAME", value_parser = identity)]
+    identity: String,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, default_value = "0.0.0.0:9808")]
+    listen: SocketAddr,
+    /// Whether Services without spec.loadBalancerClass are served. The agents must be
+    /// told the same.
+    #[arg(long, default_value_t = true, action = ArgAction::Set)]
+    default_class: bool,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// A validated configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Who this is in the election of the leader.
+    pub(crate) identity: String,
+    /// Where the admin endpoints are served.
+    pub(crate) listen: SocketAddr,
+    /// Whose Services are ours.
+    pub(crate) class_policy: ClassPolicy,
+}
+
+impl From<Args> for Config {
+    fn from(args: Args) -> Self {
+        Self {
+            identity: args.identity,
+            listen: args.listen,
+            class_policy: if args.default_class {
+                ClassPolicy::DefaultAndOurs
+            } else {
+                ClassPolicy::OursOnly
+            },
+        }
+    }
+}
+
+/// It becomes a field manager, which the API server wants short and printable.
+fn identity(text: &str) -> Result<String, String> {
+    let printable = text.chars().all(|c| c.is_ascii_graphic());
+    if printable && (1..=100).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err("write 1 to 100 printable ASCII characters, such as the Pod's name".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Config, clap::Error> {
+        Args::try_parse_from([&["highwire-controller"], flags].concat()).map(Config::from)
+    }
+
+    #[test]
+    fn flags_become_policies() {
+        let config = parse(&["--identity=c1", "--default-class=false"]).unwrap();
+        assert_eq!(config.class_policy, ClassPolicy::OursOnly);
+        assert_eq!(config.listen, "0.0.0.0:9808".parse().unwrap());
+        let config = parse(&["--identity=c1"]).unwrap();
+        assert_eq!(config.class_policy, ClassPolicy::DefaultAndOurs);
+    }
+
+    #[test]
+    fn wrong_flags_are_named_and_exit_with_2() {
+        for (flags, named) in [
+            (vec!["--identity="], "--identity"),
+            (vec!["--identity=c 1"], "--identity"),
+            (vec!["--identity=c1", "--listen=nowhere"], "--listen"),
+            (
+                vec!["--identity=c1", "--default-class=maybe"],
+                "--default-class",
+            ),
+            (vec!["--identity=c1", "--nonsense"], "--nonsense"),
+        ] {
+            let error = parse(&flags).unwrap_err();
+            assert!(error.to_string().contains(named), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+}

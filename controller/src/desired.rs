@@ -1,0 +1,196 @@
+//! What a Service's ingress should say: a pure function of the Service and the nodes.
+//!
+//! A node that has observed the Service as it is now is listed with all of its
+//! ports. One that has not, but is listed, stays listed with those of its listed
+//! ports that are still wanted. So a change of ports neither makes addresses come
+//! and go nor claims a port before a node serves it, and a controller that has just
+//! started, and cannot know since when the Service is as it is, changes nothing.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use highwire_api::{Family, PortKey, ServiceKey, ServiceSpec, service::AddressType};
+
+use crate::{
+    absence::{Absence, Shortage},
+    index::{
+        node::{NodeFacts, NodeRecord, Standing},
+        service::{Asks, ServiceRecord},
+    },
+    ingress::Ingress,
+};
+
+/// What to do about a Service's ingress.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Leave what is there, whatever it is.
+    Leave,
+    /// It should say this.
+    Publish {
+        /// The addresses and ports.
+        ingress: Ingress,
+        /// Why there are none, if that is not intended.
+        shortage: Option<Shortage>,
+    },
+}
+
+impl Decision {
+    fn clear() -> Self {
+        Self::Publish {
+            ingress: Ingress::default(),
+            shortage: None,
+        }
+    }
+}
+
+/// How far a node may be listed for a Service.
+enum Claim {
+    /// With all ports.
+    Full,
+    /// With what it is listed for, as far as it is still wanted.
+    AsListed,
+}
+
+/// Decides what the Service's ingress should say.
+pub(crate) fn decide<'a>(
+    key: &ServiceKey,
+    service: &ServiceRecord,
+    nodes: impl Iterator<Item = (&'a String, &'a NodeRecord)> + Clone,
+) -> Decision {
+    let (spec, frozen) = match &service.asks {
+        Asks::Serve(spec) => (spec, false),
+        Asks::Frozen(spec, _) => (spec, true),
+        Asks::Unreadable(_) | Asks::Pending => return Decision::Leave,
+        Asks::Refused(_) | Asks::Abandoned => return Decision::clear(),
+    };
+    let view = View {
+        key,
+        service,
+        spec,
+        ports: spec.port_keys(),
+        frozen,
+    };
+    let ingress = view.ingress(nodes.clone().map(|(_, node)| node));
+    let shortage = ingress.is_empty().then(|| view.shortage(nodes));
+    Decision::Publish { ingress, shortage }
+}
+
+struct View<'a> {
+    key: &'a ServiceKey,
+    service: &'a ServiceRecord,
+    spec: &'a ServiceSpec,
+    ports: BTreeSet<PortKey>,
+    frozen: bool,
+}
+
+impl View<'_> {
+    fn ingress<'a>(&self, nodes: impl Iterator<Item = &'a NodeRecord>) -> Ingress {
+        let mut external = Ingress::default();
+        let mut internal = Ingress::default();
+        for node in nodes {
+            let (Ok(claim), Some(facts)) = (self.claim(node), &node.facts) else {
+                continue;
+            };
+            if self.spec.address_type != AddressType::InternalIp {
+                self.list(&claim, &facts.external, &mut external);
+            }
+            if self.spec.address_type != AddressType::ExternalIp {
+                self.list(&claim, &facts.internal, &mut internal);
+            }
+        }
+        // Auto: ExternalIPs if any serving node has one.
+        if external.is_empty() {
+            internal
+        } else {
+            external
+        }
+    }
+
+    fn list(&self, claim: &Claim, addresses: &BTreeSet<IpAddr>, ingress: &mut Ingress) {
+        for address in addresses
+            .iter()
+            .copied()
+            .filter(|address| self.wants(*address))
+        {
+            match claim {
+                Claim::Full => ingress.add(address, &self.ports),
+                Claim::AsListed => ingress.add(address, &self.kept_ports(address)),
+            }
+        }
+    }
+
+    fn kept_ports(&self, address: IpAddr) -> BTreeSet<PortKey> {
+        let listed = self.service.listed.ingress.ports(address);
+        listed
+            .map(|listed| listed & &self.ports)
+            .unwrap_or_default()
+    }
+
+    fn wants(&self, address: IpAddr) -> bool {
+        self.spec.cluster_ips.get(Family::of(address)).is_some()
+    }
+
+    /// Whether and how far the node may be listed.
+    fn claim(&self, node: &NodeRecord) -> Result<Claim, Absence> {
+        let standing = node.standing();
+        if let Standing::Out(absence) = standing {
+            return Err(absence);
+        }
+        if !node.facts.as_ref().is_some_and(|facts| self.selects(facts)) {
+            return Err(Absence::NotSelected);
+        }
+        if let Some(conflict) = node.conflict(self.key) {
+            return Err(Absence::Conflict(conflict.to_owned()));
+        }
+        let observed = node.observed() >= Some(self.service.changed);
+        Ok(if standing == Standing::Live && observed && !self.frozen {
+            Claim::Full
+        } else {
+            Claim::AsListed
+        })
+    }
+
+    fn selects(&self, facts: &NodeFacts) -> bool {
+        self.spec.node_selector.matches(&facts.labels)
+    }
+
+    /// Why nobody is listed.
+    fn shortage<'a>(
+        &self,
+        nodes: impl Iterator<Item = (&'a String, &'a NodeRecord)> + Clone,
+    ) -> Shortage {
+        let opted_in = nodes.filter_map(|(name, node)| {
+            node.facts
+                .as_ref()
+                .filter(|facts| facts.opted_in)
+                .map(|facts| (name, node, facts))
+        });
+        let selected = opted_in.clone().filter(|(_, _, facts)| self.selects(facts));
+        let absent: Vec<(String, Absence)> = selected
+            .map(|(name, node, facts)| (name.clone(), self.absence(node, facts)))
+            .collect();
+        match opted_in.count() {
+            0 => Shortage::NoOptedIn,
+            opted_in if absent.is_empty() => Shortage::SelectorMatchesNone {
+                selector: self.spec.node_selector.clone(),
+                opted_in,
+            },
+            _ => Shortage::NoneReady { absent },
+        }
+    }
+
+    /// Why a node that is not listed is not.
+    fn absence(&self, node: &NodeRecord, facts: &NodeFacts) -> Absence {
+        let of_type = |address: &&IpAddr| match self.spec.address_type {
+            AddressType::Auto => true,
+            AddressType::ExternalIp => facts.external.contains(*address),
+            AddressType::InternalIp => facts.internal.contains(*address),
+        };
+        let all = facts.external.union(&facts.internal);
+        match self.claim(node) {
+            Err(absence) => absence,
+            Ok(_) if !all.filter(of_type).any(|address| self.wants(*address)) => Absence::NoAddress,
+            Ok(Claim::AsListed) if node.standing() == Standing::Kept => Absence::Silent,
+            Ok(_) => Absence::NotObserved,
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What the index keeps of a node: the Node, its LoadBalancerNode and its Lease.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use highwire_api::{
+    LoadBalancerNode, ResourceVersion, ServiceKey,
+    names::{
+        AGENT_LEASE_DURATION, ENABLED_LABEL, ENABLED_VALUE, EXCLUDE_LABEL,
+        OBSERVED_VERSION_ANNOTATION,
+    },
+};
+use jiff::Timestamp;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node};
+
+use crate::{
+    absence::Absence,
+    liveness::{Freshness, Vitality},
+};
+
+/// What matters of a Node object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NodeFacts {
+    /// For the Services' node selectors.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Whether the node has opted in, by its label.
+    pub(crate) opted_in: bool,
+    /// Whether the well-known label keeps it out of load balancers.
+    pub(crate) excluded: bool,
+    /// Whether it is being deleted.
+    pub(crate) deleting: bool,
+    /// Whether its `Ready` condition does not say otherwise.
+    pub(crate) ready: bool,
+    /// Its addresses of type ExternalIP.
+    pub(crate) external: BTreeSet<IpAddr>,
+    /// Its addresses of type InternalIP.
+    pub(crate) internal: BTreeSet<IpAddr>,
+}
+
+impl NodeFacts {
+    /// Reads a Node object.
+    pub(crate) fn of(node: &Node) -> Self {
+        let status = node.status.as_ref();
+        let conditions = status
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default();
+        let ready = conditions
+            .iter()
+            .find(|condition| condition.type_ == "Ready");
+        let addresses = |type_: &str| {
+            let all = status
+                .and_then(|status| status.addresses.as_deref())
+                .unwrap_or_default();
+            all.iter()
+                .filter(|address| address.type_ == type_)
+                .filter_map(|address| address.address.parse().ok())
+                .collect()
+        };
+        let labels = node.metadata.labels.clone().unwrap_or_default();
+        Self {
+            opted_in: labels
+                .get(ENABLED_LABEL)
+                .is_some_and(|value| value == ENABLED_VALUE),
+            excluded: labels.contains_key(EXCLUDE_LABEL),
+            labels,
+            deleting: node.metadata.deletion_timestamp.is_some(),
+            // A Node without the condition has no kubelet to say so; the agent's
+            // own report decides then.
+            ready: ready.is_none_or(|condition| condition.status == "True"),
+            external: addresses("ExternalIP"),
+            internal: addresses("InternalIP"),
+        }
+    }
+}
+
+/// What matters of a LoadBalancerNode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AgentReport {
+    /// Why the agent is not ready; `None` if it is.
+    pub(crate) not_ready: Option<String>,
+    /// The version up to which every Service event is in the kernel.
+    pub(crate) observed: Option<ResourceVersion>,
+    /// The Services it refuses, each with the first reason.
+    pub(crate) conflicts: BTreeMap<ServiceKey, String>,
+}
+
+impl AgentReport {
+    /// Reads a LoadBalancerNode.
+    pub(crate) fn of(object: &LoadBalancerNode) -> Self {
+        let status = object.status.clone().unwrap_or_default();
+        let not_ready = match status.ready() {
+            None => Some("its agent has not said yet whether it is ready".to_owned()),
+            Some(condition) if condition.status == "True" => None,
+            Some(condition) => Some(format!("its agent reports {}", condition.reason)),
+        };
+        let observed = status.observed();
+        let mut conflicts = BTreeMap::new();
+        for conflict in status.conflicts {
+            conflicts.entry(conflict.service).or_insert_with(|| {
+                format!(
+                    "{}/{} is held by {}",
+                    conflict.port, conflict.protocol, conflict.held_by
+                )
+            });
+        }
+        Self {
+            not_ready,
+            observed,
+            conflicts,
+        }
+    }
+
+    /// The report of a LoadBalancerNode that cannot be read.
+    pub(crate) fn unreadable(error: &str) -> Self {
+        Self {
+            not_ready: Some(format!("its LoadBalancerNode cannot be read: {error}")),
+            observed: None,
+            conflicts: BTreeMap::new(),
+        }
+    }
+}
+
+/// What matters of a Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LeaseView {
+    /// When it was renewed, by the clock of who renewed it.
+    pub(crate) renewed: Option<Timestamp>,
+    /// How long that is good for.
+    pub(crate) duration: Duration,
+    /// The version up to which every Service event is in the kernel.
+    pub(crate) observed: Option<ResourceVersion>,
+    /// Whether somebody holds it.
+    pub(crate) held: bool,
+}
+
+impl LeaseView {
+    /// Reads a Lease.
+    pub(crate) fn of(lease: &Lease) -> Self {
+        let spec = lease.spec.clone().unwrap_or_default();
+        let seconds = spec
+            .lease_duration_seconds
+            .and_then(|seconds| u64::try_from(seconds).ok());
+        let annotations = lease.metadata.annotations.as_ref();
+        Self {
+            renewed: spec.renew_time.map(|time| time.0),
+            duration: seconds
+                .filter(|seconds| *seconds > 0)
+                .map_or(AGENT_LEASE_DURATION, Duration::from_secs),
+            observed: annotations
+                .and_then(|annotations| annotations.get(OBSERVED_VERSION_ANNOTATION))
+                .and_then(|version| version.parse().ok()),
+            held: spec
+                .holder_identity
+                .is_some_and(|holder| !holder.is_empty()),
+        }
+    }
+}
+
+/// The agent's Lease as this process followed it.
+#[derive(Clone, Debug)]
+pub(crate) struct LeaseRecord {
+    /// Whether the agent is alive.
+    pub(crate) vitality: Vitality,
+    /// See [`LeaseView::observed`].
+    pub(crate) observed: Option<ResourceVersion>,
+}
+
+/// Everything known of a node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeRecord {
+    /// The Node, if it exists.
+    pub(crate) facts: Option<NodeFacts>,
+    /// What its agent reports.
+    pub(crate) report: Option<AgentReport>,
+    /// Whether its agent is alive.
+    pub(crate) lease: Option<LeaseRecord>,
+}
+
+/// Whether a node can serve anything at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It can.
+    Live,
+    /// It may go on with what it is listed for, but not begin anything.
+    Kept,
+    /// It cannot.
+    Out(Absence),
+}
+
+impl Standing {
+    /// The name of the state, for metrics.
+    pub(crate) fn state(&self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Kept => "unproven",
+            Self::Out(Absence::NotOptedIn) => "not_opted_in",
+            Self::Out(_) => "out",
+        }
+    }
+
+    /// The states [`Self::state`] can give.
+    pub(crate) const STATES: [&str; 4] = ["live", "unproven", "out", "not_opted_in"];
+}
+
+impl NodeRecord {
+    /// Whether the node can serve anything at all.
+    pub(crate) fn standing(&self) -> Standing {
+        let Some(facts) = self.facts.as_ref().filter(|facts| facts.opted_in) else {
+            return Standing::Out(Absence::NotOptedIn);
+        };
+        if facts.deleting {
+            return Standing::Out(Absence::Deleting);
+        }
+        if facts.excluded {
+            return Standing::Out(Absence::Excluded);
+        }
+        if !facts.ready {
+            return Standing::Out(Absence::NodeNotReady);
+        }
+        let Some(report) = &self.report else {
+            return Standing::Out(Absence::NoReport);
+        };
+        if let Some(reason) = &report.not_ready {
+            return Standing::Out(Absence::AgentNotReady(reason.clone()));
+        }
+        match self.lease.as_ref().map(|lease| lease.vitality.freshness()) {
+            Some(Freshness::Fresh) => Standing::Live,
+            Some(Freshness::Unproven) => Standing::Kept,
+            Some(Freshness::Stale) | None => Standing::Out(Absence::Silent),
+        }
+    }
+
+    /// The version up to which every Service event is in the node's kernel.
+    pub(crate) fn observed(&self) -> Option<ResourceVersion> {
+        let reported = self.report.as_ref().and_then(|report| report.observed);
+        let renewed = self.lease.as_ref().and_then(|lease| lease.observed);
+        reported.max(renewed)
+    }
+
+    /// Why the node refuses the Service, if it does.
+    pub(crate) fn conflict(&self, service: &ServiceKey) -> Option<&str> {
+        self.report
+            .as_ref()?
+            .conflicts
+            .get(service)
+            .map(String::as_str)
+    }
+
+    /// Whether nothing is known any more.
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.facts.is_none() && self.report.is_none() && self.lease.is_none()
+    }
+}

@@ -1,0 +1,170 @@
+//! `status.loadBalancer.ingress` as a value: which addresses are advertised with
+//! which ports.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use highwire_api::{PortKey, Protocol};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, PortStatus, Service};
+
+/// With the default mode `VIP` kube-proxy would take the traffic itself, and in
+/// ipvs mode bind every node's address on every other node (design §4).
+const IP_MODE: &str = "Proxy";
+
+/// How many addresses a text names before it only counts.
+const NAMED: usize = 2;
+
+/// Addresses by the ports they are advertised with. Equal sets are equal values.
+///
+/// Nearly always every address has the same ports, so that grouping by ports
+/// keeps thousands of nodes times thousands of Services small.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ingress(BTreeMap<BTreeSet<PortKey>, BTreeSet<IpAddr>>);
+
+/// What a Service's status advertises now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// The addresses and the ports that have no error.
+    pub(crate) ingress: Ingress,
+    /// Whether the status is written exactly as we would write it.
+    pub(crate) exact: bool,
+}
+
+impl Ingress {
+    /// Advertises `address` with `ports` too. Without ports it is not advertised.
+    pub(crate) fn add(&mut self, address: IpAddr, ports: &BTreeSet<PortKey>) {
+        if ports.is_empty() {
+            return;
+        }
+        // Two nodes may have one address, an ExternalIP of a NAT before both.
+        let merged = match self.take(address) {
+            Some(known) => known.union(ports).copied().collect(),
+            None => ports.clone(),
+        };
+        self.0.entry(merged).or_default().insert(address);
+    }
+
+    fn take(&mut self, address: IpAddr) -> Option<BTreeSet<PortKey>> {
+        let ports = self.ports(address)?.clone();
+        let addresses = self.0.get_mut(&ports)?;
+        addresses.remove(&address);
+        if addresses.is_empty() {
+            self.0.remove(&ports);
+        }
+        Some(ports)
+    }
+
+    /// The ports `address` is advertised with.
+    pub(crate) fn ports(&self, address: IpAddr) -> Option<&BTreeSet<PortKey>> {
+        self.0
+            .iter()
+            .find(|(_, addresses)| addresses.contains(&address))
+            .map(|(ports, _)| ports)
+    }
+
+    /// Whether nothing is advertised.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How the API has it: one entry per address, IPv4 before IPv6, by number.
+    pub(crate) fn to_api(&self) -> Vec<LoadBalancerIngress> {
+        let mut entries: Vec<(IpAddr, &BTreeSet<PortKey>)> = self.by_address().collect();
+        entries.sort_by_key(|(address, _)| *address);
+        let entry = |(address, ports): (IpAddr, &BTreeSet<PortKey>)| LoadBalancerIngress {
+            hostname: None,
+            ip: Some(address.to_string()),
+            ip_mode: Some(IP_MODE.to_owned()),
+            ports: Some(ports.iter().copied().map(port_status).collect()),
+        };
+        entries.into_iter().map(entry).collect()
+    }
+
+    fn by_address(&self) -> impl Iterator<Item = (IpAddr, &BTreeSet<PortKey>)> {
+        self.0
+            .iter()
+            .flat_map(|(ports, addresses)| addresses.iter().map(move |address| (*address, ports)))
+    }
+
+    fn from_api(entries: &[LoadBalancerIngress]) -> Self {
+        let mut ingress = Self::default();
+        for entry in entries {
+            let Some(address) = entry.ip.as_deref().and_then(|ip| ip.parse().ok()) else {
+                continue;
+            };
+            let ports: BTreeSet<PortKey> = entry
+                .ports
+                .iter()
+                .flatten()
+                .filter(|port| port.error.is_none())
+                .filter_map(|port| {
+                    PortKey::new(Protocol::from_service(Some(&port.protocol))?, port.port)
+                })
+                .collect();
+            ingress.add(address, &ports);
+        }
+        ingress
+    }
+}
+
+fn port_status(port: PortKey) -> PortStatus {
+    PortStatus {
+        error: None,
+        port: port.number(),
+        protocol: port.protocol.as_str().to_owned(),
+    }
+}
+
+/// `192.0.2.11, 192.0.2.12 and 3 more`, or `no address`.
+impl fmt::Display for Ingress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: BTreeSet<IpAddr> = self.by_address().map(|(address, _)| address).collect();
+        if addresses.is_empty() {
+            return f.write_str("no address");
+        }
+        f.write_str(&enumerate(addresses.iter().map(ToString::to_string), NAMED))
+    }
+}
+
+/// The first of `items` by name and the rest by number: `a, b and 3 more`.
+pub(crate) fn enumerate(items: impl Iterator<Item = String>, named: usize) -> String {
+    let items: Vec<String> = items.collect();
+    // "and 1 more" is no shorter than the name.
+    if items.len() <= named + 1 {
+        return items.join(", ");
+    }
+    let (first, rest) = items.split_at(named);
+    format!("{} and {} more", first.join(", "), rest.len())
+}
+
+impl Listed {
+    /// Reads a Service's status.
+    pub(crate) fn of(service: &Service) -> Self {
+        let entries = service
+            .status
+            .as_ref()
+            .and_then(|status| status.load_balancer.as_ref())
+            .and_then(|load_balancer| load_balancer.ingress.as_deref())
+            .unwrap_or_default();
+        let ingress = Ingress::from_api(entries);
+        let exact = ingress.to_api() == entries;
+        Self { ingress, exact }
+    }
+
+    /// Whether the status already says `wanted`, and nothing else.
+    pub(crate) fn says(&self, wanted: &Ingress) -> bool {
+        self.exact && self.ingress == *wanted
+    }
+
+    /// Whether the status has no entry at all, readable or not.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.exact && self.ingress.is_empty()
+    }
+}
+
+#[cfg(test)]
+#[path = "ingress_tests.rs"]
+mod tests;

@@ -1,0 +1,180 @@
+//! The controller's metrics.
+
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+};
+
+use crate::index::{node::Standing, service::ServiceRecord};
+
+/// All metrics; clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    /// Where they are gathered from.
+    pub(crate) registry: Registry,
+    /// Failed watches by kind.
+    pub(crate) watch_errors: IntCounterVec,
+    leader: IntGauge,
+    status_writes: IntCounterVec,
+    events: IntCounterVec,
+    services: IntGaugeVec,
+    nodes: IntGaugeVec,
+    first_address: Histogram,
+}
+
+/// The results [`Metrics::status_write`] is given.
+const WRITE_RESULTS: [&str; 4] = ["ok", "conflict", "gone", "error"];
+
+/// How the sending of an Event ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sending {
+    /// It was created.
+    Sent,
+    /// It had been told already, before a restart or by another leader.
+    Known,
+    /// The API server refused it or did not answer.
+    Failed,
+    /// Too many were waiting.
+    Dropped,
+}
+
+impl Sending {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Known => "known",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    ///
+    /// # Errors
+    /// If two had the same name, which a test rules out.
+    pub(crate) fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let name = |suffix: &str| format!("highwire_controller_{suffix}");
+        let counters = |suffix, help, labels: &[&str]| {
+            add(
+                &registry,
+                IntCounterVec::new(Opts::new(name(suffix), help), labels),
+            )
+        };
+        let gauges = |suffix, help, labels: &[&str]| {
+            add(
+                &registry,
+                IntGaugeVec::new(Opts::new(name(suffix), help), labels),
+            )
+        };
+        let seconds = HistogramOpts::new(
+            name("first_address_seconds"),
+            "Time from a new Service to the first address in its status",
+        )
+        .buckets(vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0]);
+        let status_writes = counters(
+            "status_writes_total",
+            "Writes of a Service's status, by how they ended",
+            &["result"],
+        )?;
+        // A rate needs a zero to start from.
+        for result in WRITE_RESULTS {
+            status_writes.with_label_values(&[result]);
+        }
+        Ok(Self {
+            status_writes,
+            watch_errors: counters("watch_errors_total", "Failed watches", &["kind"])?,
+            leader: add(
+                &registry,
+                IntGauge::new(
+                    name("leader"),
+                    "Whether this controller leads (1) or not (0)",
+                ),
+            )?,
+            events: counters(
+                "events_total",
+                "Kubernetes Events for Services, by reason and by how their sending ended",
+                &["reason", "result"],
+            )?,
+            services: gauges("services", "Services of ours by state", &["state"])?,
+            nodes: gauges(
+                "nodes",
+                "Nodes by whether they can be advertised",
+                &["state"],
+            )?,
+            first_address: add(&registry, Histogram::with_opts(seconds))?,
+            registry,
+        })
+    }
+
+    /// Leadership was won or lost.
+    pub(crate) fn leads(&self, leading: bool) {
+        self.leader.set(leading.into());
+    }
+
+    /// A write of a status ended.
+    pub(crate) fn status_write(&self, result: &'static str) {
+        self.status_writes.with_label_values(&[result]).inc();
+    }
+
+    /// The sending of an Event ended.
+    pub(crate) fn event(&self, reason: &'static str, sending: Sending) {
+        self.events
+            .with_label_values(&[reason, sending.label()])
+            .inc();
+    }
+
+    /// A new Service got its first address.
+    pub(crate) fn first_address(&self, took: Duration) {
+        self.first_address.observe(took.as_secs_f64());
+    }
+
+    /// The states of all Services and nodes.
+    pub(crate) fn states(
+        &self,
+        services: impl Iterator<Item = &'static str>,
+        nodes: impl Iterator<Item = &'static str>,
+    ) {
+        count(&self.services, &ServiceRecord::STATES, services);
+        count(&self.nodes, &Standing::STATES, nodes);
+    }
+}
+
+/// Sets the gauge of every state, also of those nobody is in.
+fn count(gauges: &IntGaugeVec, all: &[&'static str], found: impl Iterator<Item = &'static str>) {
+    let mut counts: std::collections::BTreeMap<&str, i64> =
+        all.iter().map(|state| (*state, 0)).collect();
+    for state in found {
+        *counts.entry(state).or_default() += 1;
+    }
+    for (state, count) in counts {
+        gauges.with_label_values(&[state]).set(count);
+    }
+}
+
+fn add<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> prometheus::Result<C> {
+    let metric = metric?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_is_a_series() {
+        let metrics = Metrics::new().unwrap();
+        metrics.states(["served", "served"].into_iter(), ["live"].into_iter());
+        let gauge = |state: &str| metrics.services.with_label_values(&[state]).get();
+        assert_eq!((gauge("served"), gauge("unserved")), (2, 0));
+        metrics.states([].into_iter(), [].into_iter());
+        assert_eq!(gauge("served"), 0);
+    }
+}

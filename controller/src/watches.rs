@@ -1,0 +1,94 @@
+//! Follows the four resources the controller needs and prunes what they say.
+
+use highwire_api::{
+    ClassPolicy, LoadBalancerNode, ServiceKey,
+    names::SYSTEM_NAMESPACE,
+    runtime::watch::{WatchHealth, follow},
+};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Node, Service},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::watcher::{Config, Event},
+};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::index::{
+    Input,
+    listing::Fed,
+    node::{AgentReport, LeaseView, NodeFacts},
+    service::ServiceView,
+};
+
+/// The API server knows `spec.type` as a selectable field of Services.
+const NOT_CLUSTER_IP: &str = "spec.type!=ClusterIP";
+
+/// Objects per page of a list. The status of a Service lists up to all nodes, and a
+/// page is in memory as a whole.
+const PAGE: u32 = 100;
+
+/// Sends what the watches say, until the receiver is gone.
+pub(crate) async fn run(
+    client: &Client,
+    policy: ClassPolicy,
+    health: &WatchHealth,
+    inputs: &mpsc::Sender<Input>,
+) {
+    let paged = || Config::default().page_size(PAGE);
+    let sender = || (health.clone(), inputs.clone());
+    let ((h1, s1), (h2, s2), (h3, s3), (h4, s4)) = (sender(), sender(), sender(), sender());
+
+    let services = Api::<Service>::all(client.clone());
+    let nodes = Api::<Node>::all(client.clone());
+    let reports = Api::<DeserializeGuard<LoadBalancerNode>>::all(client.clone());
+    let leases = Api::<Lease>::namespaced(client.clone(), SYSTEM_NAMESPACE);
+
+    // Each ends only when the receiver is gone, and then so do the others.
+    tokio::join!(
+        follow(
+            "Services",
+            services,
+            paged().fields(NOT_CLUSTER_IP),
+            h1,
+            s1,
+            |event| {
+                Input::Service(Fed::of(event, ServiceKey::of, |object| {
+                    ServiceView::of(object, policy)
+                }))
+            }
+        ),
+        follow("Nodes", nodes, paged(), h2, s2, |event| {
+            Input::Node(fed(event, NodeFacts::of))
+        }),
+        follow("LoadBalancerNodes", reports, paged(), h3, s3, |event| {
+            Input::Report(fed(event, read_report))
+        }),
+        follow("Leases", leases, paged(), h4, s4, |event| {
+            Input::Lease(fed(event, LeaseView::of))
+        }),
+    );
+}
+
+fn fed<T: Resource, V>(event: Event<T>, view: impl Fn(&T) -> V) -> Fed<String, V> {
+    Fed::of(event, ResourceExt::name_any, view)
+}
+
+/// One object that does not parse must not stop the others.
+fn read_report(object: &DeserializeGuard<LoadBalancerNode>) -> AgentReport {
+    match &object.0 {
+        Ok(report) => AgentReport::of(report),
+        Err(invalid) => {
+            let node = object.name_any();
+            let error = &invalid.error;
+            warn!(
+                node,
+                "its LoadBalancerNode cannot be read, so it is not advertised: {error}"
+            );
+            AgentReport::unreadable(error)
+        }
+    }
+}
