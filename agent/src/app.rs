@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::{
     config::Config,
-    host::addresses,
+    host::{addresses, table_events},
     kernel::Kernel,
     lifecycle,
     metrics::Metrics,
@@ -72,14 +72,8 @@ pub async fn run(config: Config) -> Result<()> {
     let own_node =
         watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
     let reporter = Reporter::new(&client, config.node_name.clone(), metrics.clone());
-    let (addresses, mut found_addresses) = mpsc::channel(1);
-    let forward_addresses = async {
-        while let Some(found) = found_addresses.recv().await {
-            if inputs.send(Input::HostAddresses(found)).await.is_err() {
-                return;
-            }
-        }
-    };
+    let (addresses, found_addresses) = mpsc::channel(1);
+    let (table_events, found_table_events) = mpsc::channel(INPUTS);
 
     let ended = tokio::select! {
         () = follow("Service", Api::<Service>::all(client.clone()), services, health.clone(),
@@ -92,7 +86,12 @@ pub async fn run(config: Config) -> Result<()> {
             result.context("cannot follow the host's addresses")?;
             "following the host's addresses"
         }
-        () = forward_addresses => "following the host's addresses",
+        () = pass_on(found_addresses, &inputs, Input::HostAddresses) => "following the host's addresses",
+        result = table_events::follow(table_events) => {
+            result.context("cannot listen to nftables' notifications")?;
+            "listening to nftables"
+        }
+        () = pass_on(found_table_events, &inputs, Input::Table) => "listening to nftables",
         () = programmer.run(received) => "programming nftables",
         () = reporter.run(reported) => "reporting",
         result = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
@@ -105,6 +104,18 @@ pub async fn run(config: Config) -> Result<()> {
         }
     };
     bail!("{ended} ended, which must never happen");
+}
+
+async fn pass_on<T>(
+    mut from: mpsc::Receiver<T>,
+    to: &mpsc::Sender<Input>,
+    wrap: impl Fn(T) -> Input,
+) {
+    while let Some(found) = from.recv().await {
+        if to.send(wrap(found)).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// A client by the usual rules: in a Pod its ServiceAccount, else KUBECONFIG.

@@ -11,9 +11,11 @@ use std::{
 use highwire_api::{
     Family, ServiceKey, ServiceSpec,
     arbitration::{Claim, Slot, Verdict, arbitrate},
+    clients::Clients,
     holdings::{Holdings, Tenure},
     node::Conflict,
 };
+use ipnet::IpNet;
 
 use crate::{
     claims::{HostClaims, HostFacts},
@@ -84,6 +86,11 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         .filter_map(|key| facts.services.get(key))
         .flat_map(|wanted| forwards(&wanted.spec, &families))
         .collect();
+    let guards = served
+        .iter()
+        .filter_map(|key| facts.services.get(key))
+        .flat_map(|wanted| guards(&wanted.spec, &families))
+        .collect();
     let conflicts: BTreeSet<Conflict> = refused
         .into_iter()
         .flat_map(|(service, refusals)| {
@@ -100,6 +107,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         plan: Plan {
             addresses,
             forwards,
+            guards,
         },
         served,
         conflicts: conflicts.into_iter().collect(),
@@ -128,6 +136,26 @@ fn claim(
         slots,
         taken,
     }
+}
+
+/// The networks that may use each port, of each port's own family. Ranges of one
+/// family only let nobody of the other in.
+fn guards<'a>(
+    spec: &'a ServiceSpec,
+    families: &'a BTreeSet<Family>,
+) -> impl Iterator<Item = (Slot, BTreeSet<IpNet>)> + 'a {
+    let networks = match &spec.clients {
+        Clients::Any => None,
+        Clients::Within(networks) => Some(networks),
+    };
+    networks.into_iter().flat_map(|networks| {
+        forwards(spec, families).map(|(slot, _)| {
+            let own = networks
+                .iter()
+                .filter(|net| Family::of(net.addr()) == slot.family);
+            (slot, own.copied().collect())
+        })
+    })
 }
 
 fn forwards<'a>(

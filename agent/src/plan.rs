@@ -6,6 +6,7 @@ use std::{
 };
 
 use highwire_api::arbitration::Slot;
+use ipnet::IpNet;
 
 /// Where the first packet of a connection is sent, so that kube-proxy's own
 /// rules take it from there.
@@ -23,4 +24,7 @@ pub struct Plan {
     pub addresses: BTreeSet<IpAddr>,
     /// The served ports and where each goes. The target's family is the slot's.
     pub forwards: BTreeMap<Slot, Target>,
+    /// The served ports that only clients from these networks may use. An empty
+    /// set lets nobody in. All are of the slot's family.
+    pub guards: BTreeMap<Slot, BTreeSet<IpNet>>,
 }

@@ -9,7 +9,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     claims::HostFacts,
@@ -20,6 +20,7 @@ use crate::{
         forwarding,
         pods::PodIndex,
         sockets::Sockets,
+        table_events::TableEvent,
     },
     kernel::{Kernel, NftError},
     metrics::Metrics,
@@ -38,6 +39,8 @@ pub enum Input {
     Node(Box<Event<Node>>),
     /// The host's addresses are now these.
     HostAddresses(Vec<HostAddress>),
+    /// Our table was changed, by us or by somebody else.
+    Table(TableEvent),
     /// A Pod on this node changed.
     Pod(Box<Event<Pod>>),
 }
@@ -81,6 +84,8 @@ pub struct Programmer {
     pods: PodIndex,
     sockets: Sockets,
     table: Table,
+    /// Transactions of ours that the kernel has not told of yet.
+    own_changes_untold: u32,
     retry: Option<Retry>,
 }
 
@@ -106,6 +111,7 @@ impl Programmer {
             pods: PodIndex::default(),
             sockets: Sockets::default(),
             table: Table::Unknown,
+            own_changes_untold: 0,
             retry: None,
         }
     }
@@ -157,6 +163,7 @@ impl Programmer {
                 }
                 Event::Init | Event::InitDone => {}
             },
+            Input::Table(event) => self.notice(event),
             Input::Pod(event) => {
                 self.pods.absorb(*event);
             }
@@ -164,6 +171,21 @@ impl Programmer {
                 info!(count = addresses.len(), "host addresses read");
                 self.host_addresses = Some(addresses);
             }
+        }
+    }
+
+    /// Each transaction of ours is told once; what is told beyond that is
+    /// somebody else's.
+    fn notice(&mut self, event: TableEvent) {
+        if event == TableEvent::Changed && self.own_changes_untold > 0 {
+            self.own_changes_untold -= 1;
+            return;
+        }
+        self.own_changes_untold = 0;
+        if let Table::Holds(_) = self.table {
+            warn!("another program changed table inet highwire; it is put back");
+            self.metrics.drift_repairs.inc();
+            self.table = Table::Unknown;
         }
     }
 
@@ -242,6 +264,7 @@ impl Programmer {
         );
         debug!("transaction:\n{transaction}");
         self.table = Table::Holds(wanted);
+        self.own_changes_untold += 1;
         Ok(())
     }
 

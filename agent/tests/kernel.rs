@@ -8,7 +8,11 @@ mod plans;
 use std::{net::IpAddr, process::Command, thread, time::Duration};
 
 use highwire_agent::{
-    host::addresses::{self, HostAddress},
+    host::{
+        addresses::{self, HostAddress},
+        listeners,
+        table_events::{self, TableEvent},
+    },
     kernel::{Kernel, NftError},
     plan::Plan,
     ruleset::{Element, Elements, Transaction},
@@ -168,7 +172,12 @@ fn the_counters_can_be_read() {
         let zero = |name: &str| (name.to_owned(), 0);
         assert_eq!(
             counters,
-            [zero("giveback"), zero("listener"), zero("rewrite")]
+            [
+                zero("denied"),
+                zero("giveback"),
+                zero("listener"),
+                zero("rewrite")
+            ]
         );
     });
 }
@@ -242,6 +251,70 @@ fn addresses_are_followed() {
             addresses.iter().all(|a| a.address != address)
         })
         .await;
+        assert!(!follower.is_finished());
+    });
+}
+
+#[test]
+fn listeners_are_found_with_what_they_are_bound_to() {
+    in_new_namespace(async || {
+        command("ip link set lo up");
+        let tcp4 = std::net::TcpListener::bind("0.0.0.0:80").unwrap();
+        let tcp6 = std::net::TcpListener::bind("[::]:81").unwrap();
+        let own = std::net::TcpListener::bind("127.0.0.1:82").unwrap();
+        let udp = std::net::UdpSocket::bind("0.0.0.0:53").unwrap();
+        let client = std::net::UdpSocket::bind("127.0.0.1:54").unwrap();
+        client.connect("127.0.0.1:53").unwrap();
+        let _connection = std::net::TcpStream::connect("127.0.0.1:80").unwrap();
+        let texts = || -> Vec<String> {
+            let found = listeners::scan().unwrap();
+            found
+                .iter()
+                .map(|l| format!("{} {} {}", l.protocol, l.bound, l.v6_only))
+                .collect()
+        };
+        assert_eq!(
+            texts(),
+            [
+                "TCP 0.0.0.0:80 false",
+                "TCP 127.0.0.1:82 false",
+                "TCP [::]:81 false",
+                "UDP 0.0.0.0:53 false",
+            ],
+            "a connected socket is a client"
+        );
+        drop((tcp4, tcp6, own, udp));
+        assert!(texts().is_empty(), "{:?}", texts());
+    });
+}
+
+#[test]
+fn every_transaction_on_the_table_is_told_and_no_other() {
+    in_new_namespace(async || {
+        let (sender, mut events) = mpsc::channel(16);
+        let follower = tokio::spawn(table_events::follow(sender));
+        tokio::task::yield_now().await; // the follower subscribes
+        command("nft add table ip other");
+        kernel().apply(&replace(&services())).await.unwrap();
+        command("nft flush ruleset");
+        kernel().apply(&replace(&services())).await.unwrap();
+        let change = Transaction::between(&Elements::of(&services()), &Elements::default());
+        kernel().apply(&change.unwrap()).await.unwrap();
+        for step in [
+            "replaced",
+            "flushed by somebody",
+            "replaced again",
+            "changed",
+        ] {
+            let event = tokio::time::timeout(Duration::from_secs(5), events.recv()).await;
+            assert_eq!(event.expect(step), Some(TableEvent::Changed));
+        }
+        command("nft add table ip other");
+        tokio::task::yield_now().await;
+        assert!(
+            events.try_recv().is_err(),
+            "a foreign table is none of our business"
+        );
         assert!(!follower.is_finished());
     });
 }

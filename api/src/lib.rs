@@ -7,6 +7,7 @@
 //! cannot disagree.
 
 pub mod arbitration;
+pub mod clients;
 pub mod holdings;
 pub mod names;
 pub mod node;

@@ -23,6 +23,10 @@ pub const NODE_SELECTOR_ANNOTATION: &str = "highwire.dev/node-selector";
 /// (`ExternalIP`, `InternalIP` or `Auto`).
 pub const ADDRESS_TYPE_ANNOTATION: &str = "highwire.dev/address-type";
 
+/// Kubernetes' own annotation for source ranges, older than
+/// `spec.loadBalancerSourceRanges`: networks joined by commas.
+pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
 /// Lease annotation in which an agent repeats its observed resource version at
 /// every renewal, so that it advances even when the status has nothing new to say.
 pub const OBSERVED_VERSION_ANNOTATION: &str = "highwire.dev/observed-resource-version";

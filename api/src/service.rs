@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clients::{self, Clients},
     names::{ADDRESS_TYPE_ANNOTATION, LOAD_BALANCER_CLASS, NODE_SELECTOR_ANNOTATION},
     port::{Family, PortKey, Protocol},
     problem::Problem,
@@ -190,6 +191,8 @@ pub struct ServiceSpec {
     pub ports: BTreeMap<PortKey, ServicePort>,
     /// Which Pods answer for it; empty if none are selected by labels.
     pub selector: BTreeMap<String, String>,
+    /// Which clients are let in.
+    pub clients: Clients,
     /// Which nodes serve it.
     pub node_selector: NodeSelector,
     /// Which of their addresses are advertised.
@@ -247,6 +250,7 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
             _ => Err("write Auto, ExternalIP or InternalIP"),
         },
     );
+    let clients = clients::read(service, spec, &mut problems);
     let addresses = spec.cluster_ips.as_deref().unwrap_or_default();
     let cluster_ips: Vec<IpAddr> = addresses.iter().filter_map(|ip| ip.parse().ok()).collect();
     if !problems.is_empty() {
@@ -266,6 +270,7 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
         cluster_ips,
         ports,
         selector: spec.selector.clone().unwrap_or_default(),
+        clients,
         node_selector,
         address_type,
     })
@@ -300,17 +305,6 @@ fn unsupported(spec: &ApiSpec) -> Vec<Problem> {
         if value.as_deref() == Some("Local") {
             problems.push(problem(field, "Local", "not implemented yet; use Cluster"));
         }
-    }
-    let ranges = spec
-        .load_balancer_source_ranges
-        .as_deref()
-        .unwrap_or_default();
-    if !ranges.is_empty() {
-        problems.push(problem(
-            "spec.loadBalancerSourceRanges",
-            &ranges.join(","),
-            "not implemented yet, and serving without them would let everyone in",
-        ));
     }
     problems
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::names::SOURCE_RANGES_ANNOTATION;
 use serde_json::{Value, json};
 
 fn service(change: impl FnOnce(&mut Value)) -> Service {
@@ -153,7 +154,6 @@ fn what_is_not_done_is_refused_and_never_served_wrongly() {
         json!({"clusterIPs": ["None"]}),
         json!({"externalTrafficPolicy": "Local"}),
         json!({"internalTrafficPolicy": "Local"}),
-        json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]}),
     ] {
         let read = read(|s| {
             for (field, value) in change.as_object().unwrap() {
@@ -176,4 +176,58 @@ fn a_status_write_changes_nothing_that_is_asked_for() {
         s["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.11"}]}});
     });
     assert_eq!(before, after);
+}
+
+#[test]
+fn source_ranges_come_from_the_field_or_the_older_annotation() {
+    let clients = |field: Value, annotation: &str| {
+        let read = read(|s| {
+            s["spec"]["loadBalancerSourceRanges"] = field;
+            s["metadata"]["annotations"] = json!({SOURCE_RANGES_ANNOTATION: annotation});
+        });
+        match read {
+            Interpretation::Serve(spec) => spec.clients,
+            other => panic!("{other:?}"),
+        }
+    };
+    let within = |networks: &[&str]| {
+        Clients::Within(
+            networks
+                .iter()
+                .map(|network| network.parse().unwrap())
+                .collect(),
+        )
+    };
+    assert_eq!(clients(json!([]), ""), Clients::Any);
+    assert_eq!(
+        clients(json!(["192.0.2.0/24"]), "10.0.0.0/8"),
+        within(&["192.0.2.0/24"])
+    );
+    assert_eq!(
+        clients(json!([]), "10.0.0.0/8, 2001:db8::/32"),
+        within(&["10.0.0.0/8", "2001:db8::/32"])
+    );
+    assert_eq!(
+        clients(json!(["10.0.0.0/8", "10.1.0.0/16", " 192.0.2.1/32"]), ""),
+        within(&["10.0.0.0/8", "192.0.2.1/32"]),
+        "what another contains is left out"
+    );
+}
+
+#[test]
+fn a_bad_source_range_lets_nobody_in_by_mistake() {
+    for (range, remedy) in [
+        ("192.0.2.1/24", "write 192.0.2.0/24 for the network"),
+        ("all", "write a network"),
+    ] {
+        let read = read(|s| s["spec"]["loadBalancerSourceRanges"] = json!(["10.0.0.0/8", range]));
+        let Interpretation::Invalid(problems) = read else {
+            panic!("{range} was accepted")
+        };
+        let text = problems[0].to_string();
+        assert!(
+            text.starts_with("spec.loadBalancerSourceRanges[1]") && text.contains(remedy),
+            "{text}"
+        );
+    }
 }

@@ -6,3 +6,4 @@ pub mod listeners;
 pub mod pods;
 pub mod service_ports;
 pub mod sockets;
+pub mod table_events;

@@ -12,9 +12,9 @@ use nftables::{
 use super::{
     elements::Container,
     expression::{
-        accept, count, ct_state, daddr, drop, has_listener, has_ports, is_dnatted, is_in,
-        is_not_dnatted, is_not_in, jump, l4proto_dport, l4proto_original_dport, map, masquerade,
-        original_daddr, set,
+        accept, back, count, ct_state, daddr, drop, has_listener, has_ports, is_dnatted, is_family,
+        is_in, is_not_dnatted, is_not_in, jump, l4proto_dport, l4proto_dport_saddr,
+        l4proto_original_dport, map, masquerade, original_daddr, set,
     },
 };
 
@@ -33,8 +33,16 @@ pub const REWRITE_COUNTER: &str = "rewrite";
 /// given back to the node's own stack, which refuses them.
 pub const GIVEBACK_COUNTER: &str = "giveback";
 
+/// Counts packets of clients that a Service does not let in.
+pub const DENIED_COUNTER: &str = "denied";
+
 /// The counters of the table.
-pub const COUNTERS: [&str; 3] = [LISTENER_COUNTER, REWRITE_COUNTER, GIVEBACK_COUNTER];
+pub const COUNTERS: [&str; 4] = [
+    LISTENER_COUNTER,
+    REWRITE_COUNTER,
+    GIVEBACK_COUNTER,
+    DENIED_COUNTER,
+];
 
 /// A chain of the table.
 #[derive(Debug)]
@@ -86,6 +94,7 @@ fn rule(sentence: impl Into<String>, statements: Vec<Statement<'static>>) -> Rul
 #[must_use]
 pub fn chains() -> Vec<Chain> {
     vec![
+        guard(),
         rewrite(),
         inbound(),
         restore(),
@@ -236,10 +245,55 @@ fn rewrite() -> Chain {
             ],
         )
     };
-    let mut rules = vec![rule("counter name rewrite", vec![count(REWRITE_COUNTER)])];
+    let guarded = |family| {
+        let guarded = Container::Guarded(family);
+        let nfproto = match family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        rule(
+            format!(
+                "meta nfproto {nfproto} meta l4proto . th dport @{} jump guard",
+                guarded.name()
+            ),
+            vec![
+                is_family(family),
+                is_in(l4proto_dport(), guarded),
+                jump("guard"),
+            ],
+        )
+    };
+    let mut rules: Vec<Rule> = Family::ALL.map(guarded).into();
+    rules.push(rule("counter name rewrite", vec![count(REWRITE_COUNTER)]));
     rules.extend(Family::ALL.map(to_cluster_ip));
     Chain {
         name: "rewrite",
+        base: None,
+        rules,
+    }
+}
+
+/// `loadBalancerSourceRanges`, before anything is rewritten. kube-proxy cannot do
+/// it: it sees a ClusterIP or a NodePort, for which they do not count.
+fn guard() -> Chain {
+    let allowed = |family| {
+        let allowed = Container::Allowed(family);
+        rule(
+            format!(
+                "meta l4proto . th dport . {} saddr @{} return",
+                ip(family),
+                allowed.name()
+            ),
+            vec![is_in(l4proto_dport_saddr(family), allowed), back()],
+        )
+    };
+    let mut rules: Vec<Rule> = Family::ALL.map(allowed).into();
+    rules.push(rule(
+        "counter name denied drop",
+        vec![count(DENIED_COUNTER), drop()],
+    ));
+    Chain {
+        name: "guard",
         base: None,
         rules,
     }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use highwire_api::{Family, Protocol, arbitration::Slot};
+use ipnet::IpNet;
 
 use crate::plan::{Plan, Target};
 
@@ -15,17 +16,25 @@ pub enum Container {
     Ports(Family),
     /// `@clusterip4`, `@clusterip6`: from served port to ClusterIP.
     ClusterIp(Family),
+    /// `@guarded4`, `@guarded6`: the served ports that not every client may use.
+    Guarded(Family),
+    /// `@allowed4`, `@allowed6`: guarded port and network that may use it.
+    Allowed(Family),
 }
 
 impl Container {
     /// Every container, in the order they are declared in.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::Node(Family::V4),
         Self::Node(Family::V6),
         Self::Ports(Family::V4),
         Self::Ports(Family::V6),
         Self::ClusterIp(Family::V4),
         Self::ClusterIp(Family::V6),
+        Self::Guarded(Family::V4),
+        Self::Guarded(Family::V6),
+        Self::Allowed(Family::V4),
+        Self::Allowed(Family::V6),
     ];
 
     /// Its name in the table.
@@ -38,6 +47,10 @@ impl Container {
             Self::Ports(Family::V6) => "ports6",
             Self::ClusterIp(Family::V4) => "clusterip4",
             Self::ClusterIp(Family::V6) => "clusterip6",
+            Self::Guarded(Family::V4) => "guarded4",
+            Self::Guarded(Family::V6) => "guarded6",
+            Self::Allowed(Family::V4) => "allowed4",
+            Self::Allowed(Family::V6) => "allowed6",
         }
     }
 
@@ -45,6 +58,12 @@ impl Container {
     #[must_use]
     pub fn is_map(self) -> bool {
         matches!(self, Self::ClusterIp(_))
+    }
+
+    /// Whether its keys are ranges.
+    #[must_use]
+    pub fn is_interval(self) -> bool {
+        matches!(self, Self::Allowed(_))
     }
 }
 
@@ -57,6 +76,10 @@ pub enum Element {
     Port(Slot),
     /// In [`Container::ClusterIp`].
     ClusterIp(Slot),
+    /// In [`Container::Guarded`].
+    Guarded(Slot),
+    /// In [`Container::Allowed`].
+    Allowed(Slot, IpNet),
 }
 
 impl Element {
@@ -67,6 +90,8 @@ impl Element {
             Self::Node(address) => Container::Node(Family::of(address)),
             Self::Port(slot) => Container::Ports(slot.family),
             Self::ClusterIp(slot) => Container::ClusterIp(slot.family),
+            Self::Guarded(slot) => Container::Guarded(slot.family),
+            Self::Allowed(slot, _) => Container::Allowed(slot.family),
         }
     }
 }
@@ -75,13 +100,17 @@ impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(address) => address.fmt(f),
-            Self::Port(slot) | Self::ClusterIp(slot) => {
+            Self::Port(slot) | Self::ClusterIp(slot) | Self::Guarded(slot) => {
                 write!(
                     f,
                     "{} . {}",
                     protocol_name(slot.port.protocol),
                     slot.port.port
                 )
+            }
+            Self::Allowed(slot, network) => {
+                let protocol = protocol_name(slot.port.protocol);
+                write!(f, "{protocol} . {} . {network}", slot.port.port)
             }
         }
     }
@@ -116,7 +145,15 @@ impl Elements {
                 (Element::ClusterIp(*slot), Some(*cluster_ip)),
             ]
         });
-        Self(addresses.chain(forwards).collect())
+        let guards = plan.guards.iter().flat_map(|(slot, networks)| {
+            let allowed = networks
+                .iter()
+                .map(|network| Element::Allowed(*slot, *network));
+            allowed
+                .chain([Element::Guarded(*slot)])
+                .map(|element| (element, None))
+        });
+        Self(addresses.chain(forwards).chain(guards).collect())
     }
 
     /// The elements of one container.

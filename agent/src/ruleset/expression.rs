@@ -48,6 +48,35 @@ pub(super) fn daddr(family: Family) -> Expr {
     }
 }
 
+/// `ip saddr` or `ip6 saddr`
+fn saddr(family: Family) -> Expr {
+    match family {
+        Family::V4 => payload("ip", "saddr"),
+        Family::V6 => payload("ip6", "saddr"),
+    }
+}
+
+/// `meta nfproto ipv4` or `meta nfproto ipv6`
+pub(super) fn is_family(family: Family) -> Stmt {
+    let nfproto = named(NamedExpression::Meta(Meta {
+        key: MetaKey::Nfproto,
+    }));
+    let name = match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    };
+    matches(nfproto, Operator::EQ, word(name))
+}
+
+/// `meta l4proto . th dport . ip saddr` or `… . ip6 saddr`
+pub(super) fn l4proto_dport_saddr(family: Family) -> Expr {
+    named(NamedExpression::Concat(vec![
+        l4proto(),
+        payload("th", "dport"),
+        saddr(family),
+    ]))
+}
+
 /// `meta l4proto`
 fn l4proto() -> Expr {
     named(NamedExpression::Meta(Meta {
@@ -179,6 +208,11 @@ pub(super) fn set(key: Expr, value: Expr) -> Stmt {
 /// `accept`
 pub(super) fn accept() -> Stmt {
     Statement::Accept(None)
+}
+
+/// `return`
+pub(super) fn back() -> Stmt {
+    Statement::Return(None)
 }
 
 /// `drop`

@@ -3,10 +3,12 @@
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use highwire_api::{Family, PortKey, Protocol, arbitration::Slot};
+use ipnet::IpNet;
 use nftables::{
-    expr::{Expression, NamedExpression},
+    expr::{Expression, NamedExpression, Prefix},
     schema::{
-        self, Counter, NfCmd, NfListObject, NfObject, Nftables, SetType, SetTypeValue, Table,
+        self, Counter, NfCmd, NfListObject, NfObject, Nftables, SetFlag, SetType, SetTypeValue,
+        Table,
     },
     types::{NfChainPolicy, NfFamily},
 };
@@ -89,13 +91,16 @@ fn container(container: Container, members: Vec<Expression<'static>>) -> NfListO
             table: TABLE.into(),
             name: container.name().into(),
             set_type,
+            flags: container.is_interval().then(|| [SetFlag::Interval].into()),
             elem: elem.clone(),
             ..schema::Set::default()
         }))
     };
     match container {
         Container::Node(family) => set(address(family)),
-        Container::Ports(_) => set(port),
+        Container::Ports(_) | Container::Guarded(_) => set(port),
+        Container::Allowed(Family::V4) => set(port_and(SetType::Ipv4Addr)),
+        Container::Allowed(Family::V6) => set(port_and(SetType::Ipv6Addr)),
         Container::ClusterIp(family) => NfListObject::Map(Box::new(schema::Map {
             family: NfFamily::INet,
             table: TABLE.into(),
@@ -106,6 +111,11 @@ fn container(container: Container, members: Vec<Expression<'static>>) -> NfListO
             ..schema::Map::default()
         })),
     }
+}
+
+fn port_and(address: SetType) -> SetTypeValue<'static> {
+    let types = vec![SetType::InetProto, SetType::InetService, address];
+    SetTypeValue::Concatenated(types.into())
 }
 
 /// One command per container, however many elements.
@@ -130,13 +140,25 @@ fn grouped(
 }
 
 fn expression(element: Element, value: Option<IpAddr>) -> Expression<'static> {
+    let port = |slot: Slot| {
+        [
+            Expression::String(protocol_name(slot.port.protocol).into()),
+            Expression::Number(slot.port.port.get().into()),
+        ]
+    };
+    let concat = |parts| Expression::Named(NamedExpression::Concat(parts));
     let key = match element {
         Element::Node(address) => Expression::String(address.to_string().into()),
-        Element::Port(slot) | Element::ClusterIp(slot) => {
-            Expression::Named(NamedExpression::Concat(vec![
-                Expression::String(protocol_name(slot.port.protocol).into()),
-                Expression::Number(slot.port.port.get().into()),
-            ]))
+        Element::Port(slot) | Element::ClusterIp(slot) | Element::Guarded(slot) => {
+            concat(port(slot).into())
+        }
+        Element::Allowed(slot, network) => {
+            let [protocol, number] = port(slot);
+            let network = Expression::Named(NamedExpression::Prefix(Prefix {
+                addr: Box::new(Expression::String(network.network().to_string().into())),
+                len: network.prefix_len().into(),
+            }));
+            concat(vec![protocol, number, network])
         }
     };
     match value {
@@ -201,6 +223,10 @@ fn read_element(container: Container, member: &Value) -> Option<(Element, Option
         Container::Node(_) => Element::Node(key.as_str()?.parse().ok()?),
         Container::Ports(family) => Element::Port(read_slot(family, key)?),
         Container::ClusterIp(family) => Element::ClusterIp(read_slot(family, key)?),
+        Container::Guarded(family) => Element::Guarded(read_slot(family, key)?),
+        Container::Allowed(family) => {
+            Element::Allowed(read_slot(family, key)?, read_network(&key["concat"][2])?)
+        }
     };
     Some((element, value))
 }
@@ -218,4 +244,16 @@ fn read_slot(family: Family, key: &Value) -> Option<Slot> {
         family,
         port: PortKey::new(protocol, number)?,
     })
+}
+
+/// A network, or a single address, which nft prints without its prefix.
+fn read_network(value: &Value) -> Option<IpNet> {
+    match value.as_str() {
+        Some(address) => Some(IpNet::from(address.parse::<IpAddr>().ok()?)),
+        None => {
+            let prefix = &value["prefix"];
+            let length = u8::try_from(prefix["len"].as_u64()?).ok()?;
+            IpNet::new(prefix["addr"].as_str()?.parse().ok()?, length).ok()
+        }
+    }
 }

@@ -118,6 +118,9 @@ fn write_table(f: &mut fmt::Formatter<'_>, elements: &Elements) -> fmt::Result {
             container.name(),
             type_text(container)
         )?;
+        if container.is_interval() {
+            writeln!(f, "    flags interval")?;
+        }
         let mut members = String::new();
         for (element, value) in elements.of_container(container) {
             writeln!(members, "      {},", ElementText(element, value))?;
@@ -154,9 +157,11 @@ fn type_text(container: Container) -> &'static str {
     match container {
         Container::Node(V4) => "ipv4_addr",
         Container::Node(V6) => "ipv6_addr",
-        Container::Ports(_) => "inet_proto . inet_service",
+        Container::Ports(_) | Container::Guarded(_) => "inet_proto . inet_service",
         Container::ClusterIp(V4) => "inet_proto . inet_service : ipv4_addr",
         Container::ClusterIp(V6) => "inet_proto . inet_service : ipv6_addr",
+        Container::Allowed(V4) => "inet_proto . inet_service . ipv4_addr",
+        Container::Allowed(V6) => "inet_proto . inet_service . ipv6_addr",
     }
 }
 

@@ -23,6 +23,7 @@ fn plan(ports: &[(i32, &str)]) -> Plan {
                 )
             })
             .collect(),
+        ..Plan::default()
     }
 }
 
@@ -81,6 +82,7 @@ fn any_plan() -> impl Strategy<Value = Plan> {
                 .map(|host| [192, 0, 2, host].into())
                 .collect(),
             forwards: forwards.into_values().collect(),
+            ..Plan::default()
         })
 }
 

@@ -3,10 +3,11 @@
 //! Addresses: nodes 192.0.2.0/24 and 2001:db8:1::/64, ClusterIPs 10.96.0.0/16
 //! and fd00:96::/108.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use highwire_agent::plan::{Plan, Target};
 use highwire_api::{Family, PortKey, Protocol, arbitration::Slot};
+use ipnet::IpNet;
 
 /// Each golden file's name and the plan it shows.
 pub(crate) fn golden() -> [(&'static str, Plan); 2] {
@@ -25,6 +26,17 @@ pub(crate) fn golden() -> [(&'static str, Plan); 2] {
             .into_iter()
             .map(|(family, protocol, port, ip)| forward(family, protocol, port, ip))
             .collect(),
+        guards: [
+            guard(
+                Family::V4,
+                Protocol::Tcp,
+                80,
+                &["10.0.0.0/8", "198.51.100.10/32"],
+            ),
+            guard(Family::V6, Protocol::Tcp, 80, &["2001:db8:2::/64"]),
+            guard(Family::V4, Protocol::Udp, 53, &[]),
+        ]
+        .into(),
     };
     [("empty", Plan::default()), ("services", services)]
 }
@@ -35,6 +47,23 @@ pub(crate) fn forward(family: Family, protocol: Protocol, port: i32, ip: &str) -
     (
         Slot { family, port },
         Target::ClusterIp(ip.parse().unwrap()),
+    )
+}
+
+/// A port that only these networks may use.
+fn guard(
+    family: Family,
+    protocol: Protocol,
+    port: i32,
+    networks: &[&str],
+) -> (Slot, BTreeSet<IpNet>) {
+    let (slot, _) = forward(family, protocol, port, "10.96.0.1");
+    (
+        slot,
+        networks
+            .iter()
+            .map(|network| network.parse().unwrap())
+            .collect(),
     )
 }
 

@@ -128,3 +128,30 @@ async fn an_agents_restart_interrupts_nothing() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn a_flushed_table_is_put_back() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let (cluster, scope) = web("flush").await?;
+    let port = scope.free_port()?;
+    let service = web_service(&scope, "web", port).await?;
+    ingress_is(&service, &BOTH).await;
+    let node = cluster.node("n1")?;
+    answers(&cluster.outside(), node.v4(port)).await;
+    let agent = cluster.agent("n1")?;
+    let repairs = || agent.metric("highwire_agent_drift_repairs_total");
+    let before = repairs()?;
+    // As a reload of a host firewall does, here of our table only.
+    node.netns()
+        .check(&["nft", "delete", "table", "inet", "highwire"])?;
+    wait_for("the repair", Duration::from_secs(2), || async {
+        repairs().is_ok_and(|now| now > before)
+    })
+    .await;
+    answers(&cluster.outside(), node.v4(port)).await;
+    ensure!(
+        repairs()? == before + 1.0,
+        "it repaired what it had repaired itself"
+    );
+    Ok(())
+}
