@@ -1,6 +1,6 @@
 //! Wires the agent together and keeps it running.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use highwire_api::runtime::{
@@ -11,12 +11,15 @@ use highwire_api::runtime::{
 };
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::{Api, Client, runtime::watcher};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 use tracing::info;
 
 use crate::{
     config::Config,
-    host::{addresses, table_events},
+    host::{addresses, proxy, table_events},
     kernel::Kernel,
     lifecycle,
     metrics::Metrics,
@@ -27,6 +30,9 @@ use crate::{
 
 /// Enough for a burst; beyond it the watches wait for the programmer.
 const INPUTS: usize = 1024;
+
+const PROXY_LOOK: Duration = Duration::from_secs(10);
+const PROXY_SEARCH: Duration = Duration::from_secs(2);
 
 /// Runs until asked to stop.
 ///
@@ -87,6 +93,7 @@ pub async fn run(config: Config) -> Result<()> {
             "following the host's addresses"
         }
         () = pass_on(found_addresses, &inputs, Input::HostAddresses) => "following the host's addresses",
+        () = follow_proxy(&kernel, &inputs) => "looking at kube-proxy",
         result = table_events::follow(table_events) => {
             result.context("cannot listen to nftables' notifications")?;
             "listening to nftables"
@@ -104,6 +111,24 @@ pub async fn run(config: Config) -> Result<()> {
         }
     };
     bail!("{ended} ended, which must never happen");
+}
+
+/// Looks at kube-proxy, more often while there is no sign of it.
+async fn follow_proxy(kernel: &Kernel, inputs: &mpsc::Sender<Input>) {
+    let mut told = None;
+    loop {
+        let mode = proxy::detect(kernel).await;
+        if told != Some(mode) && inputs.send(Input::Proxy(mode)).await.is_err() {
+            return;
+        }
+        told = Some(mode);
+        sleep(if mode.is_some() {
+            PROXY_LOOK
+        } else {
+            PROXY_SEARCH
+        })
+        .await;
+    }
 }
 
 async fn pass_on<T>(

@@ -14,6 +14,7 @@ use highwire_api::{
     clients::Clients,
     holdings::{Holdings, Tenure},
     node::Conflict,
+    service::{Entrance, ServicePort},
 };
 use ipnet::IpNet;
 
@@ -72,24 +73,25 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     );
     let own: BTreeSet<IpAddr> = addresses.union(&facts.node.addresses).copied().collect();
     let families: BTreeSet<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
+    let primary = &facts.node.primary;
     let host = HostClaims::new(&facts.host, &addresses);
     let claims: Vec<Claim> = facts
         .services
         .values()
         .filter(|wanted| wanted.spec.node_selector.matches(&facts.node.labels))
-        .map(|wanted| claim(wanted, &families, &own, &host))
+        .map(|wanted| claim(wanted, &families, primary, &own, &host))
         .filter(|claim| !claim.slots.is_empty())
         .collect();
     let Verdict { served, refused } = arbitrate(&claims);
     let forwards = served
         .iter()
         .filter_map(|key| facts.services.get(key))
-        .flat_map(|wanted| forwards(&wanted.spec, &families))
+        .flat_map(|wanted| forwards(&wanted.spec, &families, primary))
         .collect();
     let guards = served
         .iter()
         .filter_map(|key| facts.services.get(key))
-        .flat_map(|wanted| guards(&wanted.spec, &families))
+        .flat_map(|wanted| guards(&wanted.spec, &families, primary))
         .collect();
     let conflicts: BTreeSet<Conflict> = refused
         .into_iter()
@@ -119,11 +121,12 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
 fn claim(
     wanted: &Wanted,
     families: &BTreeSet<Family>,
+    primary: &BTreeMap<Family, IpAddr>,
     own: &BTreeSet<IpAddr>,
     host: &HostClaims<'_>,
 ) -> Claim {
     let spec = &wanted.spec;
-    let slots: BTreeMap<Slot, Tenure> = forwards(spec, families)
+    let slots: BTreeMap<Slot, Tenure> = forwards(spec, families, primary)
         .map(|(slot, _)| (slot, wanted.holdings.tenure(slot.port, own)))
         .collect();
     let taken = slots
@@ -143,13 +146,14 @@ fn claim(
 fn guards<'a>(
     spec: &'a ServiceSpec,
     families: &'a BTreeSet<Family>,
+    primary: &'a BTreeMap<Family, IpAddr>,
 ) -> impl Iterator<Item = (Slot, BTreeSet<IpNet>)> + 'a {
     let networks = match &spec.clients {
         Clients::Any => None,
         Clients::Within(networks) => Some(networks),
     };
-    networks.into_iter().flat_map(|networks| {
-        forwards(spec, families).map(|(slot, _)| {
+    networks.into_iter().flat_map(move |networks| {
+        forwards(spec, families, primary).map(|(slot, _)| {
             let own = networks
                 .iter()
                 .filter(|net| Family::of(net.addr()) == slot.family);
@@ -158,23 +162,25 @@ fn guards<'a>(
     })
 }
 
+/// Where each of the Service's ports goes on this node.
 fn forwards<'a>(
     spec: &'a ServiceSpec,
     families: &'a BTreeSet<Family>,
+    primary: &'a BTreeMap<Family, IpAddr>,
 ) -> impl Iterator<Item = (Slot, Target)> + 'a {
+    let target = |family: Family, cluster_ip, port: &ServicePort| match spec.entrance {
+        Entrance::ClusterIp => Some(Target::ClusterIp(cluster_ip)),
+        Entrance::NodePort => Some(Target::NodePort(*primary.get(&family)?, port.node_port?)),
+    };
     families
         .iter()
         .filter_map(|family| Some((*family, spec.cluster_ips.get(*family)?)))
-        .flat_map(|(family, cluster_ip)| {
-            let target = Target::ClusterIp(cluster_ip);
-            spec.ports.keys().map(move |port| {
-                (
-                    Slot {
-                        family,
-                        port: *port,
-                    },
-                    target,
-                )
+        .flat_map(move |(family, cluster_ip)| {
+            spec.ports.iter().filter_map(move |(key, port)| {
+                Some((
+                    Slot { family, port: *key },
+                    target(family, cluster_ip, port)?,
+                ))
             })
         })
 }

@@ -21,6 +21,7 @@ fn node() -> NodeFacts {
         enabled: true,
         labels: [("pool".to_owned(), "edge".to_owned())].into(),
         addresses: ["192.0.2.11".parse().unwrap()].into(),
+        primary: [(Family::V4, "192.0.2.11".parse().unwrap())].into(),
     }
 }
 
@@ -62,10 +63,40 @@ fn decided(
 }
 
 fn forwards(decision: &Decision) -> Vec<String> {
-    let text = |(slot, Target::ClusterIp(ip)): (&Slot, &Target)| {
-        format!("{} {} -> {ip}", slot.family, slot.port)
+    let text = |(slot, target): (&Slot, &Target)| match target {
+        Target::ClusterIp(ip) => format!("{} {} -> {ip}", slot.family, slot.port),
+        Target::NodePort(ip, port) => format!("{} {} -> {ip}:{port}", slot.family, slot.port),
     };
     decision.plan.forwards.iter().map(text).collect()
+}
+
+#[test]
+fn a_local_policy_goes_to_the_node_port_at_the_primary_address() {
+    let local = wanted("web", 1, |s| {
+        s["spec"]["externalTrafficPolicy"] = json!("Local");
+        s["spec"]["ports"] = json!([{"port": 80, "nodePort": 30080}]);
+    });
+    let decision = decided([local], &["192.0.2.11", "203.0.113.5"]);
+    assert_eq!(forwards(&decision), ["IPv4 80/TCP -> 192.0.2.11:30080"]);
+}
+
+#[test]
+fn source_ranges_guard_each_port_in_its_own_family() {
+    let ranged = wanted("web", 1, |s| {
+        s["spec"]["clusterIPs"] = json!(["10.96.0.1", "fd00:96::1"]);
+        s["spec"]["loadBalancerSourceRanges"] = json!(["10.0.0.0/8", "192.0.2.1/32"]);
+    });
+    let decision = decided([ranged], &["192.0.2.11", "2001:db8:1::11"]);
+    let text = |(slot, networks): (&Slot, &BTreeSet<IpNet>)| {
+        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        format!("{} {}: {}", slot.family, slot.port, networks.join(" "))
+    };
+    let guards: Vec<String> = decision.plan.guards.iter().map(text).collect();
+    assert_eq!(
+        guards,
+        ["IPv4 80/TCP: 10.0.0.0/8 192.0.2.1/32", "IPv6 80/TCP: "],
+        "IPv4 ranges let nobody in by IPv6"
+    );
 }
 
 #[test]

@@ -161,6 +161,13 @@ impl Kernel {
             .collect())
     }
 
+    /// Whether there is such an object, of anybody, as in `["table", "ip", "filter"]`.
+    /// Only for objects known to be small: nft prints what it lists.
+    pub async fn exists(&self, object: &[&str]) -> bool {
+        let arguments: Vec<&str> = ["--terse", "list"].iter().chain(object).copied().collect();
+        self.run("list", &arguments, None).await.is_ok()
+    }
+
     async fn list(&self) -> Result<Option<Value>, NftError> {
         self.list_json(&["--json", "list", "table", "inet", TABLE])
             .await

@@ -5,7 +5,10 @@ use std::{
     net::IpAddr,
 };
 
-use highwire_api::names::{ENABLED_LABEL, ENABLED_VALUE};
+use highwire_api::{
+    Family,
+    names::{ENABLED_LABEL, ENABLED_VALUE},
+};
 use k8s_openapi::api::core::v1::Node;
 
 /// The parts of a Node that decide what its agent does.
@@ -19,6 +22,10 @@ pub struct NodeFacts {
     pub labels: BTreeMap<String, String>,
     /// Its InternalIPs and ExternalIPs.
     pub addresses: BTreeSet<IpAddr>,
+    /// Of each family the address at which kube-proxy serves NodePorts in every
+    /// mode: the first InternalIP, else the first ExternalIP (kube-proxy
+    /// `GetNodeHostIPs`).
+    pub primary: BTreeMap<Family, IpAddr>,
 }
 
 impl NodeFacts {
@@ -30,18 +37,24 @@ impl NodeFacts {
             .status
             .as_ref()
             .and_then(|status| status.addresses.as_deref());
+        let of_type = |kind: &'static str| {
+            let addresses = addresses.unwrap_or_default().iter();
+            addresses
+                .filter(move |address| address.type_ == kind)
+                .filter_map(|address| address.address.parse::<IpAddr>().ok())
+        };
+        let mut primary = BTreeMap::new();
+        for address in of_type("InternalIP").chain(of_type("ExternalIP")) {
+            primary.entry(Family::of(address)).or_insert(address);
+        }
         Self {
             uid: node.metadata.uid.clone().unwrap_or_default(),
             enabled: node.metadata.deletion_timestamp.is_none()
                 && labels
                     .get(ENABLED_LABEL)
                     .is_some_and(|value| value == ENABLED_VALUE),
-            addresses: addresses
-                .unwrap_or_default()
-                .iter()
-                .filter(|address| matches!(address.type_.as_str(), "InternalIP" | "ExternalIP"))
-                .filter_map(|address| address.address.parse().ok())
-                .collect(),
+            addresses: of_type("InternalIP").chain(of_type("ExternalIP")).collect(),
+            primary,
             labels,
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    num::NonZeroU16,
 };
 
 use highwire_api::arbitration::Slot;
@@ -14,6 +15,9 @@ use ipnet::IpNet;
 pub enum Target {
     /// To the Service's ClusterIP, the port unchanged (Cluster traffic policy).
     ClusterIp(IpAddr),
+    /// To the Service's NodePort, at the one address where kube-proxy serves
+    /// NodePorts in every mode: the node's primary one (Local traffic policy).
+    NodePort(IpAddr, NonZeroU16),
 }
 
 /// Everything about the node's table that is not the same on every node at all

@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use highwire_api::{Family, node::Conflict, runtime::heartbeat::Heartbeat};
+use highwire_api::{
+    Family,
+    node::{Conflict, ProxyMode},
+    runtime::heartbeat::Heartbeat,
+};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::runtime::watcher::Event;
 use tokio::{
@@ -41,6 +45,8 @@ pub enum Input {
     HostAddresses(Vec<HostAddress>),
     /// Our table was changed, by us or by somebody else.
     Table(TableEvent),
+    /// kube-proxy now works like this, or shows no sign of life.
+    Proxy(Option<ProxyMode>),
     /// A Pod on this node changed.
     Pod(Box<Event<Pod>>),
 }
@@ -82,6 +88,8 @@ pub struct Programmer {
     node: Option<NodeFacts>,
     host_addresses: Option<Vec<HostAddress>>,
     pods: PodIndex,
+    /// `None` until looked for.
+    proxy_mode: Option<Option<ProxyMode>>,
     sockets: Sockets,
     table: Table,
     /// Transactions of ours that the kernel has not told of yet.
@@ -109,6 +117,7 @@ impl Programmer {
             node: None,
             host_addresses: None,
             pods: PodIndex::default(),
+            proxy_mode: None,
             sockets: Sockets::default(),
             table: Table::Unknown,
             own_changes_untold: 0,
@@ -164,6 +173,7 @@ impl Programmer {
                 Event::Init | Event::InitDone => {}
             },
             Input::Table(event) => self.notice(event),
+            Input::Proxy(mode) => self.proxy_mode = Some(mode),
             Input::Pod(event) => {
                 self.pods.absorb(*event);
             }
@@ -191,11 +201,12 @@ impl Programmer {
 
     /// Brings the kernel to what is decided, once everything needed is known.
     async fn reconcile(&mut self) {
-        let (Some(services), Some(node), Some(host_addresses), Some(pods)) = (
+        let (Some(services), Some(node), Some(host_addresses), Some(pods), Some(proxy_mode)) = (
             self.services.wanted(),
             &self.node,
             &self.host_addresses,
             self.pods.pods(),
+            self.proxy_mode,
         ) else {
             return;
         };
@@ -218,7 +229,7 @@ impl Programmer {
         let readiness = match self.bring_to(Elements::of(&decision.plan)).await {
             Ok(()) => {
                 self.retry = None;
-                readiness(enabled, &decision)
+                readiness(enabled, proxy_mode, &decision)
             }
             Err(error) => {
                 self.table = Table::Unknown;
@@ -239,7 +250,7 @@ impl Programmer {
             decision,
             revision,
             observed: self.services.observed(),
-            proxy_mode: None,
+            proxy_mode,
         });
     }
 
@@ -330,9 +341,14 @@ impl Programmer {
 }
 
 /// What an applied decision makes of the node.
-fn readiness(enabled: bool, decision: &Decision) -> Readiness {
+fn readiness(enabled: bool, proxy_mode: Option<ProxyMode>, decision: &Decision) -> Readiness {
     if !enabled {
         return Readiness::NotEnabled;
+    }
+    match proxy_mode {
+        None => return Readiness::ServiceProxyMissing,
+        Some(mode @ ProxyMode::Ipvs) => return Readiness::ServiceProxyUnsupported(mode),
+        Some(ProxyMode::Iptables | ProxyMode::Nftables) => {}
     }
     if decision.plan.addresses.is_empty() {
         return Readiness::NoAddresses;

@@ -21,6 +21,10 @@ pub enum Readiness {
     ApplyFailed(String),
     /// The kernel does not forward packets of a family we serve.
     ForwardingDisabled(Family),
+    /// There is no sign of kube-proxy, so nobody would take what we rewrite.
+    ServiceProxyMissing,
+    /// kube-proxy works in a mode that we cannot work with yet.
+    ServiceProxyUnsupported(ProxyMode),
     /// The host has no address at which Services could answer.
     NoAddresses,
     /// The Node lacks the label, or is being deleted.
@@ -41,6 +45,8 @@ impl Readiness {
             Self::Programmed => "Programmed",
             Self::ApplyFailed(_) => "ApplyFailed",
             Self::ForwardingDisabled(_) => "ForwardingDisabled",
+            Self::ServiceProxyMissing => "ServiceProxyMissing",
+            Self::ServiceProxyUnsupported(_) => "ServiceProxyUnsupported",
             Self::NoAddresses => "NoAddresses",
             Self::NotEnabled => "NotEnabled",
         }
@@ -56,6 +62,16 @@ impl fmt::Display for Readiness {
                 f,
                 "{family} forwarding is off, so no packet reaches a Pod; run `sysctl -w {}=1`",
                 forwarding::sysctl(*family)
+            ),
+            Self::ServiceProxyMissing => f.write_str(
+                "no sign of kube-proxy on this node: no answer on 127.0.0.1:10249/proxyMode, no \
+                 rules in nftables or iptables; run kube-proxy in iptables or nftables mode",
+            ),
+            Self::ServiceProxyUnsupported(mode) => write!(
+                f,
+                "kube-proxy is in {} mode, which is not supported yet; run it with \
+                 --proxy-mode=nftables or iptables",
+                mode.as_str()
             ),
             Self::NoAddresses => f.write_str(
                 "no address of this host is in the Node's status or on an interface with a \

@@ -10,14 +10,14 @@ use std::{net::IpAddr, process::Command, thread, time::Duration};
 use highwire_agent::{
     host::{
         addresses::{self, HostAddress},
-        listeners,
+        listeners, proxy,
         table_events::{self, TableEvent},
     },
     kernel::{Kernel, NftError},
     plan::Plan,
     ruleset::{Element, Elements, Transaction},
 };
-use highwire_api::{Family, Protocol};
+use highwire_api::{Family, Protocol, node::ProxyMode};
 use nix::sched::{CloneFlags, unshare};
 use tokio::sync::mpsc;
 
@@ -286,6 +286,37 @@ fn listeners_are_found_with_what_they_are_bound_to() {
         drop((tcp4, tcp6, own, udp));
         assert!(texts().is_empty(), "{:?}", texts());
     });
+}
+
+#[test]
+fn kube_proxy_is_known_by_its_traces() {
+    for (traces, mode) in [
+        (&[][..], None),
+        (&["nft add table ip kube-proxy"], Some(ProxyMode::Nftables)),
+        (
+            &[
+                "nft add table ip mangle",
+                "nft add chain ip mangle KUBE-PROXY-CANARY",
+            ],
+            Some(ProxyMode::Iptables),
+        ),
+        // The name alone tells; there is no ipvs in this kernel.
+        (
+            &["ip link add kube-ipvs0 type veth peer name other"],
+            Some(ProxyMode::Ipvs),
+        ),
+    ] {
+        in_new_namespace(async move || {
+            // /sys shows the interfaces of the namespace it was mounted in.
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            command("mount --make-rprivate /");
+            command("mount -t sysfs sysfs /sys");
+            for trace in traces {
+                command(trace);
+            }
+            assert_eq!(proxy::detect(&kernel()).await, mode, "{traces:?}");
+        });
+    }
 }
 
 #[test]

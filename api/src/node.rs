@@ -137,7 +137,7 @@ impl ConflictReason {
 
     /// The reason as it stands in the API and in metrics.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::HeldByService => "HeldByService",
             Self::HostListener => "HostListener",
@@ -157,4 +157,18 @@ pub enum ProxyMode {
     Iptables,
     /// `--proxy-mode=nftables`.
     Nftables,
+    /// `--proxy-mode=ipvs`.
+    Ipvs,
+}
+
+impl ProxyMode {
+    /// The mode as kube-proxy's flag and the API have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+            Self::Ipvs => "ipvs",
+        }
+    }
 }

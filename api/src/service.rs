@@ -175,6 +175,26 @@ pub struct ServicePort {
     pub node_port: Option<NonZeroU16>,
 }
 
+/// Which of its Pods a Service's traffic from outside may reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// Those on any node (`externalTrafficPolicy: Cluster`).
+    Cluster,
+    /// Those on the node that was asked only, which see the client's address
+    /// (`externalTrafficPolicy: Local`). Every port has a NodePort.
+    Local,
+}
+
+/// How kube-proxy is asked to take a Service's traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// At the ClusterIP.
+    ClusterIp,
+    /// At the NodePort, which follows `externalTrafficPolicy` where the ClusterIP
+    /// follows `internalTrafficPolicy`. Every port has a NodePort.
+    NodePort,
+}
+
 /// What a Service of ours asks for. Two equal values need the same rules on
 /// every node, so a change of anything else in the Service changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,6 +213,10 @@ pub struct ServiceSpec {
     pub selector: BTreeMap<String, String>,
     /// Which clients are let in.
     pub clients: Clients,
+    /// Which Pods traffic from outside may reach.
+    pub policy: TrafficPolicy,
+    /// How kube-proxy takes it.
+    pub entrance: Entrance,
     /// Which nodes serve it.
     pub node_selector: NodeSelector,
     /// Which of their addresses are advertised.
@@ -271,6 +295,16 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
         ports,
         selector: spec.selector.clone().unwrap_or_default(),
         clients,
+        policy: if is_local(spec.external_traffic_policy.as_ref()) {
+            TrafficPolicy::Local
+        } else {
+            TrafficPolicy::Cluster
+        },
+        entrance: if needs_node_ports(spec).is_some() {
+            Entrance::NodePort
+        } else {
+            Entrance::ClusterIp
+        },
         node_selector,
         address_type,
     })
@@ -298,15 +332,34 @@ fn unsupported(spec: &ApiSpec) -> Vec<Problem> {
             "a headless Service has no ClusterIP to forward to; remove the field",
         ));
     }
-    for (field, value) in [
-        ("spec.externalTrafficPolicy", &spec.external_traffic_policy),
-        ("spec.internalTrafficPolicy", &spec.internal_traffic_policy),
-    ] {
-        if value.as_deref() == Some("Local") {
-            problems.push(problem(field, "Local", "not implemented yet; use Cluster"));
-        }
+    let ports = spec.ports.as_deref().unwrap_or_default();
+    let without_node_port = ports
+        .iter()
+        .any(|port| port.node_port.is_none_or(|port| port == 0));
+    if let Some(field) = needs_node_ports(spec).filter(|_| without_node_port) {
+        problems.push(problem(
+            field,
+            "Local",
+            "kube-proxy keeps to it at NodePorts only, and this Service has none; set \
+             spec.allocateLoadBalancerNodePorts to true, or the policy to Cluster",
+        ));
     }
     problems
+}
+
+/// The field for which traffic has to enter at the NodePort.
+fn needs_node_ports(spec: &ApiSpec) -> Option<&'static str> {
+    [
+        ("spec.externalTrafficPolicy", &spec.external_traffic_policy),
+        ("spec.internalTrafficPolicy", &spec.internal_traffic_policy),
+    ]
+    .into_iter()
+    .find(|(_, policy)| is_local(policy.as_ref()))
+    .map(|(field, _)| field)
+}
+
+fn is_local(policy: Option<&String>) -> bool {
+    policy.is_some_and(|policy| policy == "Local")
 }
 
 fn ports(spec: &ApiSpec, problems: &mut Vec<Problem>) -> BTreeMap<PortKey, ServicePort> {

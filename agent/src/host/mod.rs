@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod forwarding;
 pub mod listeners;
 pub mod pods;
+pub mod proxy;
 pub mod service_ports;
 pub mod sockets;
 pub mod table_events;

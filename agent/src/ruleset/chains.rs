@@ -5,6 +5,7 @@
 
 use highwire_api::Family;
 use nftables::{
+    expr::Expression,
     stmt::Statement,
     types::{NfChainType, NfHook},
 };
@@ -12,9 +13,10 @@ use nftables::{
 use super::{
     elements::Container,
     expression::{
-        accept, back, count, ct_state, daddr, drop, has_listener, has_ports, is_dnatted, is_family,
-        is_in, is_not_dnatted, is_not_in, jump, l4proto_dport, l4proto_dport_saddr,
-        l4proto_original_dport, map, masquerade, original_daddr, set,
+        accept, back, count, ct_state, daddr, dport, drop, goto, has_listener, has_no_udp_checksum,
+        has_ports, is_dnatted, is_family, is_in, is_not_dnatted, is_not_in, jump, l4proto_dport,
+        l4proto_dport_saddr, l4proto_original_dport, map, masquerade, original_daddr,
+        original_dport, set,
     },
 };
 
@@ -95,8 +97,11 @@ fn rule(sentence: impl Into<String>, statements: Vec<Statement<'static>>) -> Rul
 pub fn chains() -> Vec<Chain> {
     vec![
         guard(),
+        node_port(Family::V4),
+        node_port(Family::V6),
         rewrite(),
         inbound(),
+        restore_port(),
         restore(),
         base(
             "prerouting",
@@ -245,6 +250,20 @@ fn rewrite() -> Chain {
             ],
         )
     };
+    let to_node_port = |family| {
+        let (address, ip) = (Container::NodeAddress(family), ip(family));
+        let chain = node_port(family).name;
+        rule(
+            format!(
+                "{ip} daddr set meta l4proto . th dport map @{} goto {chain}",
+                address.name()
+            ),
+            vec![
+                set(daddr(family), map(l4proto_dport(), address)),
+                goto(chain),
+            ],
+        )
+    };
     let guarded = |family| {
         let guarded = Container::Guarded(family);
         let nfproto = match family {
@@ -266,6 +285,7 @@ fn rewrite() -> Chain {
     let mut rules: Vec<Rule> = Family::ALL.map(guarded).into();
     rules.push(rule("counter name rewrite", vec![count(REWRITE_COUNTER)]));
     rules.extend(Family::ALL.map(to_cluster_ip));
+    rules.extend(Family::ALL.map(to_node_port));
     Chain {
         name: "rewrite",
         base: None,
@@ -338,30 +358,112 @@ fn restore() -> Chain {
             ],
         )
     };
+    let address_and_port = |family| {
+        let (node, viaport) = (Container::Node(family), Container::ViaPort(family));
+        let ip = ip(family);
+        rule(
+            format!(
+                "meta l4proto {{ tcp, udp, sctp }} meta l4proto . th dport != @{1} \
+                 ct original {ip} daddr @{0} meta l4proto . ct original proto-dst @{1} \
+                 counter name giveback {ip} daddr set ct original {ip} daddr jump restore_port",
+                node.name(),
+                viaport.name()
+            ),
+            vec![
+                has_ports(),
+                // As above: it still has the port the client asked for.
+                is_not_in(l4proto_dport(), viaport),
+                is_in(original_daddr(family), node),
+                is_in(l4proto_original_dport(), viaport),
+                count(GIVEBACK_COUNTER),
+                set(daddr(family), original_daddr(family)),
+                jump("restore_port"),
+            ],
+        )
+    };
+    let mut rules: Vec<Rule> = Family::ALL.map(address).into();
+    rules.extend(Family::ALL.map(address_and_port));
     Chain {
         name: "restore",
         base: None,
-        rules: Family::ALL.map(address).into(),
+        rules,
     }
+}
+
+fn restore_port() -> Chain {
+    Chain {
+        name: "restore_port",
+        base: None,
+        rules: set_port("ct original proto-dst", original_dport),
+    }
+}
+
+/// To the NodePort, at the address where kube-proxy serves it.
+fn node_port(family: Family) -> Chain {
+    let nodeport = Container::NodePort(family);
+    let name = match family {
+        Family::V4 => "to_nodeport4",
+        Family::V6 => "to_nodeport6",
+    };
+    let sentence = format!("meta l4proto . th dport map @{}", nodeport.name());
+    Chain {
+        name,
+        base: None,
+        rules: set_port(&sentence, || map(l4proto_dport(), nodeport)),
+    }
+}
+
+/// Sets the destination port. `th dport set` alone would leave the checksum
+/// wrong; that of a UDP packet sent without one must stay zero (RFC 768), which
+/// `udp dport set` would not do.
+fn set_port(value: &str, expression: impl Fn() -> Expression<'static>) -> Vec<Rule> {
+    let write = |header: &str| format!("{header} dport set {value} accept");
+    vec![
+        rule(
+            write("tcp"),
+            vec![set(dport("tcp"), expression()), accept()],
+        ),
+        rule(
+            format!("udp checksum 0 {}", write("th")),
+            vec![
+                has_no_udp_checksum(),
+                set(dport("th"), expression()),
+                accept(),
+            ],
+        ),
+        rule(
+            write("udp"),
+            vec![set(dport("udp"), expression()), accept()],
+        ),
+        rule(
+            write("sctp"),
+            vec![set(dport("sctp"), expression()), accept()],
+        ),
+    ]
 }
 
 /// kube-proxy does not masquerade Pods, nor anyone when it has no cluster CIDR;
 /// without this a Pod's reply to a Pod on its own node would go past this node.
 fn postrouting(family: Family) -> Rule {
     let (node, ports) = (Container::Node(family), Container::Ports(family));
+    let viaport = Container::ViaPort(family);
     rule(
         format!(
             "meta l4proto {{ tcp, udp, sctp }} ct status dnat ct original {} daddr @{} \
-             meta l4proto . ct original proto-dst @{} masquerade fully-random",
+             meta l4proto . ct original proto-dst @{} \
+             meta l4proto . ct original proto-dst != @{} masquerade fully-random",
             ip(family),
             node.name(),
-            ports.name()
+            ports.name(),
+            viaport.name()
         ),
         vec![
             has_ports(),
             is_dnatted(),
             is_in(original_daddr(family), node),
             is_in(l4proto_original_dport(), ports),
+            // There kube-proxy does what the traffic policy says.
+            is_not_in(l4proto_original_dport(), viaport),
             masquerade(),
         ],
     )

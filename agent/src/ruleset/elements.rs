@@ -1,6 +1,6 @@
 //! The sets and maps of the table, and what a plan puts into them.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16};
 
 use highwire_api::{Family, Protocol, arbitration::Slot};
 use ipnet::IpNet;
@@ -16,6 +16,13 @@ pub enum Container {
     Ports(Family),
     /// `@clusterip4`, `@clusterip6`: from served port to ClusterIP.
     ClusterIp(Family),
+    /// `@viaport4`, `@viaport6`: the served ports that go the NodePort way.
+    ViaPort(Family),
+    /// `@nodeaddress4`, `@nodeaddress6`: from such a port to the node's address
+    /// where its NodePort is served.
+    NodeAddress(Family),
+    /// `@nodeport4`, `@nodeport6`: from such a port to its NodePort.
+    NodePort(Family),
     /// `@guarded4`, `@guarded6`: the served ports that not every client may use.
     Guarded(Family),
     /// `@allowed4`, `@allowed6`: guarded port and network that may use it.
@@ -24,13 +31,19 @@ pub enum Container {
 
 impl Container {
     /// Every container, in the order they are declared in.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Node(Family::V4),
         Self::Node(Family::V6),
         Self::Ports(Family::V4),
         Self::Ports(Family::V6),
         Self::ClusterIp(Family::V4),
         Self::ClusterIp(Family::V6),
+        Self::ViaPort(Family::V4),
+        Self::ViaPort(Family::V6),
+        Self::NodeAddress(Family::V4),
+        Self::NodeAddress(Family::V6),
+        Self::NodePort(Family::V4),
+        Self::NodePort(Family::V6),
         Self::Guarded(Family::V4),
         Self::Guarded(Family::V6),
         Self::Allowed(Family::V4),
@@ -47,6 +60,12 @@ impl Container {
             Self::Ports(Family::V6) => "ports6",
             Self::ClusterIp(Family::V4) => "clusterip4",
             Self::ClusterIp(Family::V6) => "clusterip6",
+            Self::ViaPort(Family::V4) => "viaport4",
+            Self::ViaPort(Family::V6) => "viaport6",
+            Self::NodeAddress(Family::V4) => "nodeaddress4",
+            Self::NodeAddress(Family::V6) => "nodeaddress6",
+            Self::NodePort(Family::V4) => "nodeport4",
+            Self::NodePort(Family::V6) => "nodeport6",
             Self::Guarded(Family::V4) => "guarded4",
             Self::Guarded(Family::V6) => "guarded6",
             Self::Allowed(Family::V4) => "allowed4",
@@ -57,7 +76,10 @@ impl Container {
     /// Whether it maps keys to values.
     #[must_use]
     pub fn is_map(self) -> bool {
-        matches!(self, Self::ClusterIp(_))
+        matches!(
+            self,
+            Self::ClusterIp(_) | Self::NodeAddress(_) | Self::NodePort(_)
+        )
     }
 
     /// Whether its keys are ranges.
@@ -76,6 +98,12 @@ pub enum Element {
     Port(Slot),
     /// In [`Container::ClusterIp`].
     ClusterIp(Slot),
+    /// In [`Container::ViaPort`].
+    ViaPort(Slot),
+    /// In [`Container::NodeAddress`].
+    NodeAddress(Slot),
+    /// In [`Container::NodePort`].
+    NodePort(Slot),
     /// In [`Container::Guarded`].
     Guarded(Slot),
     /// In [`Container::Allowed`].
@@ -90,6 +118,9 @@ impl Element {
             Self::Node(address) => Container::Node(Family::of(address)),
             Self::Port(slot) => Container::Ports(slot.family),
             Self::ClusterIp(slot) => Container::ClusterIp(slot.family),
+            Self::ViaPort(slot) => Container::ViaPort(slot.family),
+            Self::NodeAddress(slot) => Container::NodeAddress(slot.family),
+            Self::NodePort(slot) => Container::NodePort(slot.family),
             Self::Guarded(slot) => Container::Guarded(slot.family),
             Self::Allowed(slot, _) => Container::Allowed(slot.family),
         }
@@ -100,7 +131,12 @@ impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(address) => address.fmt(f),
-            Self::Port(slot) | Self::ClusterIp(slot) | Self::Guarded(slot) => {
+            Self::Port(slot)
+            | Self::ClusterIp(slot)
+            | Self::ViaPort(slot)
+            | Self::NodeAddress(slot)
+            | Self::NodePort(slot)
+            | Self::Guarded(slot) => {
                 write!(
                     f,
                     "{} . {}",
@@ -126,9 +162,27 @@ pub fn protocol_name(protocol: Protocol) -> &'static str {
     }
 }
 
+/// What a map's key leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapped {
+    /// An address of the container's family.
+    Address(IpAddr),
+    /// A port.
+    Port(NonZeroU16),
+}
+
+impl fmt::Display for Mapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Port(port) => port.fmt(f),
+        }
+    }
+}
+
 /// All elements of the table, each with its value if it is in a map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Elements(pub BTreeMap<Element, Option<IpAddr>>);
+pub struct Elements(pub BTreeMap<Element, Option<Mapped>>);
 
 impl Elements {
     /// What a plan puts into the table.
@@ -139,11 +193,18 @@ impl Elements {
             .iter()
             .map(|address| (Element::Node(*address), None));
         let forwards = plan.forwards.iter().flat_map(|(slot, target)| {
-            let Target::ClusterIp(cluster_ip) = target;
-            [
-                (Element::Port(*slot), None),
-                (Element::ClusterIp(*slot), Some(*cluster_ip)),
-            ]
+            let mut elements = vec![(Element::Port(*slot), None)];
+            match target {
+                Target::ClusterIp(ip) => {
+                    elements.push((Element::ClusterIp(*slot), Some(Mapped::Address(*ip))));
+                }
+                Target::NodePort(ip, port) => elements.extend([
+                    (Element::ViaPort(*slot), None),
+                    (Element::NodeAddress(*slot), Some(Mapped::Address(*ip))),
+                    (Element::NodePort(*slot), Some(Mapped::Port(*port))),
+                ]),
+            }
+            elements
         });
         let guards = plan.guards.iter().flat_map(|(slot, networks)| {
             let allowed = networks
@@ -160,7 +221,7 @@ impl Elements {
     pub fn of_container(
         &self,
         container: Container,
-    ) -> impl Iterator<Item = (Element, Option<IpAddr>)> {
+    ) -> impl Iterator<Item = (Element, Option<Mapped>)> {
         self.0
             .iter()
             .filter(move |(element, _)| element.container() == container)

@@ -84,6 +84,20 @@ fn l4proto() -> Expr {
     }))
 }
 
+/// `tcp dport`, `udp dport`, `sctp dport` or `th dport`
+pub(super) fn dport(header: &'static str) -> Expr {
+    payload(header, "dport")
+}
+
+/// `udp checksum 0`
+pub(super) fn has_no_udp_checksum() -> Stmt {
+    matches(
+        payload("udp", "checksum"),
+        Operator::EQ,
+        Expression::Number(0),
+    )
+}
+
 /// `meta l4proto . th dport`
 pub(super) fn l4proto_dport() -> Expr {
     named(NamedExpression::Concat(vec![
@@ -105,17 +119,19 @@ pub(super) fn original_daddr(family: Family) -> Expr {
     }))
 }
 
-/// `meta l4proto . ct original proto-dst`
-pub(super) fn l4proto_original_dport() -> Expr {
-    let port = CT {
+/// `ct original proto-dst`
+pub(super) fn original_dport() -> Expr {
+    let dir = Some(CTDir::Original);
+    named(NamedExpression::CT(CT {
         key: "proto-dst".into(),
         family: None,
-        dir: Some(CTDir::Original),
-    };
-    named(NamedExpression::Concat(vec![
-        l4proto(),
-        named(NamedExpression::CT(port)),
-    ]))
+        dir,
+    }))
+}
+
+/// `meta l4proto . ct original proto-dst`
+pub(super) fn l4proto_original_dport() -> Expr {
+    named(NamedExpression::Concat(vec![l4proto(), original_dport()]))
 }
 
 /// `<key> map @<container>`
@@ -223,6 +239,13 @@ pub(super) fn drop() -> Stmt {
 /// `jump <chain>`
 pub(super) fn jump(chain: &'static str) -> Stmt {
     Statement::Jump(JumpTarget {
+        target: chain.into(),
+    })
+}
+
+/// `goto <chain>`
+pub(super) fn goto(chain: &'static str) -> Stmt {
+    Statement::Goto(JumpTarget {
         target: chain.into(),
     })
 }

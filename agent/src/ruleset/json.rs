@@ -15,7 +15,7 @@ use nftables::{
 use serde_json::Value;
 
 use super::{
-    Container, Element, Elements, TABLE, Transaction,
+    Container, Element, Elements, Mapped, TABLE, Transaction,
     chains::{COUNTERS, Chain, chains},
     elements::protocol_name,
 };
@@ -96,20 +96,24 @@ fn container(container: Container, members: Vec<Expression<'static>>) -> NfListO
             ..schema::Set::default()
         }))
     };
-    match container {
-        Container::Node(family) => set(address(family)),
-        Container::Ports(_) | Container::Guarded(_) => set(port),
-        Container::Allowed(Family::V4) => set(port_and(SetType::Ipv4Addr)),
-        Container::Allowed(Family::V6) => set(port_and(SetType::Ipv6Addr)),
-        Container::ClusterIp(family) => NfListObject::Map(Box::new(schema::Map {
+    let map = |value| {
+        NfListObject::Map(Box::new(schema::Map {
             family: NfFamily::INet,
             table: TABLE.into(),
             name: container.name().into(),
-            set_type: port,
-            map: address(family),
-            elem,
+            set_type: port.clone(),
+            map: value,
+            elem: elem.clone(),
             ..schema::Map::default()
-        })),
+        }))
+    };
+    match container {
+        Container::Node(family) => set(address(family)),
+        Container::Ports(_) | Container::ViaPort(_) | Container::Guarded(_) => set(port.clone()),
+        Container::Allowed(Family::V4) => set(port_and(SetType::Ipv4Addr)),
+        Container::Allowed(Family::V6) => set(port_and(SetType::Ipv6Addr)),
+        Container::ClusterIp(family) | Container::NodeAddress(family) => map(address(family)),
+        Container::NodePort(_) => map(SetTypeValue::Single(SetType::InetService)),
     }
 }
 
@@ -120,7 +124,7 @@ fn port_and(address: SetType) -> SetTypeValue<'static> {
 
 /// One command per container, however many elements.
 fn grouped(
-    elements: impl Iterator<Item = (Element, Option<IpAddr>)>,
+    elements: impl Iterator<Item = (Element, Option<Mapped>)>,
 ) -> impl Iterator<Item = NfListObject<'static>> {
     let mut groups: BTreeMap<Container, Vec<Expression<'static>>> = BTreeMap::new();
     for (element, value) in elements {
@@ -139,7 +143,7 @@ fn grouped(
     })
 }
 
-fn expression(element: Element, value: Option<IpAddr>) -> Expression<'static> {
+fn expression(element: Element, value: Option<Mapped>) -> Expression<'static> {
     let port = |slot: Slot| {
         [
             Expression::String(protocol_name(slot.port.protocol).into()),
@@ -149,9 +153,12 @@ fn expression(element: Element, value: Option<IpAddr>) -> Expression<'static> {
     let concat = |parts| Expression::Named(NamedExpression::Concat(parts));
     let key = match element {
         Element::Node(address) => Expression::String(address.to_string().into()),
-        Element::Port(slot) | Element::ClusterIp(slot) | Element::Guarded(slot) => {
-            concat(port(slot).into())
-        }
+        Element::Port(slot)
+        | Element::ClusterIp(slot)
+        | Element::ViaPort(slot)
+        | Element::NodeAddress(slot)
+        | Element::NodePort(slot)
+        | Element::Guarded(slot) => concat(port(slot).into()),
         Element::Allowed(slot, network) => {
             let [protocol, number] = port(slot);
             let network = Expression::Named(NamedExpression::Prefix(Prefix {
@@ -161,10 +168,12 @@ fn expression(element: Element, value: Option<IpAddr>) -> Expression<'static> {
             concat(vec![protocol, number, network])
         }
     };
-    match value {
-        None => key,
-        Some(value) => Expression::List(vec![key, Expression::String(value.to_string().into())]),
-    }
+    let value = match value {
+        None => return key,
+        Some(Mapped::Address(address)) => Expression::String(address.to_string().into()),
+        Some(Mapped::Port(port)) => Expression::Number(port.get().into()),
+    };
+    Expression::List(vec![key, value])
 }
 
 fn declaration(chain: &Chain) -> NfListObject<'static> {
@@ -214,21 +223,31 @@ pub fn read_elements(listing: &Value) -> Option<Elements> {
     Some(Elements(elements))
 }
 
-fn read_element(container: Container, member: &Value) -> Option<(Element, Option<IpAddr>)> {
+fn read_element(container: Container, member: &Value) -> Option<(Element, Option<Mapped>)> {
     let (key, value) = match (container.is_map(), member.as_array()) {
-        (true, Some(pair)) => (pair.first()?, Some(pair.get(1)?.as_str()?.parse().ok()?)),
+        (true, Some(pair)) => (pair.first()?, Some(read_mapped(pair.get(1)?)?)),
         _ => (member, None),
     };
     let element = match container {
         Container::Node(_) => Element::Node(key.as_str()?.parse().ok()?),
         Container::Ports(family) => Element::Port(read_slot(family, key)?),
         Container::ClusterIp(family) => Element::ClusterIp(read_slot(family, key)?),
+        Container::ViaPort(family) => Element::ViaPort(read_slot(family, key)?),
+        Container::NodeAddress(family) => Element::NodeAddress(read_slot(family, key)?),
+        Container::NodePort(family) => Element::NodePort(read_slot(family, key)?),
         Container::Guarded(family) => Element::Guarded(read_slot(family, key)?),
         Container::Allowed(family) => {
             Element::Allowed(read_slot(family, key)?, read_network(&key["concat"][2])?)
         }
     };
     Some((element, value))
+}
+
+fn read_mapped(value: &Value) -> Option<Mapped> {
+    match value.as_u64() {
+        Some(port) => Some(Mapped::Port(u16::try_from(port).ok()?.try_into().ok()?)),
+        None => Some(Mapped::Address(value.as_str()?.parse().ok()?)),
+    }
 }
 
 fn read_slot(family: Family, key: &Value) -> Option<Slot> {

@@ -12,7 +12,7 @@ mod expression;
 pub mod json;
 pub mod transaction;
 
-pub use elements::{Container, Element, Elements};
+pub use elements::{Container, Element, Elements, Mapped};
 pub use transaction::Transaction;
 
 /// The name of our table, of family `inet`.

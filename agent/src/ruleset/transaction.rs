@@ -1,14 +1,11 @@
 //! Transactions: what one run of nft changes, all of it or nothing.
 
-use std::{
-    fmt::{self, Write},
-    net::IpAddr,
-};
+use std::fmt::{self, Write};
 
 use nftables::types::{NfChainType, NfHook};
 
 use super::{
-    Container, Element, Elements, TABLE,
+    Container, Element, Elements, Mapped, TABLE,
     chains::{Base, COUNTERS, chains},
 };
 
@@ -22,7 +19,7 @@ pub enum Transaction {
         /// Elements to delete, each of which must exist; sorted.
         delete: Vec<Element>,
         /// Elements to add; sorted. One whose value changes is deleted first.
-        add: Vec<(Element, Option<IpAddr>)>,
+        add: Vec<(Element, Option<Mapped>)>,
     },
     /// Take the table away, if it is there.
     Remove,
@@ -96,7 +93,7 @@ impl fmt::Display for Transaction {
     }
 }
 
-struct ElementText(Element, Option<IpAddr>);
+struct ElementText(Element, Option<Mapped>);
 
 impl fmt::Display for ElementText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,9 +154,16 @@ fn type_text(container: Container) -> &'static str {
     match container {
         Container::Node(V4) => "ipv4_addr",
         Container::Node(V6) => "ipv6_addr",
-        Container::Ports(_) | Container::Guarded(_) => "inet_proto . inet_service",
-        Container::ClusterIp(V4) => "inet_proto . inet_service : ipv4_addr",
-        Container::ClusterIp(V6) => "inet_proto . inet_service : ipv6_addr",
+        Container::Ports(_) | Container::ViaPort(_) | Container::Guarded(_) => {
+            "inet_proto . inet_service"
+        }
+        Container::NodePort(_) => "inet_proto . inet_service : inet_service",
+        Container::ClusterIp(V4) | Container::NodeAddress(V4) => {
+            "inet_proto . inet_service : ipv4_addr"
+        }
+        Container::ClusterIp(V6) | Container::NodeAddress(V6) => {
+            "inet_proto . inet_service : ipv6_addr"
+        }
         Container::Allowed(V4) => "inet_proto . inet_service . ipv4_addr",
         Container::Allowed(V6) => "inet_proto . inet_service . ipv6_addr",
     }

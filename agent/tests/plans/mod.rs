@@ -25,6 +25,10 @@ pub(crate) fn golden() -> [(&'static str, Plan); 2] {
         forwards: forwards
             .into_iter()
             .map(|(family, protocol, port, ip)| forward(family, protocol, port, ip))
+            .chain([
+                local(Family::V4, Protocol::Tcp, 8443),
+                local(Family::V4, Protocol::Udp, 443),
+            ])
             .collect(),
         guards: [
             guard(
@@ -47,6 +51,16 @@ pub(crate) fn forward(family: Family, protocol: Protocol, port: i32, ip: &str) -
     (
         Slot { family, port },
         Target::ClusterIp(ip.parse().unwrap()),
+    )
+}
+
+/// A port that goes the NodePort way.
+fn local(family: Family, protocol: Protocol, port: i32) -> (Slot, Target) {
+    let (slot, _) = forward(family, protocol, port, "10.96.0.1");
+    let node_port = 30443.try_into().unwrap();
+    (
+        slot,
+        Target::NodePort("192.0.2.11".parse().unwrap(), node_port),
     )
 }
 

@@ -208,3 +208,25 @@ async fn an_unknown_node_name_is_told() -> Result<()> {
     agent.unit().stop(Duration::from_secs(10))?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_node_without_kube_proxy_says_so_and_leaves() -> Result<()> {
+    let cluster = PrivateCluster::up("prx", 2).await?;
+    highwire::start(&cluster).await?;
+    let scope = Scope::new(&cluster, "prx").await?;
+    web_pods(&scope).await?;
+    let service = web_service(&scope, "web", scope.free_port()?).await?;
+    ingress_is(&service, &BOTH).await;
+    let proxy = cluster.unit("kube-proxy-n2");
+    proxy.kill()?;
+    cluster.node("n2")?.netns().check(&["nft", "flush", "ruleset"])?;
+    ingress_is(&service, &["192.0.2.11"]).await;
+    let described = cluster.kubectl(&["describe", "lbn", "n2"])?;
+    ensure!(
+        described.contains("ServiceProxyMissing") && described.contains("run kube-proxy"),
+        "{described}"
+    );
+    proxy.start_again()?;
+    ingress_is(&service, &BOTH).await;
+    Ok(())
+}

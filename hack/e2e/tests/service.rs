@@ -432,3 +432,39 @@ async fn a_service_of_another_class_is_not_touched() -> Result<()> {
     ensure!(outcome == Err(ConnectError::Refused), "{outcome:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_report_shows_the_node_at_a_glance() -> Result<()> {
+    let (cluster, scope) = web("report").await?;
+    ingress_is(
+        &web_service(&scope, "web", scope.free_port()?).await?,
+        &BOTH,
+    )
+    .await;
+    let columns = cluster.kubectl(&["get", "lbn", "n1"])?;
+    let header = columns.lines().next().unwrap_or_default();
+    let header: Vec<&str> = header.split_whitespace().collect();
+    ensure!(
+        header
+            == [
+                "NAME",
+                "READY",
+                "SERVICES",
+                "CONFLICTS",
+                "PROXY",
+                "ADDRESSES",
+                "AGE"
+            ],
+        "{columns}"
+    );
+    let mode = cluster.config().proxy_mode.as_str();
+    ensure!(
+        columns.contains("True") && columns.contains(mode),
+        "{columns}"
+    );
+    ensure!(
+        columns.contains("192.0.2.11") && columns.contains("2001:db8:1::11"),
+        "{columns}"
+    );
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! Fields of a LoadBalancer Service, and of Nodes: each means what Kubernetes
+//! says it means.
+//!
+//! Addresses: nodes 192.0.2.11 and 2001:db8:1::11 (n1), .12 and ::12 (n2) serve;
+//! the client has 198.51.100.10 and .11.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use common::{LONG, SHORT, all_answer, answers, ingress_is, refuses, web, web_service};
+use highwire_e2e::{ConnectError, Pod, wait_for};
+use serde_json::json;
+
+const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
+const BOTH_V6: [&str; 2] = ["2001:db8:1::11", "2001:db8:1::12"];
+/// The first ICMPv6 error to a connecting client can get lost; TCP asks again
+/// after a second.
+const SECOND_TRY: Duration = Duration::from_millis(2500);
+
+#[tokio::test]
+async fn an_ipv6_service_is_served_at_ipv6_addresses_only() -> Result<()> {
+    let (cluster, scope) = web("six").await?;
+    let (tcp, udp) = (scope.free_port()?, scope.free_port()?);
+    let service = scope
+        .service("web")
+        .load_balancer()
+        .tcp(tcp, 8080)
+        .udp(udp, 5353);
+    let service = service.spec("ipFamilies", json!(["IPv6"])).create().await?;
+    ingress_is(&service, &BOTH_V6).await;
+    let client = cluster.outside();
+    for node in ["n1", "n2"] {
+        let node = cluster.node(node)?;
+        all_answer(&["web-1", "web-2"], || client.http_get(node.v6(tcp), SHORT)).await;
+        all_answer(&["web-1", "web-2"], || {
+            client.udp_ask(node.v6(udp), None, "hi", SHORT)
+        })
+        .await;
+        for pod in ["web-1", "web-2"] {
+            let from = Pod::find(&cluster, scope.namespace(), pod)?.netns();
+            all_answer(&["web-1", "web-2"], || from.http_get(node.v6(tcp), SHORT)).await;
+        }
+        all_answer(&["web-1", "web-2"], || {
+            node.netns().http_get(node.v6(tcp), SHORT)
+        })
+        .await;
+        let four = client.http_get(node.v4(tcp), SHORT);
+        ensure!(four == Err(ConnectError::Refused), "not by IPv4: {four:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dual_stack_service_is_served_in_both_families_in_either_order() -> Result<()> {
+    let (cluster, scope) = web("dual").await?;
+    for (name, families) in [
+        ("four", json!(["IPv4", "IPv6"])),
+        ("six", json!(["IPv6", "IPv4"])),
+    ] {
+        let port = scope.free_port()?;
+        let service = scope
+            .service(name)
+            .load_balancer()
+            .select("app", "web")
+            .tcp(port, 8080);
+        let service = service
+            .dual_stack()
+            .spec("ipFamilies", families)
+            .create()
+            .await?;
+        ingress_is(&service, &[BOTH, BOTH_V6].concat()).await;
+        for address in cluster.node("n1")?.addresses() {
+            let reply = answers(&cluster.outside(), SocketAddr::new(*address, port)).await;
+            ensure!(reply.client.is_ipv4() == address.is_ipv4(), "{reply:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_endpoints_ipv6_clients_are_refused() -> Result<()> {
+    let (cluster, scope) = web("sixempty").await?;
+    let port = scope.free_port()?;
+    let service = scope.service("nobody").load_balancer().tcp(port, 8080);
+    let service = service.spec("ipFamilies", json!(["IPv6"])).create().await?;
+    ingress_is(&service, &BOTH_V6).await;
+    let to = cluster.node("n1")?.v6(port);
+    wait_for("a refusal", LONG, || async {
+        match cluster.outside().http_get(to, SECOND_TRY) {
+            Err(ConnectError::Refused) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn source_ranges_let_only_their_clients_in() -> Result<()> {
+    let (cluster, scope) = web("ranges").await?;
+    let (client, n1) = (cluster.outside(), cluster.node("n1")?);
+    let (inside, outside) = ("198.51.100.10:0".parse()?, "198.51.100.11:0".parse()?);
+    let (tcp, udp) = (scope.free_port()?, scope.free_port()?);
+    let service = scope
+        .service("web")
+        .load_balancer()
+        .tcp(tcp, 8080)
+        .udp(udp, 5353);
+    let only = json!(["198.51.100.10/32", "203.0.113.0/24"]);
+    let service = service
+        .spec("loadBalancerSourceRanges", only)
+        .create()
+        .await?;
+    ingress_is(&service, &BOTH).await;
+    wait_for("the allowed client", LONG, || async {
+        client.http_get_from(inside, n1.v4(tcp), SHORT)
+    })
+    .await;
+    let denied = client.http_get_from(outside, n1.v4(tcp), SHORT);
+    ensure!(denied == Err(ConnectError::Timeout), "{denied:?}");
+    let udp_denied = Pod::find(&cluster, scope.namespace(), "web-2")?
+        .netns()
+        .udp_ask(n1.v4(udp), None, "hi", SHORT);
+    ensure!(
+        udp_denied == Err(ConnectError::Timeout),
+        "a Pod is not in the ranges: {udp_denied:?}"
+    );
+    let established = client.run(move || {
+        highwire_e2e::traffic::http_get_from(
+            inside,
+            SocketAddr::from(([192, 0, 2, 12], tcp)),
+            SHORT,
+        )
+    });
+    ensure!(established.is_ok(), "{established:?}");
+    // A change takes effect on new connections.
+    service
+        .patch(json!({"spec": {"loadBalancerSourceRanges": ["198.51.100.11/32"]}}))
+        .await?;
+    wait_for("the other client", LONG, || async {
+        client.http_get_from(outside, n1.v4(tcp), SHORT)
+    })
+    .await;
+    let denied = client.http_get_from(inside, n1.v4(tcp), SHORT);
+    ensure!(denied == Err(ConnectError::Timeout), "{denied:?}");
+    // And without ranges everybody is let in again.
+    service
+        .patch(json!({"spec": {"loadBalancerSourceRanges": null}}))
+        .await?;
+    wait_for("everybody", LONG, || async {
+        client.http_get_from(inside, n1.v4(tcp), SHORT)
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn session_affinity_holds() -> Result<()> {
+    let (cluster, scope) = web("sticky").await?;
+    let port = scope.free_port()?;
+    let service = scope.service("web").load_balancer().tcp(port, 8080);
+    let service = service
+        .spec("sessionAffinity", json!("ClientIP"))
+        .create()
+        .await?;
+    ingress_is(&service, &BOTH).await;
+    let client = cluster.outside();
+    for node in ["n1", "n2"] {
+        let to = cluster.node(node)?.v4(port);
+        answers(&client, to).await;
+        for source in ["198.51.100.10:0", "198.51.100.11:0"] {
+            let source = source.parse()?;
+            let ask = || {
+                client
+                    .http_get_from(source, to, SHORT)
+                    .map(|reply| reply.pod)
+            };
+            let first = ask();
+            ensure!(first.is_ok(), "{first:?}");
+            for _ in 0..30 {
+                let next = ask();
+                ensure!(next == first, "{source} moved from {first:?} to {next:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn internal_traffic_policy_local_does_not_confine_clients_from_outside() -> Result<()> {
+    let (cluster, scope) = web("internal").await?;
+    let port = scope.free_port()?;
+    let service = scope.service("web").load_balancer().tcp(port, 8080);
+    let service = service
+        .spec("internalTrafficPolicy", json!("Local"))
+        .create()
+        .await?;
+    ingress_is(&service, &BOTH).await;
+    for node in ["n1", "n2"] {
+        let to = cluster.node(node)?.v4(port);
+        all_answer(&["web-1", "web-2"], || {
+            cluster.outside().http_get(to, SHORT)
+        })
+        .await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_address_that_moves_in_is_served_and_one_that_moves_out_is_not() -> Result<()> {
+    let (cluster, scope) = web("vip").await?;
+    let port = scope.free_port()?;
+    ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
+    let (client, n1) = (cluster.outside(), cluster.node("n1")?);
+    answers(&client, n1.v4(port)).await;
+    let links = n1
+        .netns()
+        .check(&["ip", "-o", "route", "show", "default"])?;
+    let link = links
+        .split_whitespace()
+        .skip_while(|word| *word != "dev")
+        .nth(1)
+        .unwrap_or("eth0");
+    // As keepalived moves one.
+    n1.netns()
+        .check(&["ip", "address", "add", "192.0.2.200/24", "dev", link])?;
+    let vip = SocketAddr::from(([192, 0, 2, 200], port));
+    answers(&client, vip).await;
+    n1.netns()
+        .check(&["ip", "address", "del", "192.0.2.200/24", "dev", link])?;
+    wait_for("the address to leave the report", LONG, || async {
+        let addresses =
+            cluster.kubectl(&["get", "lbn", "n1", "-o=jsonpath={.status.addresses}"])?;
+        ensure!(!addresses.contains("192.0.2.200"), "{addresses}");
+        Ok(())
+    })
+    .await;
+    answers(&client, n1.v4(port)).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn named_targets_several_ports_and_app_protocols_work() -> Result<()> {
+    let (cluster, scope) = web("ports").await?;
+    let ports = [scope.free_port()?, scope.free_port()?, scope.free_port()?];
+    let service = scope
+        .service("web")
+        .load_balancer()
+        .tcp(ports[0], 8080)
+        .tcp(ports[1], 8080);
+    let service = service.udp(ports[0], 5353).create().await?;
+    service
+        .patch(json!({"spec": {"ports": [
+            {"name": "a", "port": ports[0], "targetPort": 8080, "appProtocol": "kubernetes.io/h2c"},
+            {"name": "b", "port": ports[1], "targetPort": 8080},
+            {"name": "c", "port": ports[0], "protocol": "UDP", "targetPort": 5353},
+            {"name": "d", "port": ports[2], "protocol": "SCTP", "targetPort": 9},
+        ]}}))
+        .await?;
+    ingress_is(&service, &BOTH).await;
+    let (client, n2) = (cluster.outside(), cluster.node("n2")?);
+    answers(&client, n2.v4(ports[0])).await;
+    answers(&client, n2.v4(ports[1])).await;
+    wait_for("UDP", LONG, || async {
+        client.udp_ask(n2.v4(ports[0]), None, "hi", SHORT)
+    })
+    .await;
+    let table = n2
+        .netns()
+        .check(&["nft", "list", "map", "inet", "highwire", "clusterip4"])?;
+    ensure!(
+        table.contains(&format!("sctp . {} :", ports[2])),
+        "SCTP is programmed too: {table}"
+    );
+    refuses(&client, n2.v4(ports[2])).await; // by TCP nobody is there
+    Ok(())
+}
