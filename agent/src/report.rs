@@ -199,6 +199,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gone_is_written_as_empty() {
+        let status = report(Readiness::Programmed).status(None, Timestamp::UNIX_EPOCH);
+        let written = serde_json::to_value(status).unwrap();
+        assert_eq!(written["conflicts"], serde_json::json!([]));
+        assert_eq!(written["addresses"], serde_json::json!([]));
+        assert_eq!(written.get("proxyMode"), Some(&serde_json::Value::Null));
+    }
+
+    #[test]
     fn the_transition_time_changes_with_the_status_only() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let status = |readiness: Readiness, previous: Option<&Condition>, second| {

@@ -1,7 +1,7 @@
 //! Writes what the agent reports: the LoadBalancerNode's status when it has
 //! something new to say, and the Lease at every renewal.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use highwire_api::{
     LoadBalancerNode, LoadBalancerNodeSpec, ResourceVersion,
@@ -29,8 +29,13 @@ use tracing::{info, warn};
 
 use crate::{metrics::Metrics, report::Report};
 
-/// Bursts of Service changes are told together, at most this often.
+/// Bursts of Service changes are told together, at most this often …
 const STATUS_PAUSE: Duration = Duration::from_millis(50);
+/// … and with pauses of so many times what the last write took, so that a status
+/// with a thousand conflicts does not keep the API server busy …
+const PAUSE_FACTOR: u32 = 5;
+/// … but never less often than this.
+const LONGEST_STATUS_PAUSE: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Longer than this no API call may hold up the next Lease renewal.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,18 +88,17 @@ impl Reporter {
     pub async fn run(mut self, mut reports: watch::Receiver<Option<Report>>) {
         let mut renewal = interval(AGENT_LEASE_RENEWAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pause = STATUS_PAUSE;
         loop {
-            let pause = if self.failures[Object::Status as usize].is_some() {
-                RETRY_PAUSE
-            } else {
-                STATUS_PAUSE
-            };
             let report = reports.borrow_and_update().clone();
             let pending = report
                 .filter(|report| self.written.as_ref().is_none_or(|w| report.differs_from(w)));
             if let Some(report) = &pending {
                 let first = self.written.is_none();
+                let start = Instant::now();
                 let result = self.write_status(report).await;
+                let took = start.elapsed() * PAUSE_FACTOR;
+                pause = took.clamp(STATUS_PAUSE, LONGEST_STATUS_PAUSE);
                 if first && result.is_ok() {
                     // Without a Lease the node is not live: do not wait for the next renewal.
                     renewal.reset_immediately();
@@ -110,7 +114,7 @@ impl Reporter {
                         self.note(Object::Lease, result);
                     }
                 }
-                () = sleep(pause), if retry => {}
+                () = sleep(RETRY_PAUSE), if retry => {}
                 changed = wait_changed(&mut reports, pause) => if !changed { return },
             }
         }

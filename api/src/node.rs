@@ -37,15 +37,17 @@ pub struct LoadBalancerNodeSpec {}
 
 /// What a node forwards now, and what it refuses. Its size grows with the
 /// number of refusals, not with the number of Services.
+// Every field is written, also when empty: it goes out as a merge patch, in which a
+// missing field would leave what stood there before.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerNodeStatus {
     /// Conditions of the node; `Ready` is True while it forwards.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Every Service event up to this resource version is in the node's kernel.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub observed_resource_version: Option<String>,
     /// How many Services the node forwards.
     // Kubernetes knows no unsigned formats and warns of them at every apply.
@@ -61,13 +63,13 @@ pub struct LoadBalancerNodeStatus {
     #[schemars(extend("format" = "int32"))]
     pub conflict_count: u32,
     /// Ports that Services asked for and this node refuses, and why.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub conflicts: Vec<Conflict>,
     /// The addresses of the node at which Services answer.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub addresses: Vec<String>,
     /// How kube-proxy works on this node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub proxy_mode: Option<ProxyMode>,
 }
 

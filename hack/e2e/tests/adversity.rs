@@ -219,7 +219,10 @@ async fn a_node_without_kube_proxy_says_so_and_leaves() -> Result<()> {
     ingress_is(&service, &BOTH).await;
     let proxy = cluster.unit("kube-proxy-n2");
     proxy.kill()?;
-    cluster.node("n2")?.netns().check(&["nft", "flush", "ruleset"])?;
+    cluster
+        .node("n2")?
+        .netns()
+        .check(&["nft", "flush", "ruleset"])?;
     ingress_is(&service, &["192.0.2.11"]).await;
     let described = cluster.kubectl(&["describe", "lbn", "n2"])?;
     ensure!(

@@ -91,6 +91,8 @@ fn greeted(listener: &TcpListener, from: &Netns, to: SocketAddr) -> Result<()> {
         .local_addr()
         .map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let (_, peer) = listener.accept()?;
+    // An IPv6 socket sees IPv4 clients as mapped addresses.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     ensure!(peer == client, "{peer} was let in instead of {client}");
     Ok(())
 }
