@@ -71,9 +71,9 @@ fn forwards(decision: &Decision) -> Vec<String> {
 }
 
 #[test]
-fn a_local_policy_goes_to_the_node_port_at_the_primary_address() {
+fn an_internal_local_policy_goes_to_the_node_port_at_the_primary_address() {
     let local = wanted("web", 1, |s| {
-        s["spec"]["externalTrafficPolicy"] = json!("Local");
+        s["spec"]["internalTrafficPolicy"] = json!("Local");
         s["spec"]["ports"] = json!([{"port": 80, "nodePort": 30080}]);
     });
     let decision = decided([local], &["192.0.2.11", "203.0.113.5"]);

@@ -16,7 +16,7 @@ pub enum Target {
     /// To the Service's ClusterIP, the port unchanged (Cluster traffic policy).
     ClusterIp(IpAddr),
     /// To the Service's NodePort, at the one address where kube-proxy serves
-    /// NodePorts in every mode: the node's primary one (Local traffic policy).
+    /// NodePorts in every mode: the node's primary one (internal traffic policy Local).
     NodePort(IpAddr, NonZeroU16),
 }
 

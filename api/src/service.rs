@@ -175,16 +175,6 @@ pub struct ServicePort {
     pub node_port: Option<NonZeroU16>,
 }
 
-/// Which of its Pods a Service's traffic from outside may reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TrafficPolicy {
-    /// Those on any node (`externalTrafficPolicy: Cluster`).
-    Cluster,
-    /// Those on the node that was asked only, which see the client's address
-    /// (`externalTrafficPolicy: Local`). Every port has a NodePort.
-    Local,
-}
-
 /// How kube-proxy is asked to take a Service's traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
@@ -213,8 +203,6 @@ pub struct ServiceSpec {
     pub selector: BTreeMap<String, String>,
     /// Which clients are let in.
     pub clients: Clients,
-    /// Which Pods traffic from outside may reach.
-    pub policy: TrafficPolicy,
     /// How kube-proxy takes it.
     pub entrance: Entrance,
     /// Which nodes serve it.
@@ -295,11 +283,6 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
         ports,
         selector: spec.selector.clone().unwrap_or_default(),
         clients,
-        policy: if is_local(spec.external_traffic_policy.as_ref()) {
-            TrafficPolicy::Local
-        } else {
-            TrafficPolicy::Cluster
-        },
         entrance: if needs_node_ports(spec).is_some() {
             Entrance::NodePort
         } else {
@@ -336,7 +319,14 @@ fn unsupported(spec: &ApiSpec) -> Vec<Problem> {
     let without_node_port = ports
         .iter()
         .any(|port| port.node_port.is_none_or(|port| port == 0));
-    if let Some(field) = needs_node_ports(spec).filter(|_| without_node_port) {
+    if is_local(spec.external_traffic_policy.as_ref()) {
+        // The agents could, but nobody tells yet which nodes have endpoints.
+        problems.push(problem(
+            "spec.externalTrafficPolicy",
+            "Local",
+            "not implemented yet: nodes without endpoints would be advertised; use Cluster",
+        ));
+    } else if let Some(field) = needs_node_ports(spec).filter(|_| without_node_port) {
         problems.push(problem(
             field,
             "Local",

@@ -82,8 +82,26 @@ pub(crate) enum ShortageKind {
 }
 
 impl Shortage {
-    /// Its kind.
-    pub(crate) fn kind(&self) -> ShortageKind {
+    /// Its kind, unless `PortConflict` tells all there is to tell.
+    pub(crate) fn to_tell(&self) -> Option<ShortageKind> {
+        (!self.is_all_conflicts()).then(|| self.kind())
+    }
+
+    /// Whether taken ports are all there is to say.
+    fn is_all_conflicts(&self) -> bool {
+        let Self::NoneReady { absent } = self else {
+            return false;
+        };
+        // Nobody expects these to be advertised.
+        let mut expected = absent
+            .iter()
+            .map(|(_, absence)| absence)
+            .filter(|absence| !matches!(absence, Absence::Excluded | Absence::Deleting))
+            .peekable();
+        expected.peek().is_some() && expected.all(|absence| matches!(absence, Absence::Conflict(_)))
+    }
+
+    fn kind(&self) -> ShortageKind {
         match self {
             Self::NoOptedIn => ShortageKind::NoOptedIn,
             Self::SelectorMatchesNone { .. } => ShortageKind::SelectorMatchesNone,

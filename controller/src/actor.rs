@@ -109,7 +109,7 @@ impl Actor {
                 Some(flight) = flights.join_next(), if !flights.is_empty() => {
                     // A flight that was called back has nothing to say.
                     if let Ok((write, result)) = flight {
-                        let took = engine.finish(&write.key, result, Now::read());
+                        let took = engine.finish(&write, result, Now::read());
                         took.into_iter().for_each(|took| self.metrics.first_address(took));
                     }
                 }
@@ -129,6 +129,7 @@ impl Actor {
                 counted = Instant::now();
                 let (services, nodes) = engine.index().states();
                 self.metrics.states(services, nodes);
+                self.metrics.conflicts(engine.index().refused());
             }
         }
         if timeout(DRAIN, async {

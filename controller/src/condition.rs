@@ -53,7 +53,7 @@ pub(crate) fn amended(
         status: status.to_owned(),
         reason: reason.to_owned(),
         message,
-        // API servers before 1.34 count no generations of Services.
+        // The API server (1.36) counts no generations of Services yet.
         observed_generation: generation
             .or_else(|| stated.and_then(|stated| stated.observed_generation)),
         last_transition_time: unmoved.map_or(Time(now), |same| same.last_transition_time.clone()),
@@ -101,9 +101,7 @@ mod tests {
 
     fn on(nodes: &[&str]) -> Refusals {
         let mut refusals = Refusals::default();
-        nodes
-            .iter()
-            .for_each(|node| refusals.add(node, &refusal()));
+        nodes.iter().for_each(|node| refusals.add(node, &refusal()));
         refusals
     }
 

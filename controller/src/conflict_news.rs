@@ -1,9 +1,9 @@
 //! What the owner of one Service is to be told of its refused ports.
 //!
 //! A cause is told once, on however many nodes it is so, and the port's release when
-//! nothing stands in its way any more. Neither is told before it has lasted for
-//! [`SETTLE`] and the condition in the status says so: then a new leader, who reads
-//! the condition, knows what was told.
+//! nothing stands in its way any more. Each is told when the condition in the status
+//! says the same, so that a new leader, who reads the condition, knows what was told.
+//! And the condition speaks of no cause that has not lasted for [`SETTLE`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use crate::{
 pub(crate) const SETTLE: Duration = Duration::from_millis(400);
 
 /// Something to be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ConflictNews {
     /// This stands in the way.
     Refused(Cause),
@@ -38,10 +38,8 @@ pub(crate) struct ConflictBoard {
     causes: BTreeMap<Cause, Known>,
     /// The ports of which a refusal was told and no release.
     refused: BTreeSet<PortKey>,
-    /// Whether the condition is True.
-    stated: bool,
     /// What the condition says.
-    telling: Told,
+    stated: Told,
 }
 
 /// What is known of a cause.
@@ -63,9 +61,8 @@ impl ConflictBoard {
         condition: Option<&Condition>,
         now: Instant,
     ) {
-        self.stated = is_true(condition);
-        self.telling = condition
-            .filter(|_| self.stated)
+        self.stated = condition
+            .filter(|_| is_true(condition))
             .map(|condition| Told::of(&condition.message))
             .unwrap_or_default();
         if !self.begun {
@@ -90,8 +87,8 @@ impl ConflictBoard {
     /// Takes for told what the condition told before this process led.
     fn begin(&mut self, refusals: &Refusals, now: Instant) {
         self.begun = true;
-        let unnamed = refusals.causes().filter(|_| self.telling.and_more);
-        for cause in self.telling.causes.iter().chain(unnamed) {
+        let unnamed = refusals.causes().filter(|_| self.stated.and_more);
+        for cause in self.stated.causes.iter().chain(unnamed) {
             let known = Known {
                 present: true,
                 since: now,
@@ -102,13 +99,26 @@ impl ConflictBoard {
         }
     }
 
+    /// Whether the cause has stood in the way long enough to be told.
+    pub(crate) fn has_settled(&self, cause: &Cause, now: Instant) -> bool {
+        let known = self.causes.get(cause);
+        known.is_some_and(|known| known.told || known.since + SETTLE <= now)
+    }
+
     /// When something may be to be told.
     pub(crate) fn next(&self) -> Option<Instant> {
-        let open = self.causes.values().filter(|known| {
-            let untold = known.present && !known.told && self.stated;
-            untold || !known.present
+        let due = self.causes.iter().filter_map(|(cause, known)| {
+            // What waits for the condition is looked at when that is written.
+            let covered = self.stated.covers(cause);
+            if known.present {
+                (covered && !known.told).then(|| known.since + SETTLE)
+            } else if covered {
+                (!self.stated.causes.contains(cause)).then(|| known.since + SETTLE)
+            } else {
+                Some(known.since)
+            }
         });
-        open.map(|known| known.since + SETTLE).min()
+        due.min()
     }
 
     /// What is to be told now.
@@ -116,15 +126,15 @@ impl ConflictBoard {
         let mut news = Vec::new();
         let settled = |known: &Known| known.since + SETTLE <= now;
         for (cause, known) in &mut self.causes {
-            if known.present && !known.told && self.stated && settled(known) {
+            if known.present && !known.told && self.stated.covers(cause) && settled(known) {
                 known.told = true;
                 self.refused.insert(cause.port);
                 news.push(ConflictNews::Refused(cause.clone()));
             }
         }
-        let telling = &self.telling;
+        let stated = &self.stated;
         self.causes.retain(|cause, known| {
-            known.present || !settled(known) || telling.names(cause.port)
+            known.present || stated.causes.contains(cause) || stated.and_more && !settled(known)
         });
         let causes = &self.causes;
         self.refused.retain(|port| {

@@ -1,4 +1,4 @@
-//! What a Service's ingress should say: a pure function of the Service and the nodes.
+//! What a Service's status should say: a pure function of the Service and the nodes.
 //!
 //! A node that has observed the Service as it is now is listed with all of its
 //! ports. One that has not, but is listed, stays listed with those of its listed
@@ -13,10 +13,11 @@ use highwire_api::{Family, PortKey, ServiceKey, ServiceSpec, service::AddressTyp
 use crate::{
     absence::{Absence, Shortage},
     index::{
-        node::{NodeFacts, NodeRecord, Standing},
+        node::{NodeFacts, NodeRecord, Standing, Voice},
         service::{Asks, ServiceRecord},
     },
     ingress::Ingress,
+    refusals::Refusals,
 };
 
 /// What to do about a Service's ingress.
@@ -30,6 +31,8 @@ pub(crate) enum Decision {
         ingress: Ingress,
         /// Why there are none, if that is not intended.
         shortage: Option<Shortage>,
+        /// Which nodes refuse it, and why.
+        refusals: Refusals,
     },
 }
 
@@ -38,6 +41,7 @@ impl Decision {
         Self::Publish {
             ingress: Ingress::default(),
             shortage: None,
+            refusals: Refusals::default(),
         }
     }
 }
@@ -70,8 +74,13 @@ pub(crate) fn decide<'a>(
         frozen,
     };
     let ingress = view.ingress(nodes.clone().map(|(_, node)| node));
+    let refusals = view.refusals(nodes.clone());
     let shortage = ingress.is_empty().then(|| view.shortage(nodes));
-    Decision::Publish { ingress, shortage }
+    Decision::Publish {
+        ingress,
+        shortage,
+        refusals,
+    }
 }
 
 struct View<'a> {
@@ -138,8 +147,12 @@ impl View<'_> {
         if !node.facts.as_ref().is_some_and(|facts| self.selects(facts)) {
             return Err(Absence::NotSelected);
         }
-        if let Some(conflict) = node.conflict(self.key) {
-            return Err(Absence::Conflict(conflict.to_owned()));
+        if let Some(refusals) = node.refusals(self.key) {
+            let first = refusals.first();
+            return Err(Absence::Conflict(first.map_or_else(
+                || "its agent refuses it".to_owned(),
+                |refusal| refusal.cause.to_string(),
+            )));
         }
         let observed = node.observed() >= Some(self.service.changed);
         Ok(if standing == Standing::Live && observed && !self.frozen {
@@ -151,6 +164,33 @@ impl View<'_> {
 
     fn selects(&self, facts: &NodeFacts) -> bool {
         self.spec.node_selector.matches(&facts.labels)
+    }
+
+    /// Who refuses it, whether it would be advertised there or not. A node that has
+    /// not observed the Service as it is now may speak of what it was.
+    fn refusals<'a>(&self, nodes: impl Iterator<Item = (&'a String, &'a NodeRecord)>) -> Refusals {
+        let mut all = Refusals::default();
+        for (name, node) in nodes {
+            let Some(refusals) = node.refusals(self.key) else {
+                continue;
+            };
+            if !node.facts.as_ref().is_some_and(|facts| self.selects(facts)) {
+                continue;
+            }
+            let observed = node.observed() >= Some(self.service.changed);
+            match node.voice() {
+                Voice::Silent => {}
+                Voice::Heard if observed => {
+                    refusals.iter().for_each(|refusal| all.add(name, refusal));
+                }
+                Voice::Heard | Voice::Doubtful => {
+                    refusals
+                        .iter()
+                        .for_each(|refusal| all.add_doubtful(refusal));
+                }
+            }
+        }
+        all
     }
 
     /// Why nobody is listed.

@@ -1,22 +1,32 @@
 //! The whole controller without its effects: watch events, time and the results of
 //! writes go in; writes and Events come out. Only the leader is given any.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use highwire_api::{ResourceVersion, ServiceKey};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
+    condition::amended,
+    conflict_news::SETTLE,
     desired::Decision,
-    index::{Index, Input, service::ServiceView},
+    index::{
+        Index, Input,
+        service::{ServiceRecord, ServiceView},
+    },
     ingress::Ingress,
     liveness::Now,
     notice_text::{Announcement, announce},
     notices::Notices,
+    refusals::Refusals,
     schedule::Schedule,
 };
 
 /// A status to be written, if the Service is still as it was when this was decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StatusWrite {
     /// The Service.
     pub(crate) key: ServiceKey,
@@ -24,8 +34,12 @@ pub(crate) struct StatusWrite {
     pub(crate) uid: String,
     /// The version of the Service that was looked at.
     pub(crate) version: ResourceVersion,
-    /// What the status shall say.
+    /// What the status shall advertise.
     pub(crate) ingress: Ingress,
+    /// Whether it advertises anything else now.
+    pub(crate) moves: bool,
+    /// What our condition shall say, if that is anything else than now.
+    pub(crate) condition: Option<Condition>,
 }
 
 /// How a write ended.
@@ -54,6 +68,88 @@ pub(crate) struct Engine {
 struct Leading {
     schedule: Schedule,
     notices: Notices,
+    /// Since when nothing but the condition of these Services was to be written.
+    unexplained: BTreeMap<ServiceKey, Instant>,
+}
+
+impl Leading {
+    /// What is to be written now; if nothing, the schedule knows when to look again.
+    fn consider(
+        &mut self,
+        key: &ServiceKey,
+        service: &ServiceRecord,
+        decision: Decision,
+        now: Now,
+    ) -> Option<StatusWrite> {
+        let Decision::Publish {
+            ingress,
+            shortage,
+            refusals,
+        } = decision
+        else {
+            self.schedule.settled(key);
+            return None;
+        };
+        let shortage = shortage.and_then(|shortage| shortage.to_tell());
+        self.notices
+            .shortage(key, &service.uid, shortage, now.instant);
+        let settled = self.look_at_conflicts(key, service, refusals.clone(), now);
+        let amend = |refusals: &Refusals| {
+            let stated = service.condition.as_ref();
+            amended(stated, refusals, service.generation, now.wall)
+        };
+        let moves = !service.listed.says(&ingress);
+        if !moves && !self.is_to_be_explained(key, amend(&refusals).is_some(), now) {
+            return None;
+        }
+        // A cause that has not settled must not look like none.
+        let condition = Some(settled)
+            .filter(|settled| settled.is_empty() == refusals.is_empty())
+            .and_then(|settled| amend(&settled));
+        if !moves && condition.is_none() {
+            self.schedule.wait(key, now.instant + SETTLE);
+            return None;
+        }
+        self.unexplained.remove(key);
+        Some(StatusWrite {
+            key: key.clone(),
+            uid: service.uid.clone(),
+            version: service.version,
+            ingress,
+            moves,
+            condition,
+        })
+    }
+
+    /// Lets the notices know who refuses the Service, and returns what of it has
+    /// lasted long enough to be told.
+    fn look_at_conflicts(
+        &mut self,
+        key: &ServiceKey,
+        service: &ServiceRecord,
+        refusals: Refusals,
+        now: Now,
+    ) -> Refusals {
+        let (uid, condition) = (&service.uid, service.condition.as_ref());
+        self.notices
+            .conflicts(key, uid, refusals, condition, now.instant)
+    }
+
+    /// Whether the condition alone is worth a write now: it has been wrong for a while,
+    /// in which all nodes that have to say the same could say it.
+    fn is_to_be_explained(&mut self, key: &ServiceKey, wrong: bool, now: Now) -> bool {
+        if !wrong {
+            self.unexplained.remove(key);
+            self.schedule.settled(key);
+            return false;
+        }
+        let since = self.unexplained.entry(key.clone()).or_insert(now.instant);
+        let due = *since + SETTLE;
+        if due > now.instant {
+            self.schedule.wait(key, due);
+        }
+        due <= now.instant
+    }
 }
 
 impl Engine {
@@ -101,6 +197,7 @@ impl Engine {
                 None => {
                     leading.schedule.forget(&key);
                     leading.notices.forget(&key);
+                    leading.unexplained.remove(&key);
                 }
             }
         }
@@ -115,25 +212,10 @@ impl Engine {
                 leading.schedule.forget(&key);
                 continue;
             };
-            let Decision::Publish { ingress, shortage } = decision else {
-                leading.schedule.settled(&key);
-                continue;
-            };
-            let kind = shortage.map(|shortage| shortage.kind());
-            leading
-                .notices
-                .shortage(&key, &service.uid, kind, now.instant);
-            if service.listed.says(&ingress) {
-                leading.schedule.settled(&key);
-                continue;
+            let write = leading.consider(&key, service, decision, now);
+            if write.is_some() {
+                return write;
             }
-            let (uid, version) = (service.uid.clone(), service.version);
-            return Some(StatusWrite {
-                key,
-                uid,
-                version,
-                ingress,
-            });
         }
         None
     }
@@ -141,10 +223,11 @@ impl Engine {
     /// A write ended. Returns how long a new Service had to wait for its first address.
     pub(crate) fn finish(
         &mut self,
-        key: &ServiceKey,
+        write: &StatusWrite,
         result: WriteResult,
         now: Now,
     ) -> Option<Duration> {
+        let key = &write.key;
         let mut took = None;
         let mut written = None;
         if let WriteResult::Written(view) = result {
@@ -160,7 +243,14 @@ impl Engine {
         }
         if let (Some(uid), Some(leading)) = (written, &mut self.leading) {
             leading.schedule.done(key, now.instant);
-            leading.notices.updated(key, &uid, now.instant);
+            if write.moves {
+                leading.notices.updated(key, &uid, now.instant);
+            }
+            // What the condition says now may be told now.
+            let decided = self.index.decide(key).zip(self.index.service(key));
+            if let Some((Decision::Publish { refusals, .. }, service)) = decided {
+                leading.look_at_conflicts(key, service, refusals, now);
+            }
         }
         took
     }

@@ -4,7 +4,9 @@
 mod absence;
 mod actor;
 mod app;
+mod condition;
 mod config;
+mod conflict_news;
 mod desired;
 mod engine;
 mod events;
@@ -17,10 +19,15 @@ mod metrics;
 mod names;
 mod notice_text;
 mod notices;
+mod refusals;
 mod schedule;
 mod watches;
 mod writer;
 
+#[cfg(test)]
+mod conflict_tests;
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod testing;
 

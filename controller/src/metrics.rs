@@ -6,7 +6,10 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
-use crate::index::{node::Standing, service::ServiceRecord};
+use crate::{
+    condition,
+    index::{node::Standing, service::ServiceRecord},
+};
 
 /// All metrics; clones share them.
 #[derive(Clone, Debug)]
@@ -20,6 +23,7 @@ pub(crate) struct Metrics {
     events: IntCounterVec,
     services: IntGaugeVec,
     nodes: IntGaugeVec,
+    conflicts: IntGaugeVec,
     first_address: Histogram,
 }
 
@@ -105,6 +109,11 @@ impl Metrics {
                 "Nodes by whether they can be advertised",
                 &["state"],
             )?,
+            conflicts: gauges(
+                "conflicts",
+                "Services that are refused a port on some node, by reason",
+                &["reason"],
+            )?,
             first_address: add(&registry, Histogram::with_opts(seconds))?,
             registry,
         })
@@ -141,6 +150,11 @@ impl Metrics {
         count(&self.services, &ServiceRecord::STATES, services);
         count(&self.nodes, &Standing::STATES, nodes);
     }
+
+    /// Why Services are refused a port, one reason for each.
+    pub(crate) fn conflicts(&self, reasons: impl Iterator<Item = &'static str>) {
+        count(&self.conflicts, &condition::REASONS, reasons);
+    }
 }
 
 /// Sets the gauge of every state, also of those nobody is in.
@@ -176,5 +190,8 @@ mod tests {
         assert_eq!((gauge("served"), gauge("unserved")), (2, 0));
         metrics.states([].into_iter(), [].into_iter());
         assert_eq!(gauge("served"), 0);
+        metrics.conflicts(["HostListener"].into_iter());
+        let conflicts = |reason: &str| metrics.conflicts.with_label_values(&[reason]).get();
+        assert_eq!((conflicts("HostListener"), conflicts("HostPort")), (1, 0));
     }
 }

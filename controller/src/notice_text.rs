@@ -4,10 +4,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use highwire_api::ServiceKey;
 
-use crate::{desired::Decision, index::Index, notices::Notice};
+use crate::{conflict_news::ConflictNews, desired::Decision, index::Index, notices::Notice};
 
 /// The API server's limit for `note`.
-const LONGEST_NOTE: usize = 1024;
+pub(crate) const LONGEST_NOTE: usize = 1024;
+
+/// What a text ends with that was cut there.
+pub(crate) const MARK: &str = "…";
 
 /// Whether an Event is good or bad news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +50,25 @@ pub(crate) fn announce(index: &Index, key: &ServiceKey, notice: Notice) -> Optio
             Decision::Publish {
                 shortage: Some(shortage),
                 ..
-            } => (
+            } if shortage.to_tell().is_some() => (
                 Severity::Warning,
                 "NoReadyNodes",
                 format!("Not advertised: {shortage}"),
             ),
             _ => return None,
         },
+        Notice::Conflict(ConflictNews::Refused(ref cause)) => {
+            let sentence = match index.decide(key)? {
+                Decision::Publish { refusals, .. } => refusals.sentence(cause),
+                Decision::Leave => cause.to_string(),
+            };
+            let note = format!("{sentence}; the Service is not served there");
+            (Severity::Warning, "PortConflict", note)
+        }
+        Notice::Conflict(ConflictNews::Resolved(port)) => {
+            let note = format!("No node refuses {port} any more");
+            (Severity::Normal, "PortConflictResolved", note)
+        }
         Notice::Problem(ref problem) => (Severity::Warning, problem.reason(), problem.to_string()),
     };
     let mut hasher = DefaultHasher::new();
@@ -62,6 +77,12 @@ pub(crate) fn announce(index: &Index, key: &ServiceKey, notice: Notice) -> Optio
         // The version is the same after a restart as long as nobody wrote the Service.
         Notice::Updated | Notice::NoReadyNodes => service.version.hash(&mut hasher),
         Notice::Problem(problem) => problem.hash(&mut hasher),
+        // The same for everyone as long as the condition stays True, or False.
+        Notice::Conflict(news) => {
+            let condition = service.condition.as_ref();
+            let since = condition.map(|condition| condition.last_transition_time.0);
+            (news, since).hash(&mut hasher);
+        }
     }
     Some(Announcement {
         key: key.clone(),
@@ -73,8 +94,8 @@ pub(crate) fn announce(index: &Index, key: &ServiceKey, notice: Notice) -> Optio
     })
 }
 
-fn shortened(mut note: String) -> String {
-    const MARK: &str = "…";
+/// Cuts what is longer than a note may be.
+pub(crate) fn shortened(mut note: String) -> String {
     if note.len() > LONGEST_NOTE {
         let end = (0..=LONGEST_NOTE - MARK.len())
             .rev()

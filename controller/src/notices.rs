@@ -11,8 +11,13 @@ use std::{
 };
 
 use highwire_api::{Problem, ServiceKey};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::absence::ShortageKind;
+use crate::{
+    absence::ShortageKind,
+    conflict_news::{ConflictBoard, ConflictNews},
+    refusals::Refusals,
+};
 
 /// How long a Service must be without a node before that is told.
 const GRACE: Duration = Duration::from_secs(2);
@@ -29,6 +34,8 @@ pub(crate) enum Notice {
     NoReadyNodes,
     /// Something is wrong with it.
     Problem(Problem),
+    /// One of its ports is refused, or no longer.
+    Conflict(ConflictNews),
 }
 
 /// What was told and what is to be told, by Service.
@@ -45,6 +52,7 @@ struct Board {
     updated: Option<Instant>,
     shortage: Option<(ShortageKind, Telling)>,
     problems: BTreeMap<Problem, Telling>,
+    conflicts: ConflictBoard,
 }
 
 /// Goes from `At` to `Told` and never back.
@@ -116,6 +124,25 @@ impl Notices {
         }
     }
 
+    /// Who refuses the Service, and what its condition says of that. Returns what of it
+    /// has lasted long enough to be told.
+    pub(crate) fn conflicts(
+        &mut self,
+        key: &ServiceKey,
+        uid: &str,
+        refusals: Refusals,
+        condition: Option<&Condition>,
+        now: Instant,
+    ) -> Refusals {
+        let conflicts = &mut self.board(key, uid).conflicts;
+        conflicts.look(&refusals, condition, now);
+        let settled = refusals.only(|cause| conflicts.has_settled(cause, now));
+        if let Some(next) = conflicts.next() {
+            self.due.insert((next, key.clone()));
+        }
+        settled
+    }
+
     /// What is to be told now.
     pub(crate) fn take(&mut self, now: Instant) -> Vec<(ServiceKey, Notice)> {
         let mut notices = Vec::new();
@@ -143,6 +170,8 @@ impl Notices {
                     tell(Notice::Problem(problem.clone()));
                 }
             }
+            let news = board.conflicts.take(now);
+            news.into_iter().map(Notice::Conflict).for_each(tell);
         }
         notices
     }

@@ -1,6 +1,9 @@
 //! Why nodes refuse a Service, gathered over all nodes and put in words.
 
-use std::{collections::BTreeMap, collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use highwire_api::{
     PortKey, Protocol,
@@ -105,6 +108,12 @@ impl Refusals {
         self.doubtful.insert(refusal.cause.clone());
     }
 
+    /// The same without the causes that do not `fit`.
+    pub(crate) fn only(mut self, fit: impl Fn(&Cause) -> bool) -> Self {
+        self.certain.retain(|cause, _| fit(cause));
+        self
+    }
+
     /// The causes of which some live node is sure.
     pub(crate) fn causes(&self) -> impl Iterator<Item = &Cause> {
         self.certain.keys()
@@ -182,17 +191,17 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Whether it named the cause, or had no room to.
+    pub(crate) fn covers(&self, cause: &Cause) -> bool {
+        self.and_more || self.causes.contains(cause)
+    }
+
     /// Reads a message back.
     pub(crate) fn of(message: &str) -> Self {
         Self {
             causes: message.split(BREAK).filter_map(read_sentence).collect(),
             and_more: message.ends_with(" more conflicts") || message.ends_with(MARK),
         }
-    }
-
-    /// Whether it spoke of the port.
-    pub(crate) fn names(&self, port: PortKey) -> bool {
-        self.causes.iter().any(|cause| cause.port == port)
     }
 }
 

@@ -53,7 +53,14 @@ impl Schedule {
     pub(crate) fn touch(&mut self, key: &ServiceKey, now: Instant) {
         let entry = self.entries.entry(key.clone()).or_default();
         match entry.phase {
-            Phase::Queued(_) => {}
+            Phase::Queued(at) => {
+                // Who only waits until things have settled need not wait any more.
+                let sooner = entry.not_before.unwrap_or(now).max(now + SETTLE);
+                if sooner < at {
+                    self.due.remove(&(at, key.clone()));
+                    self.queue(key, sooner);
+                }
+            }
             Phase::Writing { .. } => entry.phase = Phase::Writing { touched: true },
             Phase::Idle => {
                 let at = entry.not_before.unwrap_or(now).max(now + SETTLE);
@@ -93,6 +100,12 @@ impl Schedule {
             entry.phase = Phase::Idle;
             entry.failures = 0;
         }
+    }
+
+    /// There is something to write, but not before `at` unless more happens.
+    pub(crate) fn wait(&mut self, key: &ServiceKey, at: Instant) {
+        self.settled(key);
+        self.queue(key, at);
     }
 
     /// The write ended well, or in a conflict, which the watch will explain.
@@ -179,6 +192,19 @@ mod tests {
         assert_eq!(schedule.next(), None, "one write at a time");
         schedule.done(&web, start + ms(40));
         assert_eq!(schedule.next(), Some(start + ms(290)));
+    }
+
+    #[test]
+    fn who_waits_is_looked_at_sooner_when_something_happens() {
+        let (mut schedule, start, web) = (Schedule::default(), Instant::now(), key("web"));
+        schedule.touch(&web, start);
+        schedule.take(start + ms(20)).unwrap();
+        schedule.wait(&web, start + ms(400));
+        assert_eq!(schedule.next(), Some(start + ms(400)));
+        schedule.touch(&web, start + ms(100));
+        schedule.touch(&web, start + ms(110));
+        assert_eq!(schedule.next(), Some(start + ms(120)));
+        assert_eq!(schedule.due.len(), 1);
     }
 
     #[test]

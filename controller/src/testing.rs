@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 
 use crate::{
+    condition::PORTS_ERROR,
     engine::{Engine, StatusWrite, WriteResult},
     index::{
         Input,
@@ -50,9 +51,9 @@ pub(crate) fn service(name: &str) -> Value {
 }
 
 /// What the index reads of a Service.
-pub(crate) fn view(service: &Value) -> ServiceView {
+pub(crate) fn view(service: &Value) -> Box<ServiceView> {
     let service: Service = serde_json::from_value(service.clone()).unwrap();
-    ServiceView::of(&service, ClassPolicy::DefaultAndOurs)
+    Box::new(ServiceView::of(&service, ClassPolicy::DefaultAndOurs))
 }
 
 /// A Ready, opted-in Node `nI` with InternalIP 192.0.2.I.
@@ -168,7 +169,8 @@ impl World {
         self.feed(Input::Lease(Fed::Complete));
     }
 
-    fn fed<V>(&self, name: String, value: V) -> Fed<String, V> {
+    /// An event with an object.
+    pub(crate) fn fed<V>(&self, name: String, value: V) -> Fed<String, V> {
         if self.listing {
             Fed::Listed(name, value)
         } else {
@@ -298,7 +300,7 @@ impl World {
         self.engine.turn(self.now);
         while let Some(write) = self.engine.next_write(self.now) {
             let result = self.serve(&write);
-            self.engine.finish(&write.key, result, self.now);
+            self.engine.finish(&write, result, self.now);
             self.engine.turn(self.now);
         }
         self.announcements
@@ -318,8 +320,11 @@ impl World {
         service["metadata"]["resourceVersion"] = json!(self.version.to_string());
         service["metadata"]["managedFields"] = managed_by(FIELD_MANAGER);
         service["status"]["loadBalancer"]["ingress"] = json!(write.ingress.to_api());
+        if let Some(condition) = &write.condition {
+            merge_by_type(&mut service["status"]["conditions"], json!(condition));
+        }
         self.writes.push(write.clone());
-        WriteResult::Written(Box::new(view(service)))
+        WriteResult::Written(view(service))
     }
 
     /// The addresses in a Service's status with their ports, as `192.0.2.1:80`.
@@ -334,6 +339,40 @@ impl World {
         };
         let text = |entry: &Value| format!("{}:{}", entry["ip"].as_str().unwrap(), ports(entry));
         entries.as_array().into_iter().flatten().map(text).collect()
+    }
+
+    /// The condition `LoadBalancerPortsError` of a Service as `True HostPort: message`.
+    pub(crate) fn condition(&self, name: &str) -> Option<String> {
+        let conditions = &self.services[&key(name)]["status"]["conditions"];
+        let mut conditions = conditions.as_array().into_iter().flatten();
+        let found = conditions.find(|found| found["type"] == PORTS_ERROR)?;
+        let text = |field: &str| found[field].as_str().unwrap().to_owned();
+        Some(format!(
+            "{} {}: {}",
+            text("status"),
+            text("reason"),
+            text("message")
+        ))
+    }
+
+    /// The Services as the API server has them.
+    pub(crate) fn services(&self) -> &BTreeMap<ServiceKey, Value> {
+        &self.services
+    }
+
+    /// Deletes a Service.
+    pub(crate) fn delete(&mut self, name: &str) {
+        self.version += 1;
+        self.services.remove(&key(name));
+        self.feed(Input::Service(Fed::Drop(key(name))));
+    }
+
+    /// A node's agent renews its Lease now and from now on.
+    pub(crate) fn renews(&mut self, number: u8) {
+        self.lease(number);
+        if !self.renewing.contains(&number) {
+            self.renewing.push(number);
+        }
     }
 
     /// Another controller takes over from the same objects; it has seen nothing before.
@@ -357,11 +396,26 @@ impl World {
     }
 }
 
+/// What a strategic merge patch does to a list of conditions.
+fn merge_by_type(conditions: &mut Value, new: Value) {
+    if conditions.is_null() {
+        *conditions = json!([]);
+    }
+    let conditions = conditions.as_array_mut().unwrap();
+    match conditions.iter_mut().find(|old| old["type"] == new["type"]) {
+        Some(old) => *old = new,
+        None => conditions.push(new),
+    }
+}
+
 /// `managedFields` of a Service whose ingress `manager` wrote.
 pub(crate) fn managed_by(manager: &str) -> Value {
     json!([{
         "manager": manager, "operation": "Update", "subresource": "status",
         "apiVersion": "v1", "fieldsType": "FieldsV1",
-        "fieldsV1": {"f:status": {"f:loadBalancer": {"f:ingress": {}}}},
+        "fieldsV1": {"f:status": {
+            "f:loadBalancer": {"f:ingress": {}},
+            "f:conditions": {"k:{\"type\":\"LoadBalancerPortsError\"}": {}},
+        }},
     }])
 }

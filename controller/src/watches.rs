@@ -57,7 +57,7 @@ pub(crate) async fn run(
             s1,
             |event| {
                 Input::Service(Fed::of(event, ServiceKey::of, |object| {
-                    ServiceView::of(object, policy)
+                    Box::new(ServiceView::of(object, policy))
                 }))
             }
         ),

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::{
+    condition::PORTS_ERROR,
     engine::{StatusWrite, WriteResult},
     explain::explain,
     index::service::ServiceView,
@@ -52,7 +53,7 @@ impl Writer {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        let patch = Patch::Merge(patch(write));
+        let patch = Patch::Strategic(patch(write));
         let answer = timeout(
             TIMEOUT,
             services.patch_status(&write.key.name, &params, &patch),
@@ -61,7 +62,7 @@ impl Writer {
         let (label, result) = match answer {
             Ok(Ok(service)) => {
                 self.succeeded();
-                info!(service = %write.key, "status written: {}", write.ingress);
+                info!(service = %write.key, "status written: {}", summary(write));
                 let view = ServiceView::of(&service, self.policy);
                 ("ok", WriteResult::Written(Box::new(view)))
             }
@@ -94,8 +95,20 @@ impl Writer {
     }
 }
 
-/// A merge patch, so that the conditions and whatever else others write into the
-/// status stay; with UID and version, so that it only hits what was looked at.
+/// What was written, in words.
+fn summary(write: &StatusWrite) -> String {
+    match &write.condition {
+        None => write.ingress.to_string(),
+        Some(condition) => format!(
+            "{}; {} {}: {}",
+            write.ingress, PORTS_ERROR, condition.status, condition.message
+        ),
+    }
+}
+
+/// A strategic merge patch: it replaces the ingress as a whole, and of the conditions,
+/// a list by type, only ours, so that those of others and whatever else is in the
+/// status stay. With UID and version, so that it only hits what was looked at.
 fn patch(write: &StatusWrite) -> Value {
     let entries = write.ingress.to_api();
     let entries = if entries.is_empty() {
@@ -103,8 +116,45 @@ fn patch(write: &StatusWrite) -> Value {
     } else {
         json!(entries)
     };
+    let mut status = json!({ "loadBalancer": { "ingress": entries } });
+    if let Some(condition) = &write.condition {
+        status["conditions"] = json!([condition]);
+    }
     json!({
         "metadata": { "uid": write.uid, "resourceVersion": write.version.to_string() },
-        "status": { "loadBalancer": { "ingress": entries } },
+        "status": status,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use highwire_api::ResourceVersion;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+    use super::*;
+    use crate::{ingress::Ingress, testing::key};
+
+    #[test]
+    fn a_patch_holds_what_was_looked_at_and_no_condition_that_is_right() {
+        let mut write = StatusWrite {
+            key: key("web"),
+            uid: "u1".into(),
+            version: ResourceVersion(7),
+            ingress: Ingress::default(),
+            moves: true,
+            condition: None,
+        };
+        let looked_at = json!({"uid": "u1", "resourceVersion": "7"});
+        assert_eq!(
+            patch(&write),
+            json!({"metadata": looked_at, "status": {"loadBalancer": {"ingress": null}}})
+        );
+        let condition: Condition = serde_json::from_value(json!({
+            "type": PORTS_ERROR, "status": "True", "reason": "HostPort", "message": "m",
+            "lastTransitionTime": "2026-01-02T03:04:05Z",
+        }))
+        .unwrap();
+        write.condition = Some(condition.clone());
+        assert_eq!(patch(&write)["status"]["conditions"], json!([condition]));
+    }
 }

@@ -2,7 +2,7 @@
 //! concerns.
 //!
 //! What an event costs: a renewed Lease, nothing per Service. A report, only the
-//! Services whose change it confirms or whose conflict comes or goes. A node that
+//! Services whose change it confirms or whose conflicts change. A node that
 //! joins or leaves, all Services.
 
 mod changes;
@@ -20,6 +20,7 @@ use std::{
 use highwire_api::{ServiceKey, names::agent_lease};
 
 use crate::{
+    condition,
     desired::{Decision, decide},
     liveness::Now,
 };
@@ -33,7 +34,7 @@ use service::{Asks, ServiceRecord, ServiceView};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Input {
     /// Of the Services that are not of type ClusterIP.
-    Service(Fed<ServiceKey, ServiceView>),
+    Service(Fed<ServiceKey, Box<ServiceView>>),
     /// Of the Nodes.
     Node(Fed<String, NodeFacts>),
     /// Of the LoadBalancerNodes.
@@ -102,12 +103,12 @@ impl Index {
         }
     }
 
-    fn apply_service(&mut self, fed: Fed<ServiceKey, ServiceView>, now: Now) {
+    fn apply_service(&mut self, fed: Fed<ServiceKey, Box<ServiceView>>, now: Now) {
         let known = || self.services.keys().cloned().collect();
         match self.listings.services.step(fed, known) {
             Step::Wait => {}
-            Step::Adopt(key, view) => self.put_service(key, view, None),
-            Step::Update(key, view) => self.update_service(key, view, now),
+            Step::Adopt(key, view) => self.put_service(key, *view, None),
+            Step::Update(key, view) => self.update_service(key, *view, now),
             Step::Forget(keys) => keys.iter().for_each(|key| self.drop_service(key)),
         }
     }
@@ -151,6 +152,12 @@ impl Index {
         self.services
             .get(key)
             .map(|service| decide(key, service, self.nodes.iter()))
+    }
+
+    /// Why Services are refused a port, for metrics: one reason per Service.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = &'static str> {
+        let services = self.services.values();
+        services.filter_map(|service| condition::reason(service.condition.as_ref()))
     }
 
     /// The states of all Services and nodes, for metrics.

@@ -19,6 +19,7 @@ use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node};
 use crate::{
     absence::Absence,
     liveness::{Freshness, Vitality},
+    refusals::Refusal,
 };
 
 /// What matters of a Node object.
@@ -83,8 +84,8 @@ pub(crate) struct AgentReport {
     pub(crate) not_ready: Option<String>,
     /// The version up to which every Service event is in the kernel.
     pub(crate) observed: Option<ResourceVersion>,
-    /// The Services it refuses, each with the first reason.
-    pub(crate) conflicts: BTreeMap<ServiceKey, String>,
+    /// The Services it refuses, each with its refusals in order.
+    pub(crate) conflicts: BTreeMap<ServiceKey, Vec<Refusal>>,
 }
 
 impl AgentReport {
@@ -97,14 +98,15 @@ impl AgentReport {
             Some(condition) => Some(format!("its agent reports {}", condition.reason)),
         };
         let observed = status.observed();
-        let mut conflicts = BTreeMap::new();
+        let mut conflicts: BTreeMap<ServiceKey, Vec<Refusal>> = BTreeMap::new();
         for conflict in status.conflicts {
-            conflicts.entry(conflict.service).or_insert_with(|| {
-                format!(
-                    "{}/{} is held by {}",
-                    conflict.port, conflict.protocol, conflict.held_by
-                )
-            });
+            let refusals = conflicts.entry(conflict.service.clone()).or_default();
+            refusals.extend(Refusal::of(conflict));
+        }
+        for refusals in conflicts.values_mut() {
+            refusals.sort();
+            refusals.dedup();
+            refusals.shrink_to_fit();
         }
         Self {
             not_ready,
@@ -205,6 +207,17 @@ impl Standing {
     pub(crate) const STATES: [&str; 4] = ["live", "unproven", "out", "not_opted_in"];
 }
 
+/// How much weight the refusals of a node have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Voice {
+    /// Its agent is alive.
+    Heard,
+    /// Alive or dead, we can't tell.
+    Doubtful,
+    /// It does not serve, or its agent is dead.
+    Silent,
+}
+
 impl NodeRecord {
     /// Whether the node can serve anything at all.
     pub(crate) fn standing(&self) -> Standing {
@@ -241,12 +254,23 @@ impl NodeRecord {
     }
 
     /// Why the node refuses the Service, if it does.
-    pub(crate) fn conflict(&self, service: &ServiceKey) -> Option<&str> {
-        self.report
-            .as_ref()?
-            .conflicts
-            .get(service)
-            .map(String::as_str)
+    pub(crate) fn refusals(&self, service: &ServiceKey) -> Option<&[Refusal]> {
+        let report = self.report.as_ref()?;
+        report.conflicts.get(service).map(Vec::as_slice)
+    }
+
+    /// Whether what the node refuses counts, advertised or not: it has opted in and
+    /// its agent is alive.
+    pub(crate) fn voice(&self) -> Voice {
+        let in_service = |facts: &&NodeFacts| facts.opted_in && !facts.deleting;
+        if self.facts.as_ref().filter(in_service).is_none() {
+            return Voice::Silent;
+        }
+        match self.lease.as_ref().map(|lease| lease.vitality.freshness()) {
+            Some(Freshness::Fresh) => Voice::Heard,
+            Some(Freshness::Unproven) => Voice::Doubtful,
+            Some(Freshness::Stale) | None => Voice::Silent,
+        }
     }
 
     /// Whether nothing is known any more.

@@ -73,10 +73,12 @@ impl Nodes {
                 .report
                 .as_ref()
                 .map_or(&none, |report| &report.conflicts);
-            let came = new.keys().filter(|key| !old.contains_key(key));
-            let went = old.keys().filter(|key| !new.contains_key(key));
+            let came = new
+                .iter()
+                .filter(|(key, refusals)| old.get(*key) != Some(*refusals));
+            let went = old.iter().filter(|(key, _)| !new.contains_key(*key));
             Concern {
-                some: came.chain(went).cloned().collect(),
+                some: came.chain(went).map(|(key, _)| key.clone()).collect(),
                 ..Concern::NONE
             }
         })
@@ -160,10 +162,11 @@ impl Nodes {
     /// Changes a node, and adds to the concern what its standing and progress concern.
     fn change(&mut self, name: &str, change: impl FnOnce(&mut NodeRecord) -> Concern) -> Concern {
         let node = self.by_name.entry(name.to_owned()).or_default();
-        let (standing, observed) = (mem::discriminant(&node.standing()), node.observed());
+        let standing = |node: &NodeRecord| (mem::discriminant(&node.standing()), node.voice());
+        let before = (standing(node), node.observed());
         let mut concern = change(node);
-        concern.all |= mem::discriminant(&node.standing()) != standing;
-        concern.progress = (observed, node.observed());
+        concern.all |= standing(node) != before.0;
+        concern.progress = (before.1, node.observed());
         if node.is_forgotten() {
             self.by_name.remove(name);
         }

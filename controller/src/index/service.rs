@@ -5,9 +5,13 @@ use std::time::Instant;
 use highwire_api::{
     ClassPolicy, Interpretation, Problem, ResourceVersion, ServiceSpec, service::interpret,
 };
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 
-use crate::{ingress::Listed, names::FIELD_MANAGER};
+use crate::{
+    condition::{self, PORTS_ERROR},
+    ingress::Listed,
+    names::FIELD_MANAGER,
+};
 
 /// A Service object, read and pruned.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +26,12 @@ pub(crate) struct ServiceView {
     pub(crate) listed: Listed,
     /// Whether the ingress in its status is our work, by the API server's books.
     pub(crate) written_by_us: bool,
+    /// Its condition `LoadBalancerPortsError`.
+    pub(crate) condition: Option<Condition>,
+    /// Whether that is our work.
+    pub(crate) explained_by_us: bool,
+    /// The generation of its spec, if the API server counts them.
+    pub(crate) generation: Option<i64>,
 }
 
 impl ServiceView {
@@ -32,14 +42,32 @@ impl ServiceView {
             version: ResourceVersion::of(&service.metadata).unwrap_or_default(),
             asks: interpret(service, policy),
             listed: Listed::of(service),
-            written_by_us: is_written_by_us(service),
+            written_by_us: is_ours(service, "/f:status/f:loadBalancer/f:ingress"),
+            condition: condition::stated(service),
+            explained_by_us: is_ours(
+                service,
+                &format!("/f:status/f:conditions/k:{{\"type\":\"{PORTS_ERROR}\"}}"),
+            ),
+            generation: service.metadata.generation,
+        }
+    }
+}
+
+impl ServiceView {
+    /// Whether it still says what we once said of it. An ingress that is another
+    /// controller's means that the Service is its business now.
+    fn is_left_behind(&self) -> bool {
+        if self.listed.is_empty() {
+            self.explained_by_us && condition::is_true(self.condition.as_ref())
+        } else {
+            self.written_by_us
         }
     }
 }
 
 /// `metadata.managedFields` says who wrote a field last. It survives restarts and
 /// changes of leader, and it moves to whoever writes another value.
-fn is_written_by_us(service: &Service) -> bool {
+fn is_ours(service: &Service, field: &str) -> bool {
     let managers = service.metadata.managed_fields.iter().flatten();
     managers
         .filter(|entry| {
@@ -47,12 +75,7 @@ fn is_written_by_us(service: &Service) -> bool {
                 && entry.subresource.as_deref() == Some("status")
         })
         .filter_map(|entry| entry.fields_v1.as_ref())
-        .any(|fields| {
-            fields
-                .0
-                .pointer("/f:status/f:loadBalancer/f:ingress")
-                .is_some()
-        })
+        .any(|fields| fields.0.pointer(field).is_some())
 }
 
 /// What a Service asks of us, with what is known from before.
@@ -70,7 +93,7 @@ pub(crate) enum Asks {
     Refused(Vec<Problem>),
     /// It waits for its ClusterIP.
     Pending,
-    /// Not ours any more, but its ingress is our work.
+    /// Not ours any more, but its ingress or its condition is our work.
     Abandoned,
 }
 
@@ -85,6 +108,10 @@ pub(crate) struct ServiceRecord {
     pub(crate) asks: Asks,
     /// What its status advertises.
     pub(crate) listed: Listed,
+    /// Its condition `LoadBalancerPortsError`.
+    pub(crate) condition: Option<Condition>,
+    /// See [`ServiceView::generation`].
+    pub(crate) generation: Option<i64>,
     /// What a node must have observed to serve it as it is now. The first version
     /// this process saw if it never saw a relevant change.
     pub(crate) changed: ResourceVersion,
@@ -112,9 +139,7 @@ impl ServiceRecord {
             },
             Interpretation::Unsupported(problems) => Asks::Refused(problems),
             Interpretation::Pending => Asks::Pending,
-            Interpretation::NotOurs if view.written_by_us && !view.listed.is_empty() => {
-                Asks::Abandoned
-            }
+            Interpretation::NotOurs if view.is_left_behind() => Asks::Abandoned,
             Interpretation::NotOurs => return None,
         };
         let unchanged = old.filter(|old| needs_same_rules(&old.asks, &asks));
@@ -125,6 +150,8 @@ impl ServiceRecord {
             version: view.version,
             asks,
             listed: view.listed,
+            condition: view.condition,
+            generation: view.generation,
         })
     }
 

@@ -1,0 +1,376 @@
+//! Conflicts from the agents' reports to the Services' status and Events, by the whole
+//! engine.
+
+use std::time::Duration;
+
+use highwire_api::names::EXCLUDE_LABEL;
+use serde_json::{Value, json};
+
+use crate::{
+    condition::PORTS_ERROR,
+    index::{Input, listing::Fed},
+    names::FIELD_MANAGER,
+    notice_text::Severity,
+    testing::{World, key, managed_by, service},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+fn conflict(service: &str, port: u16, reason: &str, held_by: &str) -> Value {
+    json!({"service": format!("shop/{service}"), "protocol": "TCP", "port": port,
+           "reason": reason, "heldBy": held_by})
+}
+
+fn by_old(service: &str) -> Value {
+    conflict(service, 80, "HeldByService", "Service shop/old")
+}
+
+impl World {
+    /// The node reports these conflicts, having observed everything.
+    fn refuses(&mut self, number: u8, conflicts: &[Value]) {
+        self.report(number, self.version(), |report| {
+            report["status"]["conflicts"] = json!(conflicts);
+        });
+    }
+
+    fn all_refuse(&mut self, numbers: impl IntoIterator<Item = u8>, conflicts: &[Value]) {
+        numbers
+            .into_iter()
+            .for_each(|number| self.refuses(number, conflicts));
+    }
+
+    fn notes(&self, reason: &str) -> Vec<&str> {
+        let told = self.announcements.iter();
+        told.filter(|told| told.reason == reason)
+            .map(|told| told.note.as_str())
+            .collect()
+    }
+}
+
+/// A Service that five live nodes refuse because of `shop/old`.
+fn refused() -> World {
+    let mut world = World::new();
+    world.put(service("young"));
+    (1..=5).for_each(|number| world.live(number));
+    world.all_refuse(1..=5, &[by_old("young")]);
+    world.pass(5 * SECOND);
+    world
+}
+
+#[test]
+fn a_refused_service_has_one_event_one_condition_and_no_address() {
+    let mut world = refused();
+    let said = "80/TCP is held by Service shop/old on n1, n2 and 3 more nodes";
+    assert_eq!(
+        world.condition("young").unwrap(),
+        format!("True HeldByService: {said}")
+    );
+    assert!(world.advertised("young").is_empty());
+    assert_eq!(
+        world.reasons(),
+        ["PortConflict"],
+        "it explains the lack of nodes"
+    );
+    let told = &world.announcements[0];
+    assert_eq!(told.severity, Severity::Warning);
+    assert_eq!(
+        told.note,
+        format!("{said}; the Service is not served there")
+    );
+    assert_eq!(world.writes.len(), 1);
+
+    world.all_refuse(1..=5, &[by_old("young")]);
+    world.list_nodes(|world| {
+        (1..=5).for_each(|number| world.live(number));
+        world.all_refuse(1..=5, &[by_old("young")]);
+    });
+    world.pass(30 * SECOND);
+    assert_eq!((world.writes.len(), world.announcements.len()), (1, 1));
+}
+
+#[test]
+fn when_the_port_is_free_it_is_served_and_told_in_one_write() {
+    let mut world = refused();
+    world.all_refuse(1..=5, &[]);
+    world.pass(5 * SECOND);
+    assert_eq!(world.advertised("young").len(), 5);
+    assert_eq!(
+        world.condition("young").unwrap(),
+        "False NoPortConflicts: no node refuses a port"
+    );
+    assert_eq!(world.writes.len(), 2);
+    assert_eq!(
+        world.reasons(),
+        [
+            "PortConflict",
+            "PortConflictResolved",
+            "LoadBalancerUpdated"
+        ]
+    );
+    assert_eq!(world.announcements[1].severity, Severity::Normal);
+
+    let first = world.announcements[0].digest;
+    world.all_refuse(1..=5, &[by_old("young")]);
+    world.pass(5 * SECOND);
+    let again = &world.announcements[3];
+    assert_eq!(again.reason, "PortConflict");
+    assert_ne!(
+        again.digest, first,
+        "or the API server would take it for told"
+    );
+}
+
+#[test]
+fn another_holder_is_told_and_is_no_release() {
+    let mut world = refused();
+    let socket = conflict("young", 80, "HostListener", "socket 0.0.0.0:80 uid 0");
+    world.refuses(1, &[socket]);
+    world.all_refuse(2..=5, &[]);
+    world.pass(5 * SECOND);
+    assert_eq!(world.notes("PortConflict").len(), 2);
+    assert!(world.notes("PortConflictResolved").is_empty());
+    assert_eq!(
+        world.condition("young").unwrap(),
+        "True HostListener: 80/TCP is held by socket 0.0.0.0:80 uid 0 on n1"
+    );
+    assert_eq!(world.advertised("young").len(), 4);
+    let mut written = world.writes.iter().filter_map(|w| w.condition.as_ref());
+    assert!(
+        written.all(|condition| condition.status == "True"),
+        "not even for a moment"
+    );
+    world.refuses(1, &[]);
+    world.pass(5 * SECOND);
+    assert_eq!(
+        world.notes("PortConflictResolved"),
+        ["No node refuses 80/TCP any more"]
+    );
+}
+
+#[test]
+fn more_nodes_with_the_same_cause_are_few_writes_and_no_event() {
+    let mut world = World::new();
+    world.put(service("young"));
+    for number in 1..=100 {
+        world.live(number);
+        world.refuses(number, &[by_old("young")]);
+        world.pass(20 * MS);
+    }
+    world.pass(5 * SECOND);
+    assert!(world.writes.len() <= 6, "{} writes", world.writes.len());
+    assert_eq!(world.reasons(), ["PortConflict"]);
+    assert!(
+        world
+            .condition("young")
+            .unwrap()
+            .ends_with("n1, n10 and 98 more nodes")
+    );
+}
+
+#[test]
+fn a_new_leader_repeats_nothing_and_tells_what_it_finds_resolved() {
+    for resolved in [false, true] {
+        let mut world = refused();
+        world.restart();
+        world.list_nodes(|world| {
+            (1..=5).for_each(|number| world.live(number));
+            if !resolved {
+                // The agents reported long before the version this controller sees first.
+                (1..=5).for_each(|number| {
+                    world.report(number, 1, |report| {
+                        report["status"]["conflicts"] = json!([by_old("young")]);
+                    });
+                });
+            }
+        });
+        world.pass(5 * SECOND);
+        let more: &[&str] = if resolved {
+            &["PortConflictResolved", "LoadBalancerUpdated"]
+        } else {
+            &[]
+        };
+        assert_eq!(world.reasons()[1..], *more);
+        assert_eq!(world.writes.len(), 1 + usize::from(resolved));
+    }
+}
+
+#[test]
+fn a_dead_nodes_refusal_ends_with_its_lease_and_a_restart_does_not_bring_it_back() {
+    let mut world = World::new();
+    world.put(service("young"));
+    (1..=2).for_each(|number| world.live(number));
+    world.refuses(1, &[]);
+    world.refuses(2, &[by_old("young")]);
+    world.pass(5 * SECOND);
+    assert!(world.condition("young").unwrap().starts_with("True"));
+    world.kill(2);
+    world.pass(20 * SECOND);
+    assert!(world.condition("young").unwrap().starts_with("False"));
+    let (writes, told) = (world.writes.len(), world.announcements.len());
+
+    world.restart();
+    world.list_nodes(|world| {
+        world.live(1);
+        world.node(2, |_| {});
+        world.refuses(2, &[by_old("young")]);
+        let mut expired = crate::testing::lease(world.now, None);
+        expired.renewed = Some(world.now.wall - jiff::SignedDuration::from_secs(60));
+        world.feed(Input::Lease(Fed::Listed("agent-n2".into(), expired)));
+    });
+    world.pass(30 * SECOND);
+    assert_eq!(
+        (world.writes.len(), world.announcements.len()),
+        (writes, told)
+    );
+}
+
+#[test]
+fn only_nodes_that_are_asked_count_and_they_count_unadvertised() {
+    let mut world = World::new();
+    let mut young = service("young");
+    young["metadata"]["annotations"] = json!({"highwire.dev/node-selector": "pool=edge"});
+    world.put(young);
+    world.live(1);
+    world.refuses(1, &[by_old("young")]);
+    world.pass(3 * SECOND);
+    assert_eq!(world.condition("young"), None);
+    assert_eq!(world.reasons(), ["NoReadyNodes"]);
+    world.node(1, |node| {
+        node["metadata"]["labels"]["pool"] = json!("edge");
+        node["metadata"]["labels"][EXCLUDE_LABEL] = json!("");
+    });
+    world.pass(3 * SECOND);
+    assert!(world.condition("young").is_some());
+    world.kill(1);
+    world.live(2);
+    world.pass(20 * SECOND);
+    assert!(world.condition("young").unwrap().starts_with("False"));
+}
+
+#[test]
+fn a_changed_service_is_refused_only_by_who_has_seen_the_change() {
+    let mut world = refused();
+    world.edit("young", |s| s["spec"]["ports"] = json!([{"port": 81}]));
+    world.pass(5 * SECOND);
+    assert_eq!(world.writes.len(), 1, "nobody has answered yet");
+    world.all_refuse(1..=5, &[conflict("young", 81, "NodePort", "Service a/b")]);
+    world.pass(5 * SECOND);
+    assert_eq!(world.writes.len(), 2);
+    assert_eq!(
+        world.notes("PortConflictResolved"),
+        ["No node refuses 80/TCP any more"]
+    );
+    // Deleted and made anew: what is reported of the old one says nothing of the new.
+    world.delete("young");
+    let mut new = service("young");
+    new["metadata"]["uid"] = json!("another");
+    world.put(new);
+    world.pass(5 * SECOND);
+    assert_eq!(world.condition("young"), None);
+}
+
+#[test]
+fn conditions_of_others_stay_and_generations_are_told() {
+    let mut world = World::new();
+    let mut young = service("young");
+    let foreign = json!({"type": "example.com/Ready", "status": "True", "reason": "Yes",
+                         "message": "", "lastTransitionTime": "2026-01-02T03:04:05Z"});
+    young["status"]["conditions"] = json!([foreign]);
+    young["metadata"]["generation"] = json!(3);
+    world.put(young);
+    world.live(1);
+    world.refuses(1, &[by_old("young")]);
+    world.pass(3 * SECOND);
+    let conditions = &world.services()[&key("young")]["status"]["conditions"];
+    assert_eq!(conditions[0], foreign);
+    assert_eq!(
+        (&conditions[1]["type"], &conditions[1]["observedGeneration"]),
+        (&json!(PORTS_ERROR), &json!(3))
+    );
+}
+
+#[test]
+fn a_service_that_stops_being_ours_is_not_left_with_a_true_condition() {
+    for (manager, cleared) in [(FIELD_MANAGER, true), ("cloud-controller-manager", false)] {
+        let mut world = refused();
+        world.edit("young", |s| {
+            s["spec"]["type"] = json!("NodePort");
+            s["metadata"]["managedFields"] = managed_by(manager);
+        });
+        world.pass(5 * SECOND);
+        let condition = world.condition("young").unwrap();
+        assert_eq!(
+            condition.starts_with("False"),
+            cleared,
+            "{manager}: {condition}"
+        );
+        assert_eq!(world.reasons(), ["PortConflict"]);
+    }
+}
+
+#[test]
+fn a_shortage_with_another_cause_is_told_too() {
+    let mut world = World::new();
+    world.put(service("young"));
+    world.live(1);
+    world.refuses(1, &[by_old("young")]);
+    world.node(2, |_| {});
+    world.pass(5 * SECOND);
+    assert_eq!(world.reasons(), ["PortConflict", "NoReadyNodes"]);
+    let note = world.notes("NoReadyNodes")[0];
+    assert!(
+        note.contains("n1 (80/TCP is held by") && note.contains("n2 (its agent"),
+        "{note}"
+    );
+}
+
+#[test]
+fn a_thousand_services_for_one_port_cost_one_write_and_one_event_each() {
+    let mut world = World::new();
+    let name = |number: usize| format!("s{number:03}");
+    (0..1000).for_each(|number| world.put(service(&name(number))));
+    (1..=3).for_each(|number| world.node(number, |_| {}));
+    let losers: Vec<Value> = (1..1000)
+        .map(|loser| {
+            conflict(
+                &name(loser),
+                80,
+                "HeldByService",
+                &format!("Service shop/{}", name(0)),
+            )
+        })
+        .collect();
+    // The agents answer one after the other.
+    for number in 1..=3 {
+        world.renews(number);
+        world.refuses(number, &losers);
+        world.pass(100 * MS);
+    }
+    world.pass(10 * SECOND);
+    assert_eq!(world.advertised(&name(0)).len(), 3);
+    let won = world
+        .writes
+        .iter()
+        .filter(|write| write.key == key(&name(0)))
+        .count();
+    assert!(won <= 2, "{won} writes for the winner");
+    assert_eq!(world.writes.len() - won, 999);
+    assert_eq!(world.notes("PortConflict").len(), 999);
+    assert_eq!(
+        world.reasons().len(),
+        1000,
+        "the winner has LoadBalancerUpdated only"
+    );
+    let told = world
+        .announcements
+        .iter()
+        .filter(|told| told.key == key(&name(0)));
+    assert_eq!(told.count(), 1);
+
+    // Nothing more happens, and nobody is woken for nothing.
+    world.pass(60 * SECOND);
+    assert_eq!(world.writes.len() - won, 999);
+    let next = world.engine.next_turn(true).unwrap();
+    assert!(next > world.now.instant + SECOND, "only Leases wake it");
+}
