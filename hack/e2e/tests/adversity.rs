@@ -97,9 +97,22 @@ async fn a_node_goes_on_while_the_api_server_is_away() -> Result<()> {
         }
     })
     .await;
-    client
-        .http_get(to, SHORT)
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    client.http_get(to, SHORT)?;
+    // An agent that starts now waits, and the rules of the one before stay.
+    let starting = cluster.agent("n2")?;
+    starting.kill()?;
+    starting.restart()?;
+    wait_for("the new agent to say what it waits for", LONG, || async {
+        let said = format!("{:?}", starting.get("/readyz"));
+        if said.contains("watching") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })
+    .await;
+    answers(&client, cluster.node("n2")?.v4(port)).await;
+    let waiting = starting.unit().pid();
     apiserver.start_again()?;
     let later = scope.free_port()?;
     let created = wait_for("the API server to be back", LONG * 3, || async {
@@ -109,6 +122,11 @@ async fn a_node_goes_on_while_the_api_server_is_away() -> Result<()> {
     answers(&client, cluster.node("n1")?.v4(later)).await;
     ingress_is(&created, &BOTH).await;
     ingress_is(&service, &BOTH).await;
+    answers(&client, cluster.node("n2")?.v4(later)).await;
+    ensure!(
+        starting.unit().pid() == waiting,
+        "it must have lived through it"
+    );
     let after = [agent.unit().pid(), cluster.controller("c1")?.unit().pid()];
     ensure!(after == pids, "both must have lived through it");
     Ok(())

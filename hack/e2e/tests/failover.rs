@@ -103,25 +103,15 @@ async fn an_agents_restart_interrupts_nothing() -> Result<()> {
     let version = service.get().await?.metadata.resource_version;
     let agent = cluster.agent("n1")?;
     agent.stop()?;
-    let mut stream = client
-        .tcp_connect(to, common::SHORT)
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    stream
-        .say("without an agent")
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let mut stream = client.tcp_connect(to, common::SHORT)?;
+    stream.say("without an agent")?;
     agent.start(&[]).await?;
     for _ in 0..100 {
-        client
-            .http_get(to, common::SHORT)
-            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        client.http_get(to, common::SHORT)?;
     }
     agent.wait_ready(highwire::READY).await?;
-    client
-        .http_get(to, common::SHORT)
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    stream
-        .say("with a new agent")
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    client.http_get(to, common::SHORT)?;
+    stream.say("with a new agent")?;
     ensure!(
         service.get().await?.metadata.resource_version == version,
         "its status flapped"

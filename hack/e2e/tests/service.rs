@@ -87,9 +87,7 @@ async fn two_hundred_requests_reach_all_ready_pods_and_no_other() -> Result<()> 
     answers(&client, to).await;
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     for _ in 0..200 {
-        let reply = client
-            .http_get(to, SHORT)
-            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let reply = client.http_get(to, SHORT)?;
         *seen.entry(reply.pod).or_default() += 1;
     }
     ensure!(
@@ -110,18 +108,10 @@ async fn a_connection_has_one_conntrack_entry_from_the_nodes_address_to_the_pod(
     ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
     let node = cluster.node("n1")?;
     answers(&cluster.outside(), node.v4(port)).await;
-    let mut stream = cluster
-        .outside()
-        .tcp_connect(node.v4(port), SHORT)
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    let pod = stream
-        .say("hello")
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let mut stream = cluster.outside().tcp_connect(node.v4(port), SHORT)?;
+    let pod = stream.say("hello")?;
     let pod = Pod::find(&cluster, scope.namespace(), &pod)?;
-    let source = stream
-        .local_addr()
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?
-        .port();
+    let source = stream.local_addr()?.port();
     let listed = node.netns().check(&[
         "conntrack",
         "-L",
@@ -203,12 +193,8 @@ async fn a_changed_port_moves_and_established_connections_go_on() -> Result<()> 
     ingress_is(&service, &BOTH).await;
     let (client, node) = (cluster.outside(), cluster.node("n1")?);
     answers(&client, node.v4(old)).await;
-    let mut stream = client
-        .tcp_connect(node.v4(old), SHORT)
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    let pod = stream
-        .say("before")
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let mut stream = client.tcp_connect(node.v4(old), SHORT)?;
+    let pod = stream.say("before")?;
     service
         .patch(json!({"spec": {"ports": [{"name": "http", "port": new, "targetPort": 8080}]}}))
         .await?;
@@ -228,9 +214,7 @@ async fn a_changed_port_moves_and_established_connections_go_on() -> Result<()> 
         }
     })
     .await;
-    let after = stream
-        .say("after")
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let after = stream.say("after")?;
     ensure!(after == pod, "the connection moved from {pod} to {after}");
     Ok(())
 }
@@ -259,17 +243,11 @@ async fn a_deleted_service_is_closed_and_its_connections_go_on() -> Result<()> {
     ingress_is(&service, &BOTH).await;
     let (client, node) = (cluster.outside(), cluster.node("n2")?);
     answers(&client, node.v4(port)).await;
-    let mut stream = client
-        .tcp_connect(node.v4(port), SHORT)
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    let pod = stream
-        .say("before")
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let mut stream = client.tcp_connect(node.v4(port), SHORT)?;
+    let pod = stream.say("before")?;
     service.delete().await?;
     refuses(&client, node.v4(port)).await;
-    let after = stream
-        .say("after")
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let after = stream.say("after")?;
     ensure!(after == pod, "the connection moved from {pod} to {after}");
     Ok(())
 }
@@ -306,9 +284,7 @@ async fn replacing_a_pod_fails_no_connection() -> Result<()> {
     .await;
     old.stop()?;
     for _ in 0..100 {
-        let reply = client
-            .http_get(to, SHORT)
-            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let reply = client.http_get(to, SHORT)?;
         ensure!(reply.pod != "web-2", "{reply:?}");
     }
     Ok(())
@@ -466,5 +442,19 @@ async fn the_report_shows_the_node_at_a_glance() -> Result<()> {
         columns.contains("192.0.2.11") && columns.contains("2001:db8:1::11"),
         "{columns}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_api_server_accepts_deploy_as_it_is() -> Result<()> {
+    let (cluster, _scope) = web("deploy").await?;
+    let accepted = cluster.kubectl(&["apply", "--dry-run=server", "-f", "deploy"])?;
+    for object in [
+        "daemonset.apps/highwire-agent",
+        "deployment.apps/highwire-controller",
+    ] {
+        ensure!(accepted.contains(object), "{accepted}");
+    }
+    ensure!(!accepted.contains("Warning"), "{accepted}");
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test file uses its own part of it")]
 
+pub(crate) mod conflicts;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
