@@ -6,7 +6,8 @@ use tracing::{info, warn};
 
 use super::listeners::{self, Listener, Patience};
 
-/// A listener that comes or goes is found within this time. Until then the
+/// A listener that comes or goes is found within twice this time (the event loop
+/// turns as often). Until then the
 /// kernel's own rule (`socket`) already gives it its connections.
 const SCAN_EVERY: Duration = Duration::from_secs(4);
 
