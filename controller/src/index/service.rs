@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use highwire_api::{
-    ClassPolicy, Interpretation, Problem, ResourceVersion, ServiceSpec, service::interpret,
+    ClassPolicy, Interpretation, Problem, ResourceVersion, ServiceSpec,
+    service::{TrafficPolicy, interpret},
 };
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 
@@ -153,6 +154,16 @@ impl ServiceRecord {
             condition: view.condition,
             generation: view.generation,
         })
+    }
+
+    /// Whether only nodes with a ready endpoint may be listed.
+    pub(crate) fn needs_endpoints(&self) -> bool {
+        match &self.asks {
+            Asks::Serve(spec) | Asks::Frozen(spec, _) => {
+                spec.external_policy == TrafficPolicy::Local
+            }
+            Asks::Unreadable(_) | Asks::Refused(_) | Asks::Pending | Asks::Abandoned => false,
+        }
     }
 
     /// What is wrong with the Service.
