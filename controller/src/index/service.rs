@@ -176,6 +176,14 @@ impl ServiceRecord {
         }
     }
 
+    /// What it asks for that we don't do; never empty.
+    pub(crate) fn unsupported(&self) -> Option<&[Problem]> {
+        match &self.asks {
+            Asks::Refused(problems) => Some(problems),
+            _ => None,
+        }
+    }
+
     /// The name of the state, for metrics.
     pub(crate) fn state(&self) -> &'static str {
         match &self.asks {
