@@ -134,7 +134,16 @@ fn http_body(
 
 /// A connection that stays open.
 pub fn tcp_connect(to: SocketAddr, limit: Duration) -> Result<EchoStream, ConnectError> {
-    let stream = connect(unspecified(to), to, limit)?;
+    tcp_connect_from(unspecified(to), to, limit)
+}
+
+/// The same from a chosen address (and port, unless 0).
+pub fn tcp_connect_from(
+    from: SocketAddr,
+    to: SocketAddr,
+    limit: Duration,
+) -> Result<EchoStream, ConnectError> {
+    let stream = connect(from, to, limit)?;
     Ok(EchoStream {
         stream: BufReader::new(stream),
     })
@@ -191,6 +200,16 @@ impl Netns {
     /// [`tcp_connect`] from here.
     pub fn tcp_connect(&self, to: SocketAddr, limit: Duration) -> Result<EchoStream, ConnectError> {
         self.run(|| tcp_connect(to, limit))
+    }
+
+    /// [`tcp_connect_from`] from here.
+    pub fn tcp_connect_from(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        limit: Duration,
+    ) -> Result<EchoStream, ConnectError> {
+        self.run(|| tcp_connect_from(from, to, limit))
     }
 
     /// [`udp_ask`] from here.

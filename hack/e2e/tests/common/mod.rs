@@ -16,6 +16,31 @@ pub(crate) const SHORT: Duration = Duration::from_millis(800);
 /// For conditions that come true in time.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
+/// `ip` commands to be run when this goes.
+pub(crate) struct Undo {
+    netns: Netns,
+    lines: String,
+}
+
+impl Undo {
+    /// Runs `lines` now, and `undo` at the end.
+    pub(crate) fn after(netns: &Netns, lines: &str, undo: String) -> Result<Self> {
+        netns.ip_batch(lines)?;
+        Ok(Self {
+            netns: netns.clone(),
+            lines: undo,
+        })
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Err(error) = self.netns.ip_batch(&self.lines) {
+            eprintln!("undo: {error:#}");
+        }
+    }
+}
+
 /// The shared cluster with Highwire on n1 and n2, and a scope with Pods web-1 on
 /// n1 and web-2 on n2 (TCP 8080, UDP 5353, label app=web).
 pub(crate) async fn web(prefix: &str) -> Result<(Cluster, Scope)> {
