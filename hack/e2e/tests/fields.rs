@@ -9,7 +9,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use common::{LONG, SHORT, all_answer, answers, ingress_is, refuses, web, web_service};
 use highwire_e2e::{ConnectError, Pod, wait_for};
 use serde_json::json;
@@ -276,5 +276,43 @@ async fn named_targets_several_ports_and_app_protocols_work() -> Result<()> {
         "SCTP is programmed too: {table}"
     );
     refuses(&client, n2.v4(ports[2])).await; // by TCP nobody is there
+    Ok(())
+}
+
+#[tokio::test]
+async fn many_ports_are_served_also_in_the_range_of_node_ports() -> Result<()> {
+    let (cluster, scope) = web("many").await?;
+    let mut service = scope.service("web").load_balancer();
+    // Far up in the range, where the API server gives out numbers last.
+    let mut ports = vec![32_700];
+    for _ in 0..40 {
+        ports.push(scope.free_port()?);
+    }
+    for port in &ports {
+        service = service.tcp(*port, 8080).udp(*port, 5353);
+    }
+    let service = service
+        .select("app", "web")
+        .spec("allocateLoadBalancerNodePorts", json!(false));
+    ingress_is(&service.create().await?, &BOTH).await;
+    let (client, n1) = (cluster.outside(), cluster.node("n1")?);
+    for port in ports {
+        answers(&client, n1.v4(port)).await;
+        wait_for("UDP", LONG, || async {
+            client.udp_ask(n1.v4(port), None, "hi", SHORT)
+        })
+        .await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_load_balancer_without_a_cluster_ip_cannot_exist() -> Result<()> {
+    let (_cluster, scope) = web("headless").await?;
+    let service = scope.service("web").load_balancer();
+    let service = service.tcp(scope.free_port()?, 8080);
+    let refused = service.spec("clusterIP", json!("None")).create().await;
+    let words = format!("{:#}", refused.err().context("it was accepted")?);
+    ensure!(words.contains("spec.clusterIPs"), "{words}");
     Ok(())
 }

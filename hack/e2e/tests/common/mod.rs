@@ -65,6 +65,30 @@ pub(crate) async fn web_service(scope: &Scope, name: &str, port: u16) -> Result<
     service.tcp(port, 8080).create().await
 }
 
+/// The addresses of the nodes that serve, in both families.
+pub(crate) const ALL: [&str; 4] = [
+    "192.0.2.11",
+    "192.0.2.12",
+    "2001:db8:1::11",
+    "2001:db8:1::12",
+];
+
+/// A dual-stack LoadBalancer Service for the Pods of [`web`] on a TCP port.
+pub(crate) async fn dual_service(scope: &Scope, name: &str, port: u16) -> Result<Svc> {
+    let service = scope.service(name).load_balancer().select("app", "web");
+    service.dual_stack().tcp(port, 8080).create().await
+}
+
+/// The port at the node's IPv4 and IPv6 addresses.
+pub(crate) fn at_both_addresses(
+    cluster: &Cluster,
+    node: &str,
+    port: u16,
+) -> Result<[SocketAddr; 2]> {
+    let node = cluster.node(node)?;
+    Ok([node.v4(port), node.v6(port)])
+}
+
 /// Waits until the ingress lists exactly these addresses.
 pub(crate) async fn ingress_is(service: &Svc, wanted: &[&str]) {
     wait_for(&format!("ingress {wanted:?}"), LONG, || async {
