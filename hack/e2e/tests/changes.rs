@@ -7,6 +7,7 @@ mod common;
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
+use common::conflicts::event;
 use common::{
     ALL, LONG, SHORT, all_answer, answers, at_both_addresses, dual_service, ingress_is, refuses,
     web, web_service,
@@ -330,6 +331,32 @@ async fn what_others_write_into_the_status_is_put_right() -> Result<()> {
             &format!("--patch={patch}"),
         ])?;
         ingress_is(&service, &BOTH).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bad_edit_is_told_and_the_last_good_state_stays() -> Result<()> {
+    let (cluster, scope) = web("badedit").await?;
+    let (client, n1) = (cluster.outside(), cluster.node("n1")?);
+    for (annotation, value, remedy) in [
+        ("highwire.dev/node-selector", "pool in edge", "cannot read"),
+        ("highwire.dev/address-type", "Public", "ExternalIP"),
+    ] {
+        let port = scope.free_port()?;
+        let service = web_service(&scope, annotation.rsplit('/').next().unwrap_or("web"), port);
+        let service = service.await?;
+        ingress_is(&service, &BOTH).await;
+        answers(&client, n1.v4(port)).await;
+        let edit = json!({"metadata": {"annotations": {annotation: value}}});
+        service.patch(edit).await?;
+        let told = event(&scope, &service, "InvalidAnnotation").await;
+        for expected in [annotation, value, remedy] {
+            ensure!(told.contains(expected), "{expected} is missing: {told}");
+        }
+        let reply = client.http_get(n1.v4(port), SHORT);
+        ensure!(reply.is_ok(), "{reply:?}");
+        ensure!(service.ingress_ips().await? == BOTH);
     }
     Ok(())
 }

@@ -284,3 +284,37 @@ async fn without_node_ports_it_is_explained_and_not_served() -> Result<()> {
     answers(&cluster.outside(), cluster.node("n1")?.v4(port)).await;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_rollout_on_one_node_fails_no_connection() -> Result<()> {
+    let (cluster, scope, old) = one_pod("rollout").await?;
+    let (tcp, udp) = (scope.free_port()?, scope.free_port()?);
+    let service = local_service(&scope, tcp, udp).await?;
+    ingress_is(&service, &N1).await;
+    let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(tcp));
+    answers(&client, to).await;
+    // The old Pod ends first: until the new one is ready, it is all there is.
+    old.terminate(&cluster).await?;
+    let mut answered = 0;
+    let mut ask = || match client.http_get(to, SHORT) {
+        Ok(reply) => {
+            answered += 1;
+            reply.pod
+        }
+        Err(error) => panic!("a connection failed: {error:?}"),
+    };
+    (0..50).for_each(|_| drop(ask()));
+    start(&scope, "web-2", "n1").await?;
+    let mut in_a_row = 0;
+    wait_for("50 answers in a row from the new Pod", LONG, || {
+        for _ in 0..50 {
+            in_a_row = if ask() == "web-2" { in_a_row + 1 } else { 0 };
+        }
+        let done = in_a_row >= 50;
+        async move { if done { Ok(()) } else { Err(in_a_row) } }
+    })
+    .await;
+    ingress_is(&service, &N1).await;
+    ensure!(answered >= 100, "{answered}");
+    Ok(())
+}
