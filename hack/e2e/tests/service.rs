@@ -316,6 +316,25 @@ async fn a_service_of_another_class_is_not_touched() -> Result<()> {
         .tcp(ours, 8080);
     ingress_is(&named.class("highwire.dev/node").create().await?, &BOTH).await;
     ensure!(other.ingress().await?.is_empty());
+    // What another controller writes there stays, and so does the class.
+    let theirs_now = json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}});
+    cluster.kubectl(&[
+        "patch",
+        "service",
+        "theirs",
+        "-n",
+        scope.namespace(),
+        "--subresource=status",
+        "--type=merge",
+        &format!("--patch={theirs_now}"),
+    ])?;
+    let last = web_service(&scope, "last", scope.free_port()?).await?;
+    ingress_is(&last, &BOTH).await; // so our controller has seen all of it
+    ensure!(other.ingress_ips().await? == ["203.0.113.9"]);
+    let taken = other
+        .patch(json!({"spec": {"loadBalancerClass": "highwire.dev/node"}}))
+        .await;
+    ensure!(taken.is_err(), "the class of a Service cannot be changed");
     let outcome = cluster
         .outside()
         .http_get(cluster.node("n1")?.v4(theirs), SHORT);
