@@ -5,6 +5,9 @@
 
 mod plans;
 
+#[path = "kernel/dnat.rs"]
+mod dnat;
+
 use std::{net::IpAddr, process::Command, thread, time::Duration};
 
 use highwire_agent::{

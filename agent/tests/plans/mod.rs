@@ -81,7 +81,7 @@ fn via_node_port(
 }
 
 /// A port that only these networks may use.
-fn guard(
+pub(crate) fn guard(
     family: Family,
     protocol: Protocol,
     port: i32,
