@@ -170,7 +170,11 @@ fn forwards<'a>(
 ) -> impl Iterator<Item = (Slot, Target)> + 'a {
     let target = |family: Family, cluster_ip, port: &ServicePort| match spec.entrance {
         Entrance::ClusterIp => Some(Target::ClusterIp(cluster_ip)),
-        Entrance::NodePort => Some(Target::NodePort(*primary.get(&family)?, port.node_port?)),
+        Entrance::NodePort => Some(Target::NodePort {
+            address: *primary.get(&family)?,
+            port: port.node_port?,
+            policy: spec.external_policy,
+        }),
     };
     families
         .iter()
