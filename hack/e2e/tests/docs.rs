@@ -17,8 +17,8 @@ const DOCUMENTS: [&str; 4] = [
 fn linked(text: &str) -> impl Iterator<Item = &str> {
     let targets = text.split("](").skip(1);
     targets
-        .filter_map(|rest| rest.split(')').next())
-        .filter(|target| !target.contains("://") && !target.starts_with('#'))
+        .filter_map(|rest| rest.split([')', '#']).next())
+        .filter(|target| !target.contains("://") && !target.is_empty())
 }
 
 /// The words between backticks.
