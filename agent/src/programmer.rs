@@ -32,6 +32,7 @@ use crate::{
     report::{Readiness, Report},
     ruleset::{Elements, Transaction},
     services::ServiceIndex,
+    udp::Frontends,
 };
 
 /// Something the agent has learned.
@@ -84,6 +85,7 @@ pub struct Programmer {
     metrics: Metrics,
     heartbeat: Heartbeat,
     reports: watch::Sender<Option<Report>>,
+    udp: watch::Sender<Frontends>,
     services: ServiceIndex,
     node: Option<NodeFacts>,
     host_addresses: Option<Vec<HostAddress>>,
@@ -106,6 +108,7 @@ impl Programmer {
         metrics: Metrics,
         heartbeat: Heartbeat,
         reports: watch::Sender<Option<Report>>,
+        udp: watch::Sender<Frontends>,
     ) -> Self {
         Self {
             address_policy: config.address_policy.clone(),
@@ -113,6 +116,7 @@ impl Programmer {
             metrics,
             heartbeat,
             reports,
+            udp,
             services: ServiceIndex::new(config.class_policy),
             node: None,
             host_addresses: None,
@@ -229,6 +233,7 @@ impl Programmer {
         let readiness = match self.bring_to(Elements::of(&decision.plan)).await {
             Ok(()) => {
                 self.retry = None;
+                self.tell_udp(&decision.udp);
                 readiness(enabled, proxy_mode, &decision)
             }
             Err(error) => {
@@ -277,6 +282,18 @@ impl Programmer {
         self.table = Table::Holds(wanted);
         self.own_changes_untold += 1;
         Ok(())
+    }
+
+    /// Only once the kernel has the rules: a flow that is deleted before would be
+    /// tracked again as it was.
+    fn tell_udp(&self, frontends: &Frontends) {
+        self.udp.send_if_modified(|known| {
+            let changed = known != frontends;
+            if changed {
+                *known = frontends.clone();
+            }
+            changed
+        });
     }
 
     fn report(&self, report: Report) {
