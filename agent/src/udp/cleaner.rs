@@ -2,8 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-    time::Instant,
+    net::SocketAddr,
+    time::{Duration, Instant},
 };
 
 use highwire_api::{
@@ -17,8 +17,8 @@ use kube::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
-    time::sleep_until,
+    task::{JoinSet, spawn_blocking},
+    time::{sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
 
@@ -35,6 +35,8 @@ use crate::metrics::Metrics;
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Enough for a burst; beyond it the watches wait.
 const EVENTS: usize = 256;
+/// The kernel answers within milliseconds; this is for one that does not at all.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a port is looked at after it was served. Our rules are gone before
 /// the first look, so nobody sends flows to the Service's Pods again; the second is
 /// for packets that were under way.
@@ -179,8 +181,19 @@ impl Cleaner {
 
     async fn sweep(&mut self) {
         let view = self.view();
-        let mut deleted = 0;
-        let result = sweep(&view, &mut deleted).await;
+        let (deleted, result) = if view.frontends.is_empty() {
+            (0, Ok(()))
+        } else {
+            // On a thread of its own: the event loop has others to serve meanwhile.
+            let work = spawn_blocking(move || {
+                let mut deleted = 0;
+                let result = sweep(&view, &mut deleted);
+                (deleted, result)
+            });
+            let outcome = timeout(PATIENCE, work).await;
+            let unanswered = Err(ConntrackError::NoAnswer);
+            outcome.ok().and_then(Result::ok).unwrap_or((0, unanswered))
+        };
         self.metrics.udp_flows_deleted.inc_by(deleted);
         self.metrics.udp_swept(result.is_ok());
         if deleted > 0 {
@@ -208,18 +221,11 @@ impl Cleaner {
 }
 
 /// Deletes what is stale, and counts it in `deleted` even if it fails halfway.
-async fn sweep(view: &View, deleted: &mut u64) -> Result<(), ConntrackError> {
-    let addresses: BTreeSet<IpAddr> = view.addresses();
-    if addresses.is_empty() {
-        return Ok(());
-    }
-    let mut conntrack = Conntrack::open()?;
-    for address in addresses {
-        let stale = conntrack
-            .udp_flows_to(address, |flow| view.is_stale(flow))
-            .await?;
-        for flow in stale {
-            if conntrack.delete(&flow).await? {
+fn sweep(view: &View, deleted: &mut u64) -> Result<(), ConntrackError> {
+    let conntrack = Conntrack::open()?;
+    for address in view.addresses() {
+        for flow in conntrack.udp_flows_to(address, |flow| view.is_stale(flow))? {
+            if conntrack.delete(&flow)? {
                 debug!(%flow, "stale UDP flow deleted");
                 *deleted += 1;
             }

@@ -4,7 +4,6 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
 use netlink_packet_core::{
@@ -18,9 +17,8 @@ use netlink_packet_netfilter::{
         Tuple,
     },
 };
-use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_NETFILTER};
+use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
 use thiserror::Error;
-use tokio::time::timeout;
 
 use super::flow::{Flow, Tuple as FlowTuple};
 
@@ -37,9 +35,6 @@ const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_F_CTA_IP_DST: u32 = 1 << 1;
 const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
 const ENOENT: i32 = 2;
-
-/// The kernel answers at once; this is for one that does not answer at all.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why flows cannot be read or deleted.
 #[derive(Debug, Error)]
@@ -62,13 +57,16 @@ pub enum ConntrackError {
     #[error("cannot read the kernel's answer about conntrack: {0}")]
     Read(#[from] DecodeError),
     /// There was no answer, or no end of it.
-    #[error("the kernel's conntrack did not answer within {PATIENCE:?}")]
+    #[error("the kernel's conntrack did not answer in time")]
     NoAnswer,
 }
 
-/// A socket to the conntrack of the network namespace it was opened in.
+/// A socket to the conntrack of the network namespace it was opened in. All that it
+/// does blocks: the kernel walks the whole table, for 40 ms where that is made for
+/// 262,144 entries.
+#[derive(Debug)]
 pub struct Conntrack {
-    socket: TokioSocket,
+    socket: Socket,
 }
 
 impl Conntrack {
@@ -77,7 +75,7 @@ impl Conntrack {
     /// # Errors
     /// If there is no netfilter in this kernel.
     pub fn open() -> Result<Self, ConntrackError> {
-        let socket = TokioSocket::new(NETLINK_NETFILTER).map_err(ConntrackError::Socket)?;
+        let socket = Socket::new(NETLINK_NETFILTER).map_err(ConntrackError::Socket)?;
         Ok(Self { socket })
     }
 
@@ -87,8 +85,8 @@ impl Conntrack {
     ///
     /// # Errors
     /// If the kernel does not answer.
-    pub async fn udp_flows_to(
-        &mut self,
+    pub fn udp_flows_to(
+        &self,
         address: IpAddr,
         wanted: impl Fn(&Flow) -> bool,
     ) -> Result<Vec<Flow>, ConntrackError> {
@@ -107,8 +105,7 @@ impl Conntrack {
             // The kernel may list more than that; before 5.8, everything.
             let of_address = found.filter(|f| f.original.destination.ip() == address);
             flows.extend(of_address.filter(|flow| wanted(flow)));
-        })
-        .await?;
+        })?;
         Ok(flows)
     }
 
@@ -116,7 +113,7 @@ impl Conntrack {
     ///
     /// # Errors
     /// If the kernel does not answer.
-    pub async fn delete(&mut self, flow: &Flow) -> Result<bool, ConntrackError> {
+    pub fn delete(&self, flow: &Flow) -> Result<bool, ConntrackError> {
         let FlowTuple {
             source,
             destination,
@@ -135,9 +132,7 @@ impl Conntrack {
         let id = DefaultNla::new(CTA_ID, flow.id.to_be_bytes().to_vec());
         let request = ConntrackMessage::Delete(vec![tuple, ConntrackAttribute::Other(id)]);
         let step = || format!("delete the flow {flow}");
-        let answer = self
-            .ask(destination.ip(), NLM_F_ACK, request, step, |_| {})
-            .await;
+        let answer = self.ask(destination.ip(), NLM_F_ACK, request, step, |_| {});
         match answer {
             Ok(()) => Ok(true),
             Err(ConntrackError::Refused { source, .. })
@@ -149,29 +144,20 @@ impl Conntrack {
         }
     }
 
-    async fn ask(
-        &mut self,
+    fn ask(
+        &self,
         family_of: IpAddr,
         flags: u16,
         request: ConntrackMessage,
         step: impl Fn() -> String,
         entry: impl FnMut(&[ConntrackAttribute]),
     ) -> Result<(), ConntrackError> {
-        let exchange = async {
-            self.send(family_of, flags, request).await?;
-            self.receive(step, entry).await
-        };
-        timeout(PATIENCE, exchange)
-            .await
-            .unwrap_or(Err(ConntrackError::NoAnswer))
+        self.send(family_of, flags, request)
+            .map_err(ConntrackError::Socket)?;
+        self.receive(step, entry)
     }
 
-    async fn send(
-        &mut self,
-        family_of: IpAddr,
-        flags: u16,
-        request: ConntrackMessage,
-    ) -> Result<(), ConntrackError> {
+    fn send(&self, family_of: IpAddr, flags: u16, request: ConntrackMessage) -> io::Result<()> {
         let family = match family_of {
             IpAddr::V4(_) => NetfilterProtoFamily::IPv4,
             IpAddr::V6(_) => NetfilterProtoFamily::IPv6,
@@ -183,18 +169,17 @@ impl Conntrack {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        let sent = self.socket.send(&bytes).await;
-        sent.map(drop).map_err(ConntrackError::Socket)
+        self.socket.send(&bytes, 0).map(drop)
     }
 
     /// Reads until the kernel says that it is done.
-    async fn receive(
-        &mut self,
+    fn receive(
+        &self,
         step: impl Fn() -> String,
         mut entry: impl FnMut(&[ConntrackAttribute]),
     ) -> Result<(), ConntrackError> {
         loop {
-            let received = self.socket.recv_from_full().await;
+            let received = self.socket.recv_from_full();
             let (datagram, _) = received.map_err(ConntrackError::Socket)?;
             let mut rest = &datagram[..];
             while !rest.is_empty() {

@@ -14,10 +14,13 @@ const AFTER_CHANGE: [Duration; 7] = [
     Duration::from_millis(3000),
     Duration::from_millis(6000),
 ];
+/// A look that found something is followed by another one so soon: a client that
+/// sends steadily has got to the dead Pod again unless kube-proxy is done.
+const AGAIN: Duration = Duration::from_millis(150);
 /// However many changes there are, no look is sooner after another.
 const SHORTEST_GAP: Duration = Duration::from_millis(100);
-/// If the last look still found something, kube-proxy is not done: the next one is
-/// this much later, then twice that, up to …
+/// If there is still something at the end, the next look is this much later, then
+/// twice that, up to …
 const FIRST_EXTRA: Duration = Duration::from_secs(4);
 /// … this.
 const LONGEST_EXTRA: Duration = Duration::from_secs(30);
@@ -29,7 +32,6 @@ pub struct Schedule {
     due: Option<Instant>,
     last: Option<Instant>,
     changed: Option<Instant>,
-    looks: usize,
     extra: Option<Duration>,
 }
 
@@ -43,7 +45,6 @@ impl Schedule {
     /// Something changed that can make flows stale.
     pub fn changed(&mut self, now: Instant) {
         self.changed = Some(now);
-        self.looks = 0;
         self.extra = None;
         self.due = Some(self.not_too_soon(now));
     }
@@ -51,10 +52,11 @@ impl Schedule {
     /// A look was taken and is over; `quiet` if it found nothing stale.
     pub fn looked(&mut self, now: Instant, quiet: bool) {
         self.last = Some(now);
-        self.looks += 1;
         let changed = self.changed.unwrap_or(now);
-        self.due = match AFTER_CHANGE.get(self.looks) {
-            Some(after) => Some(self.not_too_soon(changed + *after)),
+        let mut planned = AFTER_CHANGE.iter().map(|after| changed + *after);
+        self.due = match planned.find(|at| *at > now) {
+            Some(at) if quiet => Some(self.not_too_soon(at)),
+            Some(at) => Some(self.not_too_soon(at.min(now + AGAIN))),
             None if quiet => None,
             None => {
                 let extra = self
@@ -98,16 +100,29 @@ mod tests {
     }
 
     #[test]
-    fn as_long_as_something_is_found_it_goes_on_ever_slower() {
+    fn as_long_as_something_is_found_looks_are_close() {
         let (mut schedule, start) = (Schedule::default(), Instant::now());
         schedule.changed(start);
-        let all = looks(&mut schedule, start, false, 13);
-        assert_eq!(all[7..], [10_000, 18_000, 34_000, 64_000, 94_000, 124_000]);
+        assert_eq!(
+            looks(&mut schedule, start, false, 5),
+            [0, 150, 250, 400, 500]
+        );
         assert_eq!(
             looks(&mut schedule, start, true, 99),
-            [154_000],
-            "and ends once nothing is found"
+            [650, 1000, 1500, 3000, 6000],
+            "and once nothing is found, as planned"
         );
+    }
+
+    #[test]
+    fn what_is_found_in_the_end_is_looked_after_ever_slower() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        schedule.changed(start);
+        let all = looks(&mut schedule, start, false, 60);
+        let late: Vec<u128> = all.into_iter().filter(|at| *at > 6000).collect();
+        assert_eq!(late[..5], [10_000, 18_000, 34_000, 64_000, 94_000]);
+        let seen = looks(&mut schedule, start, true, 99);
+        assert_eq!(seen.len(), 1, "it ends once nothing is found");
     }
 
     #[test]
@@ -130,6 +145,9 @@ mod tests {
         let (mut schedule, start) = (Schedule::default(), Instant::now());
         schedule.changed(start);
         let end = start + Duration::from_millis(700);
+        schedule.looked(end, false);
+        assert_eq!(schedule.due(), Some(end + AGAIN));
+        let end = start + Duration::from_millis(2950);
         schedule.looked(end, true);
         assert_eq!(schedule.due(), Some(end + SHORTEST_GAP));
     }

@@ -56,15 +56,15 @@ fn send(client: &UdpSocket, to: &str) {
     }
 }
 
-async fn flows(to: IpAddr) -> Vec<Flow> {
-    let found = Conntrack::open().unwrap().udp_flows_to(to, |_| true).await;
+fn flows(to: IpAddr) -> Vec<Flow> {
+    let found = Conntrack::open().unwrap().udp_flows_to(to, |_| true);
     let mut flows = found.unwrap();
     flows.sort();
     flows
 }
 
-async fn texts(to: IpAddr) -> Vec<String> {
-    flows(to).await.iter().map(ToString::to_string).collect()
+fn texts(to: IpAddr) -> Vec<String> {
+    flows(to).iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -73,21 +73,21 @@ fn flows_are_read_as_they_were_rewritten() {
         network();
         for ((node, pod), client) in NODES.iter().zip(PODS).zip(CLIENTS) {
             let ip = at(node).ip();
-            assert_eq!(texts(ip).await, [""; 0]);
+            assert_eq!(texts(ip), [""; 0]);
             let socket = UdpSocket::bind(client).unwrap();
             send(&socket, node);
             let other_port = SocketAddr::new(ip, 54).to_string();
             send(&socket, &other_port);
             assert_eq!(
-                texts(ip).await,
+                texts(ip),
                 [
                     format!("{client} → {node} ⇒ {pod}"),
                     format!("{client} → {other_port} ⇒ {other_port}"),
                 ]
             );
-            let rewritten: Vec<bool> = flows(ip).await.iter().map(Flow::is_rewritten).collect();
+            let rewritten: Vec<bool> = flows(ip).iter().map(Flow::is_rewritten).collect();
             assert_eq!(rewritten, [true, false]);
-            assert_eq!(texts(at(pod).ip()).await, [""; 0], "by original address");
+            assert_eq!(texts(at(pod).ip()), [""; 0], "by original address");
         }
     });
 }
@@ -104,15 +104,15 @@ fn a_deleted_flow_is_gone_and_no_other() {
             let neighbour = UdpSocket::bind(SocketAddr::new(at(client).ip(), 4712)).unwrap();
             send(&socket, node);
             send(&neighbour, node);
-            let [flow, other] = flows(ip).await[..] else {
-                panic!("{:?}", texts(ip).await);
+            let [flow, other] = flows(ip)[..] else {
+                panic!("{:?}", texts(ip));
             };
-            let mut conntrack = Conntrack::open().unwrap();
+            let conntrack = Conntrack::open().unwrap();
             let before = tracked();
-            assert!(conntrack.delete(&flow).await.unwrap());
-            assert_eq!(flows(ip).await, [other]);
+            assert!(conntrack.delete(&flow).unwrap());
+            assert_eq!(flows(ip), [other]);
             assert_eq!(tracked(), before - 1, "TCP is never touched");
-            assert!(!conntrack.delete(&flow).await.unwrap(), "gone already");
+            assert!(!conntrack.delete(&flow).unwrap(), "gone already");
         }
     });
 }
@@ -133,14 +133,13 @@ fn only_what_is_wanted_is_kept() {
         for socket in &sockets {
             send(socket, NODES[0]);
         }
-        let mut conntrack = Conntrack::open().unwrap();
+        let conntrack = Conntrack::open().unwrap();
         let ip = at(NODES[0]).ip();
-        let all = conntrack.udp_flows_to(ip, |_| true).await.unwrap();
+        let all = conntrack.udp_flows_to(ip, |_| true).unwrap();
         assert_eq!(all.len(), 500, "a long answer comes in several datagrams");
         let wanted = sockets[7].local_addr().unwrap();
         let one = conntrack
             .udp_flows_to(ip, |flow| flow.original.source == wanted)
-            .await
             .unwrap();
         assert_eq!(one.len(), 1);
     });
@@ -151,15 +150,9 @@ fn without_the_right_the_remedy_is_named() {
     // The capability is taken from a program of its own, this test again.
     const INSIDE: &str = "HIGHWIRE_TEST_WITHOUT_NET_ADMIN";
     if std::env::var_os(INSIDE).is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let error = runtime.block_on(async {
-            let mut conntrack = Conntrack::open().unwrap();
-            let node = at(NODES[0]).ip();
-            conntrack.udp_flows_to(node, |_| true).await.unwrap_err()
-        });
+        let conntrack = Conntrack::open().unwrap();
+        let node = at(NODES[0]).ip();
+        let error = conntrack.udp_flows_to(node, |_| true).unwrap_err();
         assert!(matches!(error, ConntrackError::Refused { .. }), "{error}");
         let text = error.to_string();
         assert!(
@@ -193,13 +186,13 @@ fn an_entry_that_comes_and_goes_meanwhile_is_no_trouble() {
         network();
         let ip = at(NODES[0]).ip();
         let socket = UdpSocket::bind(CLIENTS[0]).unwrap();
-        let mut conntrack = Conntrack::open().unwrap();
+        let conntrack = Conntrack::open().unwrap();
         for _ in 0..200 {
             send(&socket, NODES[0]);
-            for flow in conntrack.udp_flows_to(ip, |_| true).await.unwrap() {
-                assert!(conntrack.delete(&flow).await.unwrap());
+            for flow in conntrack.udp_flows_to(ip, |_| true).unwrap() {
+                assert!(conntrack.delete(&flow).unwrap());
             }
         }
-        assert_eq!(texts(ip).await, [""; 0]);
+        assert_eq!(texts(ip), [""; 0]);
     });
 }

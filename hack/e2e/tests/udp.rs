@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use common::{LONG, SHORT, all_answer, ingress_is, refuses, web, web_pods};
 use highwire_e2e::{
-    Cluster, ConnectError, EchoReply, Netns, Pod, Scope, Svc, UdpFlow, highwire, wait_for,
+    Cluster, ConnectError, EchoReply, Netns, Pod, PrivateCluster, Scope, Svc, UdpFlow, highwire,
+    wait_for,
 };
 use serde_json::json;
 
@@ -381,4 +382,61 @@ async fn long_flows_keep_their_pod_while_others_come_and_go() -> Result<()> {
     .await;
     println!("{rounds} rounds");
     Ok(())
+}
+
+/// On a cluster of its own: others need a kube-proxy and an agent all the time.
+#[tokio::test]
+async fn a_client_follows_once_a_late_kube_proxy_or_agent_is_back() -> Result<()> {
+    let cluster = PrivateCluster::up("udp", 2).await?;
+    highwire::start(&cluster).await?;
+    let scope = Scope::new(&cluster, "late").await?;
+    let replace = async |old: &str, new: &str| -> Result<()> {
+        start_pod(&scope, new).await?;
+        let old = Pod::find(&cluster, scope.namespace(), old)?;
+        old.delete(&cluster).await
+    };
+    start_pod(&scope, "web-1").await?;
+    let port = scope.free_port()?;
+    dual_service(&scope, port).await?;
+    let to = cluster.node("n1")?.v4(port);
+    let (mut flow, _) = answered_flow(&cluster.outside(), to).await?;
+
+    let kube_proxy = cluster.unit("kube-proxy-n1");
+    kube_proxy.stop(LONG)?;
+    replace("web-1", "web-2").await?;
+    let agent = cluster.agent("n1")?;
+    // Its rules send the client to web-1 again and again.
+    wait_for("the flow to be deleted again and again", LONG, || {
+        flow.ask(MOMENT).ok();
+        let deleted = agent.metric("highwire_agent_udp_flows_deleted_total");
+        async move {
+            match deleted {
+                Ok(times) if times >= 5.0 => Ok(()),
+                other => Err(other.map_err(|error| error.to_string())),
+            }
+        }
+    })
+    .await;
+    kube_proxy.start_again()?;
+    ensure!(answer(&mut flow, LONG).await.pod == "web-2");
+
+    agent.stop()?;
+    replace("web-2", "web-3").await?;
+    wait_for("kube-proxy to know of the new Pod only", LONG, || {
+        let new = cluster.outside().udp_ask(to, None, "hi", MOMENT);
+        async move { new.is_ok_and(|reply| reply.pod == "web-3") }
+    })
+    .await;
+    let stuck = flow.ask(MOMENT);
+    ensure!(stuck.is_err(), "answered without an agent: {stuck:?}");
+    agent.start(&[]).await?;
+    agent.wait_ready(LONG).await?;
+    let took = follows(&mut flow, "web-2", Instant::now()).await?;
+    println!("{to}: followed {took:?} after the agent was ready");
+    Ok(())
+}
+
+async fn start_pod(scope: &Scope, name: &str) -> Result<Pod> {
+    let pod = scope.pod(name).on("n2").label("app", "web");
+    pod.udp(5353).start().await
 }
