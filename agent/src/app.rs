@@ -26,7 +26,7 @@ use crate::{
     programmer::{Input, Programmer},
     report::Report,
     reporter::Reporter,
-    udp::{Cleaner, Frontends},
+    udp::{self, Cleaner},
 };
 
 /// Enough for a burst; beyond it the watches wait for the programmer.
@@ -59,7 +59,7 @@ pub async fn run(config: Config) -> Result<()> {
     let heartbeat = Heartbeat::default();
     let (inputs, received) = mpsc::channel(INPUTS);
     let (reports, reported) = watch::channel(None);
-    let (frontends, served) = watch::channel(Frontends::default());
+    let (frontends, served) = watch::channel(None);
     let programmer = Programmer::new(
         &config,
         kernel.clone(),
@@ -68,7 +68,10 @@ pub async fn run(config: Config) -> Result<()> {
         reports,
         frontends,
     );
-    let cleaner = Cleaner::new(client.clone(), health.clone(), metrics.clone());
+    // Of Services that went while no agent ran, UDP flows may be left.
+    let left = kernel.elements().await?.unwrap_or_default();
+    let taken = udp::taken_by(&left);
+    let cleaner = Cleaner::new(client.clone(), health.clone(), metrics.clone(), taken);
     let problems = {
         let (reported, health, node) = (reported.clone(), health.clone(), config.node_name.clone());
         Arc::new(move || problems(reported.borrow().as_ref(), &health, &node))

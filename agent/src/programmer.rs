@@ -85,7 +85,7 @@ pub struct Programmer {
     metrics: Metrics,
     heartbeat: Heartbeat,
     reports: watch::Sender<Option<Report>>,
-    udp: watch::Sender<Frontends>,
+    udp: watch::Sender<Option<Frontends>>,
     services: ServiceIndex,
     node: Option<NodeFacts>,
     host_addresses: Option<Vec<HostAddress>>,
@@ -108,7 +108,7 @@ impl Programmer {
         metrics: Metrics,
         heartbeat: Heartbeat,
         reports: watch::Sender<Option<Report>>,
-        udp: watch::Sender<Frontends>,
+        udp: watch::Sender<Option<Frontends>>,
     ) -> Self {
         Self {
             address_policy: config.address_policy.clone(),
@@ -288,9 +288,9 @@ impl Programmer {
     /// tracked again as it was.
     fn tell_udp(&self, frontends: &Frontends) {
         self.udp.send_if_modified(|known| {
-            let changed = known != frontends;
+            let changed = known.as_ref() != Some(frontends);
             if changed {
-                *known = frontends.clone();
+                *known = Some(frontends.clone());
             }
             changed
         });

@@ -73,9 +73,15 @@ pub struct Cleaner {
 }
 
 impl Cleaner {
-    /// A cleaner that knows of no Service yet.
+    /// A cleaner that knows of no Service yet. `taken` is where UDP was taken until
+    /// now, by an earlier agent's table.
     #[must_use]
-    pub fn new(client: Client, health: WatchHealth, metrics: Metrics) -> Self {
+    pub fn new(
+        client: Client,
+        health: WatchHealth,
+        metrics: Metrics,
+        taken: BTreeSet<SocketAddr>,
+    ) -> Self {
         Self {
             client,
             health,
@@ -83,15 +89,19 @@ impl Cleaner {
             frontends: Frontends::default(),
             sessions: BTreeMap::new(),
             sessions_begun: 0,
-            retired: BTreeMap::new(),
+            retired: taken
+                .into_iter()
+                .map(|at| (at, LOOKS_AFTER_RETIREMENT))
+                .collect(),
             schedule: Schedule::default(),
             failure: None,
         }
     }
 
-    /// Runs until the sender of `served` is gone. While no UDP is served, and while
-    /// nothing changes, it does nothing at all.
-    pub async fn run(mut self, mut served: watch::Receiver<Frontends>) {
+    /// Runs until the sender of `served` is gone, which is `None` until the kernel
+    /// forwards what it should. While no UDP is served, and while nothing changes, it
+    /// does nothing at all.
+    pub async fn run(mut self, mut served: watch::Receiver<Option<Frontends>>) {
         let (sender, mut updates) = mpsc::channel(EVENTS);
         loop {
             let due = self.schedule.due();
@@ -101,7 +111,9 @@ impl Cleaner {
                         return;
                     }
                     let frontends = served.borrow_and_update().clone();
-                    self.serve(frontends, &sender);
+                    if let Some(frontends) = frontends {
+                        self.serve(frontends, &sender);
+                    }
                 }
                 Some(update) = updates.recv() => self.absorb(update),
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
@@ -181,19 +193,19 @@ impl Cleaner {
 
     async fn sweep(&mut self) {
         let view = self.view();
-        let (deleted, result) = if view.frontends.is_empty() {
-            (0, Ok(()))
-        } else {
-            // On a thread of its own: the event loop has others to serve meanwhile.
-            let work = spawn_blocking(move || {
-                let mut deleted = 0;
-                let result = sweep(&view, &mut deleted);
-                (deleted, result)
-            });
-            let outcome = timeout(PATIENCE, work).await;
-            let unanswered = Err(ConntrackError::NoAnswer);
-            outcome.ok().and_then(Result::ok).unwrap_or((0, unanswered))
-        };
+        if view.frontends.is_empty() {
+            self.schedule.looked(Instant::now(), true);
+            return;
+        }
+        // On a thread of its own: the event loop has others to serve meanwhile.
+        let work = spawn_blocking(move || {
+            let mut deleted = 0;
+            let result = sweep(&view, &mut deleted);
+            (deleted, result)
+        });
+        let outcome = timeout(PATIENCE, work).await;
+        let unanswered = Err(ConntrackError::NoAnswer);
+        let (deleted, result) = outcome.ok().and_then(Result::ok).unwrap_or((0, unanswered));
         self.metrics.udp_flows_deleted.inc_by(deleted);
         self.metrics.udp_swept(result.is_ok());
         if deleted > 0 {

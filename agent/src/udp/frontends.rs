@@ -5,7 +5,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use highwire_api::{Family, ServiceKey, arbitration::Slot};
+use highwire_api::{Family, Protocol, ServiceKey, arbitration::Slot};
+
+use crate::ruleset::{Element, Elements};
 
 /// A port of a Service, by the name that EndpointSlices use too.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,15 +37,7 @@ impl Frontends {
         own: BTreeSet<IpAddr>,
     ) -> Self {
         let served: BTreeMap<_, _> = ports
-            .flat_map(|(slot, name)| {
-                addresses
-                    .iter()
-                    .filter(move |address| Family::of(**address) == slot.family)
-                    .map(move |address| {
-                        let frontend = SocketAddr::new(*address, slot.port.port.get());
-                        (frontend, name.clone())
-                    })
-            })
+            .flat_map(|(slot, name)| at(slot, addresses).map(move |at| (at, name.clone())))
             .collect();
         let own = if served.is_empty() {
             BTreeSet::new()
@@ -57,5 +51,64 @@ impl Frontends {
     #[must_use]
     pub fn services(&self) -> BTreeSet<&ServiceKey> {
         self.served.values().map(|name| &name.service).collect()
+    }
+}
+
+/// Where a table of ours, perhaps an earlier agent's, takes UDP.
+#[must_use]
+pub fn taken_by(table: &Elements) -> BTreeSet<SocketAddr> {
+    let keys = || table.0.keys();
+    let addresses: BTreeSet<IpAddr> = keys()
+        .filter_map(|element| match element {
+            Element::Node(address) => Some(*address),
+            _ => None,
+        })
+        .collect();
+    let slots = keys().filter_map(|element| match element {
+        Element::Port(slot) if slot.port.protocol == Protocol::Udp => Some(*slot),
+        _ => None,
+    });
+    slots.flat_map(|slot| at(slot, &addresses)).collect()
+}
+
+/// Those of the addresses that are of the slot's family, with its port.
+fn at(slot: Slot, addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item = SocketAddr> {
+    addresses
+        .iter()
+        .filter(move |address| Family::of(**address) == slot.family)
+        .map(move |address| SocketAddr::new(*address, slot.port.port.get()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Plan, Target};
+    use highwire_api::PortKey;
+
+    fn slot(family: Family, protocol: Protocol, port: i32) -> Slot {
+        let port = PortKey::new(protocol, port).unwrap();
+        Slot { family, port }
+    }
+
+    #[test]
+    fn a_table_tells_where_it_takes_udp() {
+        let target = |ip: &str| Target::ClusterIp(ip.parse().unwrap());
+        let plan = Plan {
+            addresses: ["192.0.2.11", "203.0.113.5", "2001:db8:1::11"]
+                .map(|ip| ip.parse().unwrap())
+                .into(),
+            forwards: [
+                (slot(Family::V4, Protocol::Udp, 53), target("10.96.0.53")),
+                (slot(Family::V4, Protocol::Tcp, 80), target("10.96.0.80")),
+                (slot(Family::V6, Protocol::Udp, 443), target("fd00:96::3")),
+            ]
+            .into(),
+            ..Plan::default()
+        };
+        let taken = taken_by(&Elements::of(&plan));
+        assert_eq!(
+            taken.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["192.0.2.11:53", "203.0.113.5:53", "[2001:db8:1::11]:443"]
+        );
     }
 }

@@ -380,7 +380,7 @@ async fn long_flows_keep_their_pod_while_others_come_and_go() -> Result<()> {
 
 /// On a cluster of its own: others need a kube-proxy and an agent all the time.
 #[tokio::test]
-async fn a_client_follows_once_a_late_kube_proxy_or_agent_is_back() -> Result<()> {
+async fn what_was_missed_is_made_up_for_once_kube_proxy_or_agent_is_back() -> Result<()> {
     let cluster = PrivateCluster::up("udp", 2).await?;
     highwire::start(&cluster).await?;
     let scope = Scope::new(&cluster, "late").await?;
@@ -391,7 +391,7 @@ async fn a_client_follows_once_a_late_kube_proxy_or_agent_is_back() -> Result<()
     };
     start_pod(&scope, "web-1").await?;
     let port = scope.free_port()?;
-    dual_service(&scope, port).await?;
+    let service = dual_service(&scope, port).await?;
     let to = cluster.node("n1")?.v4(port);
     let (mut flow, _) = answered_flow(&cluster.outside(), to).await?;
 
@@ -427,6 +427,13 @@ async fn a_client_follows_once_a_late_kube_proxy_or_agent_is_back() -> Result<()
     agent.wait_ready(LONG).await?;
     let took = follows(&mut flow, "web-2", Instant::now()).await?;
     println!("{to}: followed {took:?} after the agent was ready");
+
+    agent.stop()?;
+    service.delete().await?;
+    ensure!(flow.ask(SHORT).is_ok(), "without an agent it goes on");
+    agent.start(&[]).await?;
+    agent.wait_ready(LONG).await?;
+    ends(&mut flow, Instant::now()).await;
     Ok(())
 }
 
