@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use highwire_api::{
@@ -23,7 +23,7 @@ use crate::{
     host::addresses::{AddressPolicy, HostAddress, served_addresses},
     node::NodeFacts,
     plan::{Plan, Target},
-    udp::{Frontends, ServicePortName},
+    udp::{Behind, Frontends, ServicePortName},
 };
 
 /// A Service of ours as last understood.
@@ -176,15 +176,19 @@ fn udp_ports<'a>(
     spec: &'a ServiceSpec,
     families: &'a BTreeSet<Family>,
     primary: &'a BTreeMap<Family, IpAddr>,
-) -> impl Iterator<Item = (Slot, ServicePortName)> + 'a {
+) -> impl Iterator<Item = (Slot, Behind)> + 'a {
     forwards(spec, families, primary)
         .filter(|(slot, _)| slot.port.protocol == Protocol::Udp)
-        .filter_map(|(slot, _)| {
+        .filter_map(|(slot, target)| {
             let port = ServicePortName {
                 service: spec.key.clone(),
                 port: spec.ports.get(&slot.port)?.name.clone(),
             };
-            Some((slot, port))
+            let entrance = match target {
+                Target::ClusterIp(ip) => SocketAddr::new(ip, slot.port.port.get()),
+                Target::NodePort { address, port, .. } => SocketAddr::new(address, port.get()),
+            };
+            Some((slot, Behind { port, entrance }))
         })
 }
 
@@ -196,7 +200,11 @@ fn forwards<'a>(
 ) -> impl Iterator<Item = (Slot, Target)> + 'a {
     let target = |family: Family, cluster_ip, port: &ServicePort| match spec.entrance {
         Entrance::ClusterIp => Some(Target::ClusterIp(cluster_ip)),
-        Entrance::NodePort => Some(Target::NodePort(*primary.get(&family)?, port.node_port?)),
+        Entrance::NodePort => Some(Target::NodePort {
+            address: *primary.get(&family)?,
+            port: port.node_port?,
+            policy: spec.external_policy,
+        }),
     };
     families
         .iter()

@@ -1,4 +1,7 @@
-use highwire_api::{ClassPolicy, Interpretation, service::interpret};
+use highwire_api::{
+    ClassPolicy, Interpretation,
+    service::{TrafficPolicy, interpret},
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -65,7 +68,9 @@ fn decided(
 fn forwards(decision: &Decision) -> Vec<String> {
     let text = |(slot, target): (&Slot, &Target)| match target {
         Target::ClusterIp(ip) => format!("{} {} -> {ip}", slot.family, slot.port),
-        Target::NodePort(ip, port) => format!("{} {} -> {ip}:{port}", slot.family, slot.port),
+        Target::NodePort { address, port, .. } => {
+            format!("{} {} -> {address}:{port}", slot.family, slot.port)
+        }
     };
     decision.plan.forwards.iter().map(text).collect()
 }
@@ -78,6 +83,28 @@ fn an_internal_local_policy_goes_to_the_node_port_at_the_primary_address() {
     });
     let decision = decided([local], &["192.0.2.11", "203.0.113.5"]);
     assert_eq!(forwards(&decision), ["IPv4 80/TCP -> 192.0.2.11:30080"]);
+}
+
+#[test]
+fn what_enters_at_the_node_port_brings_its_external_policy() {
+    for (internal, external, policy) in [
+        ("Local", "Cluster", TrafficPolicy::Cluster),
+        ("Cluster", "Local", TrafficPolicy::Local),
+    ] {
+        let service = wanted("web", 1, |s| {
+            s["spec"]["internalTrafficPolicy"] = json!(internal);
+            s["spec"]["externalTrafficPolicy"] = json!(external);
+            s["spec"]["ports"] = json!([{"port": 80, "nodePort": 30080}]);
+        });
+        let decision = decided([service], &["192.0.2.11"]);
+        let target = Target::NodePort {
+            address: "192.0.2.11".parse().unwrap(),
+            port: 30080.try_into().unwrap(),
+            policy,
+        };
+        let targets: Vec<_> = decision.plan.forwards.into_values().collect();
+        assert_eq!(targets, [target]);
+    }
 }
 
 #[test]
@@ -118,15 +145,16 @@ fn udp_is_taken_at_every_address_of_its_family_for_the_port_by_name() {
     });
     let addresses = ["192.0.2.11", "203.0.113.5", "2001:db8:1::11"];
     let udp = decided([dns], &addresses).udp;
-    let text = |(at, name): (&std::net::SocketAddr, &ServicePortName)| {
-        format!("{at} {} {}", name.service, name.port)
+    let text = |(at, behind): (&SocketAddr, &Behind)| {
+        let ServicePortName { service, port } = &behind.port;
+        format!("{at} -> {service} {port} by {}", behind.entrance)
     };
     assert_eq!(
         udp.served.iter().map(text).collect::<Vec<_>>(),
         [
-            "192.0.2.11:53 ns/dns dns",
-            "203.0.113.5:53 ns/dns dns",
-            "[2001:db8:1::11]:53 ns/dns dns",
+            "192.0.2.11:53 -> ns/dns dns by 10.96.0.1:53",
+            "203.0.113.5:53 -> ns/dns dns by 10.96.0.1:53",
+            "[2001:db8:1::11]:53 -> ns/dns dns by [fd00:96::1]:53",
         ]
     );
     assert_eq!(udp.own, addresses.map(|ip| ip.parse().unwrap()).into());

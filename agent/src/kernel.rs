@@ -8,7 +8,7 @@ use thiserror::Error;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use crate::ruleset::{
-    Elements, TABLE, Transaction,
+    DataPath, Elements, TABLE, Transaction,
     json::{read_elements, render},
 };
 
@@ -96,7 +96,7 @@ impl Kernel {
     }
 
     /// Checks that nft is there, new enough, permitted, and that this kernel
-    /// takes our whole ruleset, without changing anything.
+    /// takes our whole rulesets, without changing anything.
     ///
     /// # Errors
     /// The first of these that is not so, with its remedy.
@@ -107,13 +107,15 @@ impl Kernel {
             .ok_or(NftError::TooOld {
                 found: printed.trim().to_owned(),
             })?;
-        let document = encode(&render(&Transaction::Replace(Elements::default())))?;
-        self.run(
-            "--check",
-            &["--json", "--check", "--file", "-"],
-            Some(document),
-        )
-        .await?;
+        for path in DataPath::ALL {
+            let document = encode(&render(&Transaction::Replace(path, Elements::default())))?;
+            self.run(
+                "--check",
+                &["--json", "--check", "--file", "-"],
+                Some(document),
+            )
+            .await?;
+        }
         Ok(format!("{}.{}.{}", version.0, version.1, version.2))
     }
 

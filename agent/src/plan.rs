@@ -6,7 +6,7 @@ use std::{
     num::NonZeroU16,
 };
 
-use highwire_api::arbitration::Slot;
+use highwire_api::{arbitration::Slot, service::TrafficPolicy};
 use ipnet::IpNet;
 
 /// Where the first packet of a connection is sent, so that kube-proxy's own
@@ -16,8 +16,15 @@ pub enum Target {
     /// To the Service's ClusterIP, the port unchanged (Cluster traffic policy).
     ClusterIp(IpAddr),
     /// To the Service's NodePort, at the one address where kube-proxy serves
-    /// NodePorts in every mode: the node's primary one (internal traffic policy Local).
-    NodePort(IpAddr, NonZeroU16),
+    /// NodePorts in every mode: the node's primary one (a traffic policy Local).
+    NodePort {
+        /// The node's primary address.
+        address: IpAddr,
+        /// The NodePort.
+        port: NonZeroU16,
+        /// The external traffic policy, which kube-proxy follows there.
+        policy: TrafficPolicy,
+    },
 }
 
 /// Everything about the node's table that is not the same on every node at all

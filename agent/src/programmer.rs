@@ -30,7 +30,7 @@ use crate::{
     metrics::Metrics,
     node::NodeFacts,
     report::{Readiness, Report},
-    ruleset::{Elements, Transaction},
+    ruleset::{DataPath, Elements, Transaction},
     services::ServiceIndex,
     udp::Frontends,
 };
@@ -66,8 +66,19 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 enum Table {
     /// Not known: the next transaction builds the whole table.
     Unknown,
-    /// Exactly these elements.
-    Holds(Elements),
+    /// The chains of this path and exactly these elements.
+    Holds(DataPath, Elements),
+}
+
+impl Table {
+    /// What makes it hold these elements; `None` if it does already.
+    fn transaction_to(&self, path: DataPath, wanted: &Elements) -> Option<Transaction> {
+        match self {
+            Self::Holds(held, now) if *held == path => Transaction::between(now, wanted),
+            // kube-proxy has changed its mode, or the table is not known.
+            Self::Holds(..) | Self::Unknown => Some(Transaction::Replace(path, wanted.clone())),
+        }
+    }
 }
 
 /// After a failed transaction: when to try again.
@@ -196,7 +207,7 @@ impl Programmer {
             return;
         }
         self.own_changes_untold = 0;
-        if let Table::Holds(_) = self.table {
+        if let Table::Holds(..) = self.table {
             warn!("another program changed table inet highwire; it is put back");
             self.metrics.drift_repairs.inc();
             self.table = Table::Unknown;
@@ -230,7 +241,9 @@ impl Programmer {
         if self.retry.is_some_and(|retry| Instant::now() < retry.at) {
             return;
         }
-        let readiness = match self.bring_to(Elements::of(&decision.plan)).await {
+        let path = DataPath::beside(proxy_mode);
+        let wanted = Elements::of(&decision.plan, path);
+        let readiness = match self.bring_to(path, wanted).await {
             Ok(()) => {
                 self.retry = None;
                 self.tell_udp(&decision.udp);
@@ -259,13 +272,9 @@ impl Programmer {
         });
     }
 
-    async fn bring_to(&mut self, wanted: Elements) -> Result<(), NftError> {
-        let transaction = match &self.table {
-            Table::Unknown => Transaction::Replace(wanted.clone()),
-            Table::Holds(now) => match Transaction::between(now, &wanted) {
-                None => return Ok(()),
-                Some(transaction) => transaction,
-            },
+    async fn bring_to(&mut self, path: DataPath, wanted: Elements) -> Result<(), NftError> {
+        let Some(transaction) = self.table.transaction_to(path, &wanted) else {
+            return Ok(());
         };
         let start = Instant::now();
         let result = self.kernel.apply(&transaction).await;
@@ -279,7 +288,7 @@ impl Programmer {
             "nftables programmed"
         );
         debug!("transaction:\n{transaction}");
-        self.table = Table::Holds(wanted);
+        self.table = Table::Holds(path, wanted);
         self.own_changes_untold += 1;
         Ok(())
     }
@@ -351,7 +360,7 @@ impl Programmer {
     }
 
     async fn show_connections(&self) {
-        if let (Table::Holds(_), Ok(counters)) = (&self.table, self.kernel.counters().await) {
+        if let (Table::Holds(..), Ok(counters)) = (&self.table, self.kernel.counters().await) {
             self.metrics.show_connections(&counters);
         }
     }
@@ -362,10 +371,8 @@ fn readiness(enabled: bool, proxy_mode: Option<ProxyMode>, decision: &Decision) 
     if !enabled {
         return Readiness::NotEnabled;
     }
-    match proxy_mode {
-        None => return Readiness::ServiceProxyMissing,
-        Some(mode @ ProxyMode::Ipvs) => return Readiness::ServiceProxyUnsupported(mode),
-        Some(ProxyMode::Iptables | ProxyMode::Nftables) => {}
+    if proxy_mode.is_none() {
+        return Readiness::ServiceProxyMissing;
     }
     if decision.plan.addresses.is_empty() {
         return Readiness::NoAddresses;
@@ -390,5 +397,48 @@ fn readiness(enabled: bool, proxy_mode: Option<ProxyMode>, decision: &Decision) 
         Readiness::ForwardingDisabled(Family::V6)
     } else {
         Readiness::Programmed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Plan;
+
+    #[test]
+    fn a_change_of_the_data_path_replaces_the_table_once() {
+        let elements = Elements::of(
+            &Plan {
+                addresses: ["192.0.2.11".parse().unwrap()].into(),
+                ..Plan::default()
+            },
+            DataPath::Dnat,
+        );
+        let replacement = Transaction::Replace(DataPath::Dnat, elements.clone());
+        let table = Table::Holds(DataPath::FirstPacket, elements.clone());
+        let change = table.transaction_to(DataPath::Dnat, &elements);
+        assert_eq!(change.as_ref(), Some(&replacement));
+        let table = Table::Holds(DataPath::Dnat, elements.clone());
+        assert_eq!(table.transaction_to(DataPath::Dnat, &elements), None);
+        let change = Table::Unknown.transaction_to(DataPath::Dnat, &elements);
+        assert_eq!(change, Some(replacement));
+    }
+
+    #[test]
+    fn a_node_is_ready_in_every_mode_of_kube_proxy() {
+        let decision = Decision {
+            plan: Plan {
+                // Of a family whose forwarding matters only once it is used.
+                addresses: ["2001:db8:1::11".parse().unwrap()].into(),
+                ..Plan::default()
+            },
+            ..Decision::default()
+        };
+        for mode in [ProxyMode::Iptables, ProxyMode::Nftables, ProxyMode::Ipvs] {
+            let ready = readiness(true, Some(mode), &decision);
+            assert_eq!(ready, Readiness::Programmed, "{mode:?}");
+        }
+        let missing = readiness(true, None, &decision);
+        assert_eq!(missing, Readiness::ServiceProxyMissing);
     }
 }

@@ -23,8 +23,6 @@ pub enum Readiness {
     ForwardingDisabled(Family),
     /// There is no sign of kube-proxy, so nobody would take what we rewrite.
     ServiceProxyMissing,
-    /// kube-proxy works in a mode that we cannot work with yet.
-    ServiceProxyUnsupported(ProxyMode),
     /// The host has no address at which Services could answer.
     NoAddresses,
     /// The Node lacks the label, or is being deleted.
@@ -46,7 +44,6 @@ impl Readiness {
             Self::ApplyFailed(_) => "ApplyFailed",
             Self::ForwardingDisabled(_) => "ForwardingDisabled",
             Self::ServiceProxyMissing => "ServiceProxyMissing",
-            Self::ServiceProxyUnsupported(_) => "ServiceProxyUnsupported",
             Self::NoAddresses => "NoAddresses",
             Self::NotEnabled => "NotEnabled",
         }
@@ -65,13 +62,7 @@ impl fmt::Display for Readiness {
             ),
             Self::ServiceProxyMissing => f.write_str(
                 "no sign of kube-proxy on this node: no answer on 127.0.0.1:10249/proxyMode, no \
-                 rules in nftables or iptables; run kube-proxy in iptables or nftables mode",
-            ),
-            Self::ServiceProxyUnsupported(mode) => write!(
-                f,
-                "kube-proxy is in {} mode, which is not supported yet; run it with \
-                 --proxy-mode=nftables or iptables",
-                mode.as_str()
+                 rules in nftables or iptables, no kube-ipvs0; run kube-proxy in any of its modes",
             ),
             Self::NoAddresses => f.write_str(
                 "no address of this host is in the Node's status or on an interface with a \

@@ -9,6 +9,7 @@ use highwire_api::{
         AGENT_LEASE_DURATION, AGENT_LEASE_RENEWAL, OBSERVED_VERSION_ANNOTATION, SYSTEM_NAMESPACE,
         agent_lease,
     },
+    runtime::errors::explain,
 };
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -271,12 +272,7 @@ where
     };
     match timeout(CALL_TIMEOUT, attempt).await {
         Ok(Ok(written)) => Ok(written),
-        Ok(Err(kube::Error::Api(status))) => Err(match status.code {
-            403 => format!("{}; was the RBAC of deploy/ applied?", status.message),
-            404 => format!("{}; was all of deploy/ applied?", status.message),
-            _ => status.message,
-        }),
-        Ok(Err(error)) => Err(highwire_api::runtime::watch::with_sources(&error)),
+        Ok(Err(error)) => Err(explain(&error)),
         Err(_) => Err(format!(
             "no answer from the API server within {} s",
             CALL_TIMEOUT.as_secs()

@@ -13,8 +13,8 @@ use highwire_agent::ruleset::{Elements, Transaction};
 
 #[test]
 fn whole_tables_read_as_in_the_golden_files() {
-    for (name, plan) in plans::golden() {
-        let text = Transaction::Replace(Elements::of(&plan)).to_string();
+    for (name, data_path, plan) in plans::golden() {
+        let text = Transaction::Replace(data_path, Elements::of(&plan, data_path)).to_string();
         let path = plans::golden_file(name);
         if env::var_os("UPDATE_GOLDEN").is_some() {
             fs::write(&path, &text).unwrap();

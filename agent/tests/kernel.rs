@@ -7,6 +7,9 @@
 mod conntrack;
 mod plans;
 
+#[path = "kernel/dnat.rs"]
+mod dnat;
+
 use std::{net::IpAddr, process::Command, thread, time::Duration};
 
 use highwire_agent::{
@@ -17,7 +20,7 @@ use highwire_agent::{
     },
     kernel::{Kernel, NftError},
     plan::Plan,
-    ruleset::{Element, Elements, Transaction},
+    ruleset::{DataPath, Element, Elements, Transaction},
 };
 use highwire_api::{Family, Protocol, node::ProxyMode};
 use nix::sched::{CloneFlags, unshare};
@@ -58,12 +61,16 @@ fn kernel() -> Kernel {
     Kernel::new("nft".into())
 }
 
-fn replace(plan: &Plan) -> Transaction {
-    Transaction::Replace(Elements::of(plan))
+fn replace(path: DataPath, plan: &Plan) -> Transaction {
+    Transaction::Replace(path, Elements::of(plan, path))
+}
+
+fn elements(plan: &Plan) -> Elements {
+    Elements::of(plan, DataPath::FirstPacket)
 }
 
 fn services() -> Plan {
-    plans::golden()[1].1.clone()
+    plans::golden()[1].2.clone()
 }
 
 #[test]
@@ -77,7 +84,7 @@ fn the_probe_accepts_this_kernel_and_changes_nothing() {
 
 #[test]
 fn what_the_kernel_gets_is_what_the_golden_text_says() {
-    for (name, plan) in plans::golden() {
+    for (name, path, plan) in plans::golden() {
         let text = plans::golden_file(name).display().to_string();
         let from_text = in_new_namespace(async move || {
             command(&format!("nft --check --file {text}"));
@@ -85,7 +92,7 @@ fn what_the_kernel_gets_is_what_the_golden_text_says() {
             command("nft list table inet highwire")
         });
         let from_json = in_new_namespace(async move || {
-            kernel().apply(&replace(&plan)).await.unwrap();
+            kernel().apply(&replace(path, &plan)).await.unwrap();
             command("nft list table inet highwire")
         });
         assert_eq!(from_json, from_text, "{name}");
@@ -96,11 +103,11 @@ fn what_the_kernel_gets_is_what_the_golden_text_says() {
 fn what_was_applied_is_read_back() {
     in_new_namespace(async || {
         assert_eq!(kernel().elements().await.unwrap(), None, "no table yet");
-        for (_, plan) in plans::golden() {
-            kernel().apply(&replace(&plan)).await.unwrap();
+        for (_, path, plan) in plans::golden() {
+            kernel().apply(&replace(path, &plan)).await.unwrap();
             assert_eq!(
                 kernel().elements().await.unwrap(),
-                Some(Elements::of(&plan))
+                Some(Elements::of(&plan, path))
             );
         }
     });
@@ -115,10 +122,13 @@ fn changes_lead_where_a_replacement_would() {
         let (slot, target) = plans::forward(Family::V4, Protocol::Tcp, 80, "10.96.0.99");
         steps[2].forwards.insert(slot, target);
         steps[3] = Plan::default();
-        kernel().apply(&replace(&services())).await.unwrap();
-        let mut before = Elements::of(&services());
+        kernel()
+            .apply(&replace(DataPath::FirstPacket, &services()))
+            .await
+            .unwrap();
+        let mut before = elements(&services());
         for step in steps {
-            let after = Elements::of(&step);
+            let after = elements(&step);
             if let Some(change) = Transaction::between(&before, &after) {
                 kernel().apply(&change).await.unwrap();
             }
@@ -131,7 +141,10 @@ fn changes_lead_where_a_replacement_would() {
 #[test]
 fn a_transaction_that_fails_changes_nothing() {
     in_new_namespace(async || {
-        kernel().apply(&replace(&services())).await.unwrap();
+        kernel()
+            .apply(&replace(DataPath::FirstPacket, &services()))
+            .await
+            .unwrap();
         let missing = Element::Node("192.0.2.99".parse().unwrap());
         let there = Element::Node("192.0.2.11".parse().unwrap());
         let change = Transaction::Change {
@@ -142,7 +155,7 @@ fn a_transaction_that_fails_changes_nothing() {
         assert!(matches!(error, NftError::Absent { .. }), "{error}");
         assert_eq!(
             kernel().elements().await.unwrap(),
-            Some(Elements::of(&services()))
+            Some(elements(&services()))
         );
     });
 }
@@ -154,7 +167,10 @@ fn other_tables_are_left_alone_and_nothing_of_ours_stays() {
         command("nft add chain ip other input { type filter hook input priority 0 ; }");
         command("nft add rule ip other input tcp dport 22 accept");
         let other = command("nft list table ip other");
-        kernel().apply(&replace(&services())).await.unwrap();
+        kernel()
+            .apply(&replace(DataPath::FirstPacket, &services()))
+            .await
+            .unwrap();
         assert_eq!(command("nft list table ip other"), other);
         kernel().apply(&Transaction::Remove).await.unwrap();
         assert_eq!(command("nft list ruleset"), other);
@@ -168,7 +184,10 @@ fn other_tables_are_left_alone_and_nothing_of_ours_stays() {
 #[test]
 fn the_counters_can_be_read() {
     in_new_namespace(async || {
-        kernel().apply(&replace(&services())).await.unwrap();
+        kernel()
+            .apply(&replace(DataPath::FirstPacket, &services()))
+            .await
+            .unwrap();
         let mut counters = kernel().counters().await.unwrap();
         counters.sort();
         let zero = |name: &str| (name.to_owned(), 0);
@@ -220,7 +239,10 @@ fn without_a_way_to_the_api_server_the_remedy_is_named() {
 #[test]
 fn cleanup_by_hand_removes_the_table() {
     in_new_namespace(async || {
-        kernel().apply(&replace(&services())).await.unwrap();
+        kernel()
+            .apply(&replace(DataPath::FirstPacket, &services()))
+            .await
+            .unwrap();
         let printed = command(concat!(env!("CARGO_BIN_EXE_highwire-agent"), " cleanup"));
         assert_eq!(printed, "table inet highwire is gone\n");
         assert_eq!(command("nft list tables"), "");
@@ -328,10 +350,16 @@ fn every_transaction_on_the_table_is_told_and_no_other() {
         let follower = tokio::spawn(table_events::follow(sender));
         tokio::task::yield_now().await; // the follower subscribes
         command("nft add table ip other");
-        kernel().apply(&replace(&services())).await.unwrap();
+        kernel()
+            .apply(&replace(DataPath::FirstPacket, &services()))
+            .await
+            .unwrap();
         command("nft flush ruleset");
-        kernel().apply(&replace(&services())).await.unwrap();
-        let change = Transaction::between(&Elements::of(&services()), &Elements::default());
+        kernel()
+            .apply(&replace(DataPath::FirstPacket, &services()))
+            .await
+            .unwrap();
+        let change = Transaction::between(&elements(&services()), &Elements::default());
         kernel().apply(&change.unwrap()).await.unwrap();
         for step in [
             "replaced",

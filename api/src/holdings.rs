@@ -1,13 +1,44 @@
-//! Which ports a Service holds already: what makes a live port safe from newcomers.
+//! Which ports a Service holds already, by its status: what makes a live port safe
+//! from newcomers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 
 use crate::port::{PortKey, Protocol};
+
+/// The entries of `status.loadBalancer.ingress`.
+#[must_use]
+pub fn ingress_of(service: &Service) -> &[LoadBalancerIngress] {
+    service
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref())
+        .and_then(|load_balancer| load_balancer.ingress.as_deref())
+        .unwrap_or_default()
+}
+
+/// The addresses of such entries, each with its ports that have no error, if any.
+/// What cannot be read is left out.
+pub fn advertised(
+    ingress: &[LoadBalancerIngress],
+) -> impl Iterator<Item = (IpAddr, BTreeSet<PortKey>)> {
+    ingress.iter().filter_map(|entry| {
+        let address = entry.ip.as_deref()?.parse().ok()?;
+        let sound = entry
+            .ports
+            .iter()
+            .flatten()
+            .filter(|port| port.error.is_none());
+        let keys = sound.filter_map(|port| {
+            PortKey::new(Protocol::from_service(Some(&port.protocol))?, port.port)
+        });
+        Some((address, keys.collect()))
+    })
+}
 
 /// How firmly a Service holds a port on a node; the firmest sorts first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,26 +62,8 @@ impl Holdings {
     /// Reads what a Service's status says it holds.
     #[must_use]
     pub fn of(service: &Service) -> Self {
-        let ingress = service
-            .status
-            .as_ref()
-            .and_then(|status| status.load_balancer.as_ref())
-            .and_then(|load_balancer| load_balancer.ingress.as_deref())
-            .unwrap_or_default();
         let mut groups: BTreeMap<BTreeSet<PortKey>, BTreeSet<IpAddr>> = BTreeMap::new();
-        for entry in ingress {
-            let Some(address) = entry.ip.as_deref().and_then(|ip| ip.parse().ok()) else {
-                continue;
-            };
-            let ports: BTreeSet<PortKey> = entry
-                .ports
-                .iter()
-                .flatten()
-                .filter(|port| port.error.is_none())
-                .filter_map(|port| {
-                    PortKey::new(Protocol::from_service(Some(&port.protocol))?, port.port)
-                })
-                .collect();
+        for (address, ports) in advertised(ingress_of(service)) {
             if !ports.is_empty() {
                 groups.entry(ports).or_default().insert(address);
             }

@@ -162,15 +162,3 @@ pub enum ProxyMode {
     /// `--proxy-mode=ipvs`.
     Ipvs,
 }
-
-impl ProxyMode {
-    /// The mode as kube-proxy's flag and the API have it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Iptables => "iptables",
-            Self::Nftables => "nftables",
-            Self::Ipvs => "ipvs",
-        }
-    }
-}

@@ -187,6 +187,16 @@ pub enum Entrance {
     NodePort,
 }
 
+/// Which nodes' Pods answer clients from outside (`externalTrafficPolicy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// All nodes'.
+    Cluster,
+    /// Only those of the node the client has asked, which see its own address. A
+    /// node without a ready one is not advertised.
+    Local,
+}
+
 /// What a Service of ours asks for. Two equal values need the same rules on
 /// every node, so a change of anything else in the Service changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,6 +217,8 @@ pub struct ServiceSpec {
     pub clients: Clients,
     /// How kube-proxy takes it.
     pub entrance: Entrance,
+    /// Which nodes' Pods answer.
+    pub external_policy: TrafficPolicy,
     /// Which nodes serve it.
     pub node_selector: NodeSelector,
     /// Which of their addresses are advertised.
@@ -290,6 +302,11 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
         } else {
             Entrance::ClusterIp
         },
+        external_policy: if is_local(spec.external_traffic_policy.as_ref()) {
+            TrafficPolicy::Local
+        } else {
+            TrafficPolicy::Cluster
+        },
         node_selector,
         address_type,
     })
@@ -321,14 +338,7 @@ fn unsupported(spec: &ApiSpec) -> Vec<Problem> {
     let without_node_port = ports
         .iter()
         .any(|port| port.node_port.is_none_or(|port| port == 0));
-    if is_local(spec.external_traffic_policy.as_ref()) {
-        // The agents could, but nobody tells yet which nodes have endpoints.
-        problems.push(problem(
-            "spec.externalTrafficPolicy",
-            "Local",
-            "not implemented yet: nodes without endpoints would be advertised; use Cluster",
-        ));
-    } else if let Some(field) = needs_node_ports(spec).filter(|_| without_node_port) {
+    if let Some(field) = needs_node_ports(spec).filter(|_| without_node_port) {
         problems.push(problem(
             field,
             "Local",

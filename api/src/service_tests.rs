@@ -233,18 +233,27 @@ fn a_bad_source_range_lets_nobody_in_by_mistake() {
 }
 
 #[test]
-fn an_internal_local_policy_enters_at_the_node_port() {
-    let with = |policy: &str| {
+fn a_local_policy_enters_at_the_node_port() {
+    use TrafficPolicy::{Cluster, Local};
+    for (internal, external, expected) in [
+        ("Cluster", "Cluster", (Entrance::ClusterIp, Cluster)),
+        // Through the ClusterIP it would reach Pods of this node only, for everybody.
+        ("Local", "Cluster", (Entrance::NodePort, Cluster)),
+        ("Cluster", "Local", (Entrance::NodePort, Local)),
+        ("Local", "Local", (Entrance::NodePort, Local)),
+    ] {
         let read = read(|s| {
             s["spec"]["ports"] = json!([{"port": 80, "nodePort": 30080}]);
-            s["spec"]["internalTrafficPolicy"] = json!(policy);
+            s["spec"]["internalTrafficPolicy"] = json!(internal);
+            s["spec"]["externalTrafficPolicy"] = json!(external);
         });
-        match read {
-            Interpretation::Serve(spec) => spec.entrance,
-            other => panic!("{other:?}"),
-        }
-    };
-    // Through the ClusterIP it would reach Pods of this node only, for everybody.
-    assert_eq!(with("Local"), Entrance::NodePort);
-    assert_eq!(with("Cluster"), Entrance::ClusterIp);
+        let Interpretation::Serve(spec) = read else {
+            panic!("{read:?}")
+        };
+        assert_eq!(
+            (spec.entrance, spec.external_policy),
+            expected,
+            "{internal} {external}"
+        );
+    }
 }

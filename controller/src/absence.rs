@@ -4,15 +4,15 @@ use std::fmt;
 
 use highwire_api::{NodeSelector, names};
 
-use crate::ingress::enumerate;
+use crate::{index::node::Departure, ingress::enumerate};
 
 /// Why a node does not serve a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Absence {
     /// It does not exist, or lacks the label.
     NotOptedIn,
-    /// The Node is being deleted.
-    Deleting,
+    /// It will soon be gone.
+    Departing(Departure),
     /// It has the well-known label that keeps it out of load balancers.
     Excluded,
     /// The Node's `Ready` condition is not True.
@@ -25,6 +25,8 @@ pub(crate) enum Absence {
     Silent,
     /// The Service's node selector does not match.
     NotSelected,
+    /// No ready endpoint, and the policy is Local.
+    NoEndpoint,
     /// A port is taken.
     Conflict(String),
     /// The agent has not seen the Service as it is now.
@@ -37,13 +39,17 @@ impl fmt::Display for Absence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotOptedIn => return write!(f, "lacks the label {}=true", names::ENABLED_LABEL),
-            Self::Deleting => "is being deleted",
+            Self::Departing(Departure::Deleted) => "is being deleted",
+            Self::Departing(Departure::Marked) => {
+                "is about to be deleted by the cluster autoscaler"
+            }
             Self::Excluded => return write!(f, "has the label {}", names::EXCLUDE_LABEL),
             Self::NodeNotReady => "the Node is not Ready",
             Self::NoReport => "its agent has not reported; does its Pod run?",
             Self::AgentNotReady(reason) => reason,
             Self::Silent => "its agent does not renew its Lease; does its Pod run?",
             Self::NotSelected => "the node selector does not match",
+            Self::NoEndpoint => "it has no ready endpoint, and externalTrafficPolicy is Local",
             Self::Conflict(text) => text,
             Self::NotObserved => "its agent has not caught up with the Service yet",
             Self::NoAddress => "it has no address of the type and IP family asked for",
@@ -96,7 +102,7 @@ impl Shortage {
         let mut expected = absent
             .iter()
             .map(|(_, absence)| absence)
-            .filter(|absence| !matches!(absence, Absence::Excluded | Absence::Deleting))
+            .filter(|absence| !matches!(absence, Absence::Excluded | Absence::Departing(_)))
             .peekable();
         expected.peek().is_some() && expected.all(|absence| matches!(absence, Absence::Conflict(_)))
     }

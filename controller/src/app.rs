@@ -110,7 +110,9 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     });
 
     let ended = tokio::select! {
-        () = watches::run(&client, config.class_policy, &health, &inputs) => "watching",
+        () = watches::run(
+            &client, config.class_policy, config.exclude_label, &health, &inputs
+        ) => "watching",
         result = admin.serve(registry, heartbeat, problems) => {
             result?;
             "serving health and metrics"

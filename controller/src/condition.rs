@@ -1,15 +1,18 @@
 //! The condition `LoadBalancerPortsError` of a Service (KEP-1435): True while a live
-//! node refuses it a port, False once none does any more. A Service that was never
-//! refused anything does not have it.
+//! node refuses it a port, or no node can serve its ports as it asks; False once that
+//! is over. A Service that was never refused anything does not have it.
 
-use highwire_api::node::ConflictReason;
+use highwire_api::{Problem, node::ConflictReason};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::Service,
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 
-use crate::refusals::{Refusals, SEVERAL};
+use crate::{
+    notice_text::shortened,
+    refusals::{Refusals, SEVERAL},
+};
 
 /// The type of the condition, a constant of the Kubernetes API.
 pub(crate) const PORTS_ERROR: &str = "LoadBalancerPortsError";
@@ -17,6 +20,17 @@ pub(crate) const PORTS_ERROR: &str = "LoadBalancerPortsError";
 const TRUE: &str = "True";
 const FALSE: &str = "False";
 const RESOLVED: &str = "NoPortConflicts";
+/// The reason when no node can do what the Service asks for.
+const UNSUPPORTED: &str = "Unsupported";
+
+/// What the condition is to be about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Finding<'a> {
+    /// These nodes refuse it, or none does.
+    Refusals(&'a Refusals),
+    /// No node can do what it asks for. Never empty.
+    Unsupported(&'a [Problem]),
+}
 
 /// The condition as a Service's status has it.
 pub(crate) fn stated(service: &Service) -> Option<Condition> {
@@ -36,16 +50,21 @@ pub(crate) fn is_true(stated: Option<&Condition>) -> bool {
 /// condition stays as it is.
 pub(crate) fn amended(
     stated: Option<&Condition>,
-    refusals: &Refusals,
+    finding: Finding<'_>,
     generation: Option<i64>,
     now: Timestamp,
 ) -> Option<Condition> {
-    let was_true = is_true(stated);
-    let (status, reason, message) = match (was_true, refusals.is_empty()) {
-        (true, _) if !refusals.is_certain() => return None,
-        (false, true) => return None,
-        (_, false) => (TRUE, refusals.reason(), refusals.message()),
-        (true, true) => (FALSE, RESOLVED, "no node refuses a port".to_owned()),
+    let (status, reason, message) = match finding {
+        Finding::Unsupported(problems) => {
+            let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
+            (TRUE, UNSUPPORTED, shortened(problems.join("; ")))
+        }
+        Finding::Refusals(refusals) => match (is_true(stated), refusals.is_empty()) {
+            (true, _) if !refusals.is_certain() => return None,
+            (false, true) => return None,
+            (_, false) => (TRUE, refusals.reason(), refusals.message()),
+            (true, true) => (FALSE, RESOLVED, "no node refuses a port".to_owned()),
+        },
     };
     let unmoved = stated.filter(|stated| stated.status == status);
     let wanted = Condition {
@@ -62,8 +81,9 @@ pub(crate) fn amended(
 }
 
 /// The reasons a True condition of ours can have, for metrics.
-pub(crate) const REASONS: [&str; 7] = {
-    let mut reasons = [SEVERAL; 7];
+pub(crate) const REASONS: [&str; 8] = {
+    let mut reasons = [SEVERAL; 8];
+    reasons[ConflictReason::ALL.len()] = UNSUPPORTED;
     let mut index = 0;
     while index < ConflictReason::ALL.len() {
         reasons[index] = ConflictReason::ALL[index].as_str();
@@ -103,6 +123,37 @@ mod tests {
         let mut refusals = Refusals::default();
         nodes.iter().for_each(|node| refusals.add(node, &refusal()));
         refusals
+    }
+
+    fn amended(
+        stated: Option<&Condition>,
+        refusals: &Refusals,
+        generation: Option<i64>,
+        now: Timestamp,
+    ) -> Option<Condition> {
+        super::amended(stated, Finding::Refusals(refusals), generation, now)
+    }
+
+    #[test]
+    fn what_no_node_can_do_is_explained_until_it_is_asked_no_more() {
+        let problem = Problem::Unsupported {
+            field: "spec.externalTrafficPolicy".into(),
+            value: "Local".into(),
+            remedy: "set something else".into(),
+        };
+        let finding = Finding::Unsupported(std::slice::from_ref(&problem));
+        let told = super::amended(None, finding, None, at(1)).unwrap();
+        assert_eq!(
+            (told.status.as_str(), reason(Some(&told))),
+            (TRUE, Some(UNSUPPORTED))
+        );
+        assert_eq!(told.message, problem.to_string());
+        assert_eq!(super::amended(Some(&told), finding, None, at(2)), None);
+        let over = amended(Some(&told), &on(&[]), None, at(3)).unwrap();
+        assert_eq!(
+            (over.status.as_str(), over.last_transition_time),
+            (FALSE, Time(at(3)))
+        );
     }
 
     #[test]
@@ -150,6 +201,6 @@ mod tests {
         for reason in ConflictReason::ALL {
             assert!(REASONS.contains(&reason.as_str()));
         }
-        assert!(REASONS.contains(&SEVERAL));
+        assert!(REASONS.contains(&SEVERAL) && REASONS.contains(&UNSUPPORTED));
     }
 }

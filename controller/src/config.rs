@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use clap::{ArgAction, Parser};
 use highwire_api::{ClassPolicy, runtime::logging::LogFormat};
 
+use crate::index::node::ExcludeLabel;
+
 /// Writes the addresses of the nodes that serve a LoadBalancer Service into its status.
 #[derive(Debug, Parser)]
 #[command(name = "highwire-controller", version)]
@@ -20,6 +22,12 @@ pub(crate) struct Args {
     /// told the same.
     #[arg(long, default_value_t = true, action = ArgAction::Set)]
     default_class: bool,
+    /// Whether nodes with the label node.kubernetes.io/exclude-from-external-load-balancers
+    /// are advertised all the same. kubeadm sets it on every control-plane node, also
+    /// on the only node of a cluster.
+    #[arg(long, default_value_t = false, action = ArgAction::Set,
+          num_args = 0..=1, default_missing_value = "true")]
+    ignore_exclude_label: bool,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
@@ -34,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// Whose Services are ours.
     pub(crate) class_policy: ClassPolicy,
+    /// What the label that keeps a node out of load balancers does.
+    pub(crate) exclude_label: ExcludeLabel,
 }
 
 impl From<Args> for Config {
@@ -45,6 +55,11 @@ impl From<Args> for Config {
                 ClassPolicy::DefaultAndOurs
             } else {
                 ClassPolicy::OursOnly
+            },
+            exclude_label: if args.ignore_exclude_label {
+                ExcludeLabel::Ignored
+            } else {
+                ExcludeLabel::Honoured
             },
         }
     }
@@ -75,6 +90,11 @@ mod tests {
         assert_eq!(config.listen, "0.0.0.0:9808".parse().unwrap());
         let config = parse(&["--identity=c1"]).unwrap();
         assert_eq!(config.class_policy, ClassPolicy::DefaultAndOurs);
+        assert_eq!(config.exclude_label, ExcludeLabel::Honoured);
+        for flag in ["--ignore-exclude-label", "--ignore-exclude-label=true"] {
+            let config = parse(&["--identity=c1", flag]).unwrap();
+            assert_eq!(config.exclude_label, ExcludeLabel::Ignored);
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@ use highwire_api::{Protocol, node::ConflictReason};
 use jiff::Timestamp;
 
 use super::*;
-use crate::{condition::amended, refusals::Refusal};
+use crate::{
+    condition::{Finding, amended},
+    refusals::Refusal,
+};
 
 fn refusal(port: i32, held_by: &str) -> Refusal {
     Refusal {
@@ -45,7 +48,7 @@ impl Case {
         if ms >= 400 {
             let new = amended(
                 self.condition.as_ref(),
-                refusals,
+                Finding::Refusals(refusals),
                 None,
                 Timestamp::UNIX_EPOCH,
             );

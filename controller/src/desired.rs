@@ -54,11 +54,13 @@ enum Claim {
     AsListed,
 }
 
-/// Decides what the Service's ingress should say.
+/// Decides what the Service's ingress should say. `has_endpoint` is whether the Service
+/// has a ready endpoint on the node of that name.
 pub(crate) fn decide<'a>(
     key: &ServiceKey,
     service: &ServiceRecord,
     nodes: impl Iterator<Item = (&'a String, &'a NodeRecord)> + Clone,
+    has_endpoint: &dyn Fn(&str) -> bool,
 ) -> Decision {
     let (spec, frozen) = match &service.asks {
         Asks::Serve(spec) => (spec, false),
@@ -72,8 +74,9 @@ pub(crate) fn decide<'a>(
         spec,
         ports: spec.port_keys(),
         frozen,
+        has_endpoint,
     };
-    let ingress = view.ingress(nodes.clone().map(|(_, node)| node));
+    let ingress = view.ingress(nodes.clone());
     let refusals = view.refusals(nodes.clone());
     let shortage = ingress.is_empty().then(|| view.shortage(nodes));
     Decision::Publish {
@@ -89,14 +92,15 @@ struct View<'a> {
     spec: &'a ServiceSpec,
     ports: BTreeSet<PortKey>,
     frozen: bool,
+    has_endpoint: &'a dyn Fn(&str) -> bool,
 }
 
 impl View<'_> {
-    fn ingress<'a>(&self, nodes: impl Iterator<Item = &'a NodeRecord>) -> Ingress {
+    fn ingress<'a>(&self, nodes: impl Iterator<Item = (&'a String, &'a NodeRecord)>) -> Ingress {
         let mut external = Ingress::default();
         let mut internal = Ingress::default();
-        for node in nodes {
-            let (Ok(claim), Some(facts)) = (self.claim(node), &node.facts) else {
+        for (name, node) in nodes {
+            let (Ok(claim), Some(facts)) = (self.claim(name, node), &node.facts) else {
                 continue;
             };
             if self.spec.address_type != AddressType::InternalIp {
@@ -139,7 +143,7 @@ impl View<'_> {
     }
 
     /// Whether and how far the node may be listed.
-    fn claim(&self, node: &NodeRecord) -> Result<Claim, Absence> {
+    fn claim(&self, name: &str, node: &NodeRecord) -> Result<Claim, Absence> {
         let standing = node.standing();
         if let Standing::Out(absence) = standing {
             return Err(absence);
@@ -153,6 +157,9 @@ impl View<'_> {
                 || "its agent refuses it".to_owned(),
                 |refusal| refusal.cause.to_string(),
             )));
+        }
+        if self.service.needs_endpoints() && !(self.has_endpoint)(name) {
+            return Err(Absence::NoEndpoint);
         }
         let observed = node.observed() >= Some(self.service.changed);
         Ok(if standing == Standing::Live && observed && !self.frozen {
@@ -206,7 +213,7 @@ impl View<'_> {
         });
         let selected = opted_in.clone().filter(|(_, _, facts)| self.selects(facts));
         let absent: Vec<(String, Absence)> = selected
-            .map(|(name, node, facts)| (name.clone(), self.absence(node, facts)))
+            .map(|(name, node, facts)| (name.clone(), self.absence(name, node, facts)))
             .collect();
         match opted_in.count() {
             0 => Shortage::NoOptedIn,
@@ -219,14 +226,14 @@ impl View<'_> {
     }
 
     /// Why a node that is not listed is not.
-    fn absence(&self, node: &NodeRecord, facts: &NodeFacts) -> Absence {
+    fn absence(&self, name: &str, node: &NodeRecord, facts: &NodeFacts) -> Absence {
         let of_type = |address: &&IpAddr| match self.spec.address_type {
             AddressType::Auto => true,
             AddressType::ExternalIp => facts.external.contains(*address),
             AddressType::InternalIp => facts.internal.contains(*address),
         };
         let all = facts.external.union(&facts.internal);
-        match self.claim(node) {
+        match self.claim(name, node) {
             Err(absence) => absence,
             Ok(_) if !all.filter(of_type).any(|address| self.wants(*address)) => Absence::NoAddress,
             Ok(Claim::AsListed) if node.standing() == Standing::Kept => Absence::Silent,

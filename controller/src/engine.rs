@@ -10,7 +10,7 @@ use highwire_api::{ResourceVersion, ServiceKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
-    condition::amended,
+    condition::{Finding, amended},
     conflict_news::SETTLE,
     desired::Decision,
     index::{
@@ -96,7 +96,11 @@ impl Leading {
         let settled = self.look_at_conflicts(key, service, refusals.clone(), now);
         let amend = |refusals: &Refusals| {
             let stated = service.condition.as_ref();
-            amended(stated, refusals, service.generation, now.wall)
+            let finding = match service.unsupported() {
+                Some(problems) => Finding::Unsupported(problems),
+                None => Finding::Refusals(refusals),
+            };
+            amended(stated, finding, service.generation, now.wall)
         };
         let moves = !service.listed.says(&ingress);
         if !moves && !self.is_to_be_explained(key, amend(&refusals).is_some(), now) {

@@ -4,9 +4,10 @@ use highwire_api::names::NODE_SELECTOR_ANNOTATION;
 use serde_json::json;
 
 use crate::{
+    engine::Engine,
     index::{Input, listing::Fed},
     names::FIELD_MANAGER,
-    testing::{World, key, managed_by, service},
+    testing::{World, key, managed_by, service, view},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -251,7 +252,7 @@ fn what_cannot_be_read_keeps_what_it_had_and_what_is_not_done_is_cleared() {
 
     world.edit("web", |s| {
         s["metadata"]["annotations"] = json!(null);
-        s["spec"]["externalTrafficPolicy"] = json!("Local");
+        s["spec"]["clusterIPs"] = json!(["None"]);
     });
     world.pass(5 * SECOND);
     assert!(world.advertised("web").is_empty());
@@ -261,6 +262,16 @@ fn what_cannot_be_read_keeps_what_it_had_and_what_is_not_done_is_cleared() {
         .filter(|reason| *reason == "Unsupported")
         .collect();
     assert_eq!(told.len(), 1);
+    let condition = world.condition("web").unwrap();
+    let expected = "True Unsupported: spec.clusterIP: \"None\": ";
+    assert!(condition.starts_with(expected), "{condition}");
+
+    world.edit("web", |s| s["spec"]["clusterIPs"] = json!(["10.96.0.10"]));
+    world.all_report([1]);
+    world.pass(5 * SECOND);
+    assert_eq!(world.advertised("web"), ["192.0.2.1:80"]);
+    let condition = world.condition("web").unwrap();
+    assert!(condition.starts_with("False "), "{condition}");
 }
 
 #[test]
@@ -318,4 +329,61 @@ fn nothing_is_kept_of_a_deleted_service() {
     assert!(world.writes.is_empty());
     assert!(world.announcements.is_empty());
     assert!(world.engine.index().service(&key("web")).is_none());
+}
+
+/// A Service with `externalTrafficPolicy: Local` on two live nodes.
+fn local() -> World {
+    let mut world = World::new();
+    let mut web = service("web");
+    web["spec"]["externalTrafficPolicy"] = json!("Local");
+    web["spec"]["ports"] = json!([{"port": 80, "nodePort": 30080}]);
+    world.put(web);
+    world.live(1);
+    world.live(2);
+    world
+}
+
+#[test]
+fn with_a_local_policy_the_ingress_follows_the_ready_endpoints() {
+    let mut world = local();
+    world.pass(5 * SECOND);
+    assert!(world.advertised("web").is_empty());
+    assert_eq!(world.reasons(), ["NoReadyNodes"]);
+    let note = &world.announcements[0].note;
+    assert!(note.contains("n1 (it has no ready endpoint"), "{note}");
+    let mut writes = world.writes.len();
+    for (nodes, addresses) in [
+        (&[1][..], &["192.0.2.1:80"][..]),
+        (&[1, 2], &["192.0.2.1:80", "192.0.2.2:80"]),
+        (&[2], &["192.0.2.2:80"]),
+        (&[], &[]),
+    ] {
+        world.endpoints("web", nodes);
+        world.pass(SECOND);
+        assert_eq!(world.advertised("web"), addresses);
+        writes += 1;
+        assert_eq!(world.writes.len(), writes, "one change is one write");
+    }
+}
+
+#[test]
+fn a_new_leader_knows_the_endpoints_before_it_takes_a_node_away() {
+    let mut world = local();
+    world.endpoints("web", &[1, 2]);
+    world.pass(SECOND);
+    assert_eq!(world.advertised("web").len(), 2);
+    world.writes.clear();
+
+    world.engine = Engine::default();
+    world.engine.lead(true);
+    let web = world.services()[&key("web")].clone();
+    world.feed(Input::Service(Fed::Restart));
+    world.feed(Input::Service(Fed::Listed(key("web"), view(&web))));
+    world.feed(Input::Service(Fed::Complete));
+    world.list_nodes(|world| [1, 2].into_iter().for_each(|number| world.live(number)));
+    world.pass(SECOND);
+    assert!(world.writes.is_empty(), "{:?}", world.writes);
+    world.list_endpoints([("web", &[1, 2][..])]);
+    world.pass(SECOND);
+    assert!(world.writes.is_empty(), "{:?}", world.writes);
 }

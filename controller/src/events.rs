@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use highwire_api::runtime::errors::explain;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
@@ -18,7 +19,6 @@ use tokio::{sync::mpsc, time::timeout};
 use tracing::warn;
 
 use crate::{
-    explain::explain,
     metrics::{Metrics, Sending},
     names::REPORTER,
     notice_text::{Announcement, Severity},

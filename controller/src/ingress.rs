@@ -7,7 +7,10 @@ use std::{
     net::IpAddr,
 };
 
-use highwire_api::{PortKey, Protocol};
+use highwire_api::{
+    PortKey,
+    holdings::{advertised, ingress_of},
+};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, PortStatus, Service};
 
 /// With the default mode `VIP` kube-proxy would take the traffic itself, and in
@@ -91,19 +94,7 @@ impl Ingress {
 
     fn from_api(entries: &[LoadBalancerIngress]) -> Self {
         let mut ingress = Self::default();
-        for entry in entries {
-            let Some(address) = entry.ip.as_deref().and_then(|ip| ip.parse().ok()) else {
-                continue;
-            };
-            let ports: BTreeSet<PortKey> = entry
-                .ports
-                .iter()
-                .flatten()
-                .filter(|port| port.error.is_none())
-                .filter_map(|port| {
-                    PortKey::new(Protocol::from_service(Some(&port.protocol))?, port.port)
-                })
-                .collect();
+        for (address, ports) in advertised(entries) {
             ingress.add(address, &ports);
         }
         ingress
@@ -143,12 +134,7 @@ pub(crate) fn enumerate(items: impl Iterator<Item = String>, named: usize) -> St
 impl Listed {
     /// Reads a Service's status.
     pub(crate) fn of(service: &Service) -> Self {
-        let entries = service
-            .status
-            .as_ref()
-            .and_then(|status| status.load_balancer.as_ref())
-            .and_then(|load_balancer| load_balancer.ingress.as_deref())
-            .unwrap_or_default();
+        let entries = ingress_of(service);
         let ingress = Ingress::from_api(entries);
         let exact = ingress.to_api() == entries;
         Self { ingress, exact }

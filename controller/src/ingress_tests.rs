@@ -1,3 +1,4 @@
+use highwire_api::Protocol;
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -21,7 +21,7 @@ use std::{
 
 use highwire_api::{
     names::{CONTROLLER_LEASE, SYSTEM_NAMESPACE},
-    runtime::watch::with_sources,
+    runtime::errors::{explain, with_sources},
 };
 use kube::{Client, client::ClientBuilder};
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError, LeaseParams};
@@ -31,8 +31,6 @@ use tokio::{
 };
 use tower::timeout::TimeoutLayer;
 use tracing::{info, warn};
-
-use crate::explain::explain;
 
 /// How long, in seconds, a Lease is good: the most a dead leader costs.
 const LEASE_SECONDS: u64 = 6;

@@ -10,7 +10,6 @@ mod conflict_news;
 mod desired;
 mod engine;
 mod events;
-mod explain;
 mod index;
 mod ingress;
 mod leader;

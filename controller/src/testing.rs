@@ -10,7 +10,7 @@ use std::{
 };
 
 use highwire_api::{ClassPolicy, ResourceVersion, ServiceKey};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,8 +18,9 @@ use crate::{
     engine::{Engine, StatusWrite, WriteResult},
     index::{
         Input,
+        endpoints::{SliceKey, SliceView},
         listing::Fed,
-        node::{AgentReport, LeaseView, NodeFacts},
+        node::{AgentReport, ExcludeLabel, LeaseView, NodeFacts},
         service::ServiceView,
     },
     liveness::Now,
@@ -73,7 +74,26 @@ pub(crate) fn node(number: u8) -> Value {
 
 /// What the index reads of a Node.
 pub(crate) fn facts(node: &Value) -> NodeFacts {
-    NodeFacts::of(&serde_json::from_value(node.clone()).unwrap())
+    NodeFacts::of(
+        &serde_json::from_value(node.clone()).unwrap(),
+        ExcludeLabel::Honoured,
+    )
+}
+
+/// What the index reads of a Service's EndpointSlice with a ready endpoint on each of
+/// these nodes.
+pub(crate) fn slice(service: &str, nodes: &[u8]) -> (SliceKey, SliceView) {
+    let ends = nodes.iter().map(|number| {
+        json!({"addresses": [format!("10.244.{number}.2")], "nodeName": format!("n{number}")})
+    });
+    let object: EndpointSlice = serde_json::from_value(json!({
+        "metadata": {"name": format!("{service}-abcde"), "namespace": "shop",
+                     "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4",
+        "endpoints": ends.collect::<Vec<_>>(),
+    }))
+    .unwrap();
+    (SliceKey::of(&object), SliceView::of(&object))
 }
 
 /// A ready agent's report.
@@ -153,7 +173,28 @@ impl World {
         for fed in [Fed::Restart, Fed::Complete] {
             self.feed(Input::Service(fed));
         }
+        self.list_endpoints([]);
         self.list_nodes(|_| {});
+    }
+
+    /// The list of all EndpointSlices: of these Services, with a ready endpoint on each
+    /// of these nodes.
+    pub(crate) fn list_endpoints<'a>(
+        &mut self,
+        ready: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) {
+        self.feed(Input::Slice(Fed::Restart));
+        for (service, nodes) in ready {
+            let (key, view) = slice(service, nodes);
+            self.feed(Input::Slice(Fed::Listed(key, view)));
+        }
+        self.feed(Input::Slice(Fed::Complete));
+    }
+
+    /// The Service has a ready endpoint on each of these nodes.
+    pub(crate) fn endpoints(&mut self, service: &str, nodes: &[u8]) {
+        let (key, view) = slice(service, nodes);
+        self.feed(Input::Slice(Fed::Put(key, view)));
     }
 
     /// The lists of everything that concerns nodes, with what `fill` tells.
@@ -379,6 +420,7 @@ impl World {
     pub(crate) fn restart(&mut self) {
         let services = self.services.clone();
         self.engine = Engine::default();
+        self.list_endpoints([]);
         self.feed(Input::Service(Fed::Restart));
         for (key, service) in &services {
             self.feed(Input::Service(Fed::Listed(key.clone(), view(service))));

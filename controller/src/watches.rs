@@ -1,4 +1,4 @@
-//! Follows the four resources the controller needs and prunes what they say.
+//! Follows the five resources the controller needs and prunes what they say.
 
 use highwire_api::{
     ClassPolicy, LoadBalancerNode, ServiceKey,
@@ -8,6 +8,7 @@ use highwire_api::{
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -19,13 +20,18 @@ use tracing::warn;
 
 use crate::index::{
     Input,
+    endpoints::{SliceKey, SliceView},
     listing::Fed,
-    node::{AgentReport, LeaseView, NodeFacts},
+    node::{AgentReport, ExcludeLabel, LeaseView, NodeFacts},
     service::ServiceView,
 };
 
 /// The API server knows `spec.type` as a selectable field of Services.
 const NOT_CLUSTER_IP: &str = "spec.type!=ClusterIP";
+
+/// What kube-proxy follows (kubernetes pkg/proxy/config, cmd/kube-proxy/app `Run`).
+const FOR_KUBE_PROXY: &str =
+    "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
 
 /// Objects per page of a list. The status of a Service lists up to all nodes, and a
 /// page is in memory as a whole.
@@ -35,16 +41,19 @@ const PAGE: u32 = 100;
 pub(crate) async fn run(
     client: &Client,
     policy: ClassPolicy,
+    exclude: ExcludeLabel,
     health: &WatchHealth,
     inputs: &mpsc::Sender<Input>,
 ) {
     let paged = || Config::default().page_size(PAGE);
     let sender = || (health.clone(), inputs.clone());
-    let ((h1, s1), (h2, s2), (h3, s3), (h4, s4)) = (sender(), sender(), sender(), sender());
+    let ((h1, s1), (h2, s2), (h3, s3)) = (sender(), sender(), sender());
+    let ((h4, s4), (h5, s5)) = (sender(), sender());
 
     let services = Api::<Service>::all(client.clone());
     let nodes = Api::<Node>::all(client.clone());
     let reports = Api::<DeserializeGuard<LoadBalancerNode>>::all(client.clone());
+    let slices = Api::<EndpointSlice>::all(client.clone());
     let leases = Api::<Lease>::namespaced(client.clone(), SYSTEM_NAMESPACE);
 
     // Each ends only when the receiver is gone, and then so do the others.
@@ -62,7 +71,7 @@ pub(crate) async fn run(
             }
         ),
         follow("Nodes", nodes, paged(), h2, s2, |event| {
-            Input::Node(fed(event, NodeFacts::of))
+            Input::Node(fed(event, |node| NodeFacts::of(node, exclude)))
         }),
         follow("LoadBalancerNodes", reports, paged(), h3, s3, |event| {
             Input::Report(fed(event, read_report))
@@ -70,6 +79,14 @@ pub(crate) async fn run(
         follow("Leases", leases, paged(), h4, s4, |event| {
             Input::Lease(fed(event, LeaseView::of))
         }),
+        follow(
+            "EndpointSlices",
+            slices,
+            paged().labels(FOR_KUBE_PROXY),
+            h5,
+            s5,
+            |event| Input::Slice(Fed::of(event, SliceKey::of, SliceView::of))
+        ),
     );
 }
 

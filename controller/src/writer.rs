@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use highwire_api::ClassPolicy;
+use highwire_api::{ClassPolicy, runtime::errors::explain};
 use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api, Client,
@@ -18,7 +18,6 @@ use tracing::{debug, info, warn};
 use crate::{
     condition::PORTS_ERROR,
     engine::{StatusWrite, WriteResult},
-    explain::explain,
     index::service::ServiceView,
     metrics::Metrics,
     names::FIELD_MANAGER,

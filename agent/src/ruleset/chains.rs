@@ -1,4 +1,5 @@
-//! The chains and rules, which are the same on every node at all times.
+//! The chains and rules, which depend on the [`DataPath`] alone. Those of
+//! [`DataPath::FirstPacket`] and those that both have are here.
 //!
 //! Each rule is written twice, as the nft sentence a person reads and as the
 //! expression the kernel gets; the kernel tests prove that the two are one.
@@ -11,6 +12,7 @@ use nftables::{
 };
 
 use super::{
+    DataPath, dnat,
     elements::Container,
     expression::{
         accept, back, count, ct_state, daddr, dport, drop, goto, has_listener, has_no_udp_checksum,
@@ -25,7 +27,7 @@ const BEFORE_NAT: i32 = -105;
 /// After kube-proxy's nat.
 const AFTER_NAT: i32 = -95;
 /// After kube-proxy's masquerade (100): what it has masqueraded is left alone.
-const AFTER_MASQUERADE: i32 = 105;
+pub(super) const AFTER_MASQUERADE: i32 = 105;
 
 /// Counts new connections that were left to a listener on the host.
 pub const LISTENER_COUNTER: &str = "listener";
@@ -78,14 +80,14 @@ pub struct Rule {
 }
 
 /// `ip` or `ip6`.
-fn ip(family: Family) -> &'static str {
+pub(super) fn ip(family: Family) -> &'static str {
     match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",
     }
 }
 
-fn rule(sentence: impl Into<String>, statements: Vec<Statement<'static>>) -> Rule {
+pub(super) fn rule(sentence: impl Into<String>, statements: Vec<Statement<'static>>) -> Rule {
     Rule {
         sentence: sentence.into(),
         statements,
@@ -94,13 +96,20 @@ fn rule(sentence: impl Into<String>, statements: Vec<Statement<'static>>) -> Rul
 
 /// All chains, those that are jumped to before those that jump.
 #[must_use]
-pub fn chains() -> Vec<Chain> {
+pub fn chains(path: DataPath) -> Vec<Chain> {
+    match path {
+        DataPath::FirstPacket => first_packet(),
+        DataPath::Dnat => dnat::chains(),
+    }
+}
+
+fn first_packet() -> Vec<Chain> {
     vec![
         guard(),
         node_port(Family::V4),
         node_port(Family::V6),
         rewrite(),
-        inbound(),
+        inbound("rewrite"),
         restore_port(),
         restore(),
         base(
@@ -115,7 +124,7 @@ pub fn chains() -> Vec<Chain> {
             NfChainType::Route,
             NfHook::Output,
             BEFORE_NAT,
-            output(),
+            output("rewrite"),
         ),
         base(
             "giveback",
@@ -136,12 +145,16 @@ pub fn chains() -> Vec<Chain> {
             NfChainType::NAT,
             NfHook::Postrouting,
             AFTER_MASQUERADE,
-            Family::ALL.map(postrouting).into(),
+            // Connections that went the NodePort way are masqueraded by kube-proxy, as
+            // the traffic policy says.
+            Family::ALL
+                .map(|family| postrouting(family, Container::ViaPort(family)))
+                .into(),
         ),
     ]
 }
 
-fn base(
+pub(super) fn base(
     name: &'static str,
     kind: NfChainType,
     hook: NfHook,
@@ -159,33 +172,36 @@ fn base(
     }
 }
 
+/// Packets for a served address and port go to that chain.
+pub(super) fn to_served(family: Family, chain: &'static str) -> Rule {
+    let (node, ports) = (Container::Node(family), Container::Ports(family));
+    rule(
+        format!(
+            "{} daddr @{} meta l4proto . th dport @{} jump {chain}",
+            ip(family),
+            node.name(),
+            ports.name()
+        ),
+        vec![
+            is_in(daddr(family), node),
+            is_in(l4proto_dport(), ports),
+            jump(chain),
+        ],
+    )
+}
+
 /// Packets from outside and from Pods.
-fn prerouting() -> Vec<Rule> {
+pub(super) fn prerouting() -> Vec<Rule> {
     let mut rules = vec![rule(
         "ct state established,related accept",
         vec![ct_state(&["established", "related"]), accept()],
     )];
-    rules.extend(Family::ALL.map(|family| {
-        let (node, ports) = (Container::Node(family), Container::Ports(family));
-        rule(
-            format!(
-                "{} daddr @{} meta l4proto . th dport @{} jump inbound",
-                ip(family),
-                node.name(),
-                ports.name()
-            ),
-            vec![
-                is_in(daddr(family), node),
-                is_in(l4proto_dport(), ports),
-                jump("inbound"),
-            ],
-        )
-    }));
+    rules.extend(Family::ALL.map(|family| to_served(family, "inbound")));
     rules
 }
 
-/// Packets for a served port.
-fn inbound() -> Chain {
+/// Packets for a served port; those that open a connection go on to `next`.
+pub(super) fn inbound(next: &'static str) -> Chain {
     let rules = vec![
         // Whoever may bind a host port is trusted more than whoever may create a Service.
         rule(
@@ -198,8 +214,8 @@ fn inbound() -> Chain {
             vec![ct_state(&["invalid"]), drop()],
         ),
         rule(
-            "ct state new jump rewrite",
-            vec![ct_state(&["new"]), jump("rewrite")],
+            format!("ct state new jump {next}"),
+            vec![ct_state(&["new"]), jump(next)],
         ),
     ];
     Chain {
@@ -211,25 +227,16 @@ fn inbound() -> Chain {
 
 /// Packets of clients on the node itself. No listener rule here: the socket
 /// would be the client's own.
-fn output() -> Vec<Rule> {
-    let rewrite = |family| {
-        let (node, ports) = (Container::Node(family), Container::Ports(family));
-        rule(
-            format!(
-                "ct state new {} daddr @{} meta l4proto . th dport @{} jump rewrite",
-                ip(family),
-                node.name(),
-                ports.name()
-            ),
-            vec![
-                ct_state(&["new"]),
-                is_in(daddr(family), node),
-                is_in(l4proto_dport(), ports),
-                jump("rewrite"),
-            ],
-        )
+pub(super) fn output(next: &'static str) -> Vec<Rule> {
+    let opening = |family| {
+        let Rule {
+            sentence,
+            mut statements,
+        } = to_served(family, next);
+        statements.insert(0, ct_state(&["new"]));
+        rule(format!("ct state new {sentence}"), statements)
     };
-    Family::ALL.map(rewrite).into()
+    Family::ALL.map(opening).into()
 }
 
 /// The first packet gets the ClusterIP into its header; kube-proxy's nat rules
@@ -264,24 +271,6 @@ fn rewrite() -> Chain {
             ],
         )
     };
-    let guarded = |family| {
-        let guarded = Container::Guarded(family);
-        let nfproto = match family {
-            Family::V4 => "ipv4",
-            Family::V6 => "ipv6",
-        };
-        rule(
-            format!(
-                "meta nfproto {nfproto} meta l4proto . th dport @{} jump guard",
-                guarded.name()
-            ),
-            vec![
-                is_family(family),
-                is_in(l4proto_dport(), guarded),
-                jump("guard"),
-            ],
-        )
-    };
     let mut rules: Vec<Rule> = Family::ALL.map(guarded).into();
     rules.push(rule("counter name rewrite", vec![count(REWRITE_COUNTER)]));
     rules.extend(Family::ALL.map(to_cluster_ip));
@@ -293,9 +282,29 @@ fn rewrite() -> Chain {
     }
 }
 
+/// Connections to a port that not every client may use.
+pub(super) fn guarded(family: Family) -> Rule {
+    let guarded = Container::Guarded(family);
+    let nfproto = match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    };
+    rule(
+        format!(
+            "meta nfproto {nfproto} meta l4proto . th dport @{} jump guard",
+            guarded.name()
+        ),
+        vec![
+            is_family(family),
+            is_in(l4proto_dport(), guarded),
+            jump("guard"),
+        ],
+    )
+}
+
 /// `loadBalancerSourceRanges`, before anything is rewritten. kube-proxy cannot do
 /// it: it sees a ClusterIP or a NodePort, for which they do not count.
-fn guard() -> Chain {
+pub(super) fn guard() -> Chain {
     let allowed = |family| {
         let allowed = Container::Allowed(family);
         rule(
@@ -444,9 +453,9 @@ fn set_port(value: &str, expression: impl Fn() -> Expression<'static>) -> Vec<Ru
 
 /// kube-proxy does not masquerade Pods, nor anyone when it has no cluster CIDR;
 /// without this a Pod's reply to a Pod on its own node would go past this node.
-fn postrouting(family: Family) -> Rule {
+/// Ports in `exempt` are none of our business.
+pub(super) fn postrouting(family: Family, exempt: Container) -> Rule {
     let (node, ports) = (Container::Node(family), Container::Ports(family));
-    let viaport = Container::ViaPort(family);
     rule(
         format!(
             "meta l4proto {{ tcp, udp, sctp }} ct status dnat ct original {} daddr @{} \
@@ -455,15 +464,14 @@ fn postrouting(family: Family) -> Rule {
             ip(family),
             node.name(),
             ports.name(),
-            viaport.name()
+            exempt.name()
         ),
         vec![
             has_ports(),
             is_dnatted(),
             is_in(original_daddr(family), node),
             is_in(l4proto_original_dport(), ports),
-            // There kube-proxy does what the traffic policy says.
-            is_not_in(l4proto_original_dport(), viaport),
+            is_not_in(l4proto_original_dport(), exempt),
             masquerade(),
         ],
     )

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16};
 
-use highwire_api::{Family, Protocol, arbitration::Slot};
+use highwire_api::{Family, Protocol, arbitration::Slot, service::TrafficPolicy};
 use ipnet::IpNet;
 
+use super::DataPath;
 use crate::plan::{Plan, Target};
 
 /// A set or map of our table.
@@ -16,13 +17,18 @@ pub enum Container {
     Ports(Family),
     /// `@clusterip4`, `@clusterip6`: from served port to ClusterIP.
     ClusterIp(Family),
-    /// `@viaport4`, `@viaport6`: the served ports that go the NodePort way.
+    /// `@viaport4`, `@viaport6`: the served ports that go the NodePort way. Only in
+    /// the table of [`DataPath::FirstPacket`].
     ViaPort(Family),
     /// `@nodeaddress4`, `@nodeaddress6`: from such a port to the node's address
     /// where its NodePort is served.
     NodeAddress(Family),
     /// `@nodeport4`, `@nodeport6`: from such a port to its NodePort.
     NodePort(Family),
+    /// `@localpolicy4`, `@localpolicy6`: the served ports with `externalTrafficPolicy:
+    /// Local`, whose clients keep their addresses. Only in the table of
+    /// [`DataPath::Dnat`].
+    LocalPolicy(Family),
     /// `@guarded4`, `@guarded6`: the served ports that not every client may use.
     Guarded(Family),
     /// `@allowed4`, `@allowed6`: guarded port and network that may use it.
@@ -30,8 +36,8 @@ pub enum Container {
 }
 
 impl Container {
-    /// Every container, in the order they are declared in.
-    pub const ALL: [Self; 16] = [
+    /// Every container of any table, in the order they are declared in.
+    pub const ALL: [Self; 18] = [
         Self::Node(Family::V4),
         Self::Node(Family::V6),
         Self::Ports(Family::V4),
@@ -44,11 +50,30 @@ impl Container {
         Self::NodeAddress(Family::V6),
         Self::NodePort(Family::V4),
         Self::NodePort(Family::V6),
+        Self::LocalPolicy(Family::V4),
+        Self::LocalPolicy(Family::V6),
         Self::Guarded(Family::V4),
         Self::Guarded(Family::V6),
         Self::Allowed(Family::V4),
         Self::Allowed(Family::V6),
     ];
+
+    /// The containers of one table, in the order they are declared in.
+    pub fn of(path: DataPath) -> impl Iterator<Item = Self> {
+        Self::ALL
+            .into_iter()
+            .filter(move |container| container.is_used(path))
+    }
+
+    /// Whether the rules of this table look into it.
+    #[must_use]
+    pub fn is_used(self, path: DataPath) -> bool {
+        match self {
+            Self::ViaPort(_) => path == DataPath::FirstPacket,
+            Self::LocalPolicy(_) => path == DataPath::Dnat,
+            _ => true,
+        }
+    }
 
     /// Its name in the table.
     #[must_use]
@@ -66,6 +91,8 @@ impl Container {
             Self::NodeAddress(Family::V6) => "nodeaddress6",
             Self::NodePort(Family::V4) => "nodeport4",
             Self::NodePort(Family::V6) => "nodeport6",
+            Self::LocalPolicy(Family::V4) => "localpolicy4",
+            Self::LocalPolicy(Family::V6) => "localpolicy6",
             Self::Guarded(Family::V4) => "guarded4",
             Self::Guarded(Family::V6) => "guarded6",
             Self::Allowed(Family::V4) => "allowed4",
@@ -104,6 +131,8 @@ pub enum Element {
     NodeAddress(Slot),
     /// In [`Container::NodePort`].
     NodePort(Slot),
+    /// In [`Container::LocalPolicy`].
+    LocalPolicy(Slot),
     /// In [`Container::Guarded`].
     Guarded(Slot),
     /// In [`Container::Allowed`].
@@ -121,6 +150,7 @@ impl Element {
             Self::ViaPort(slot) => Container::ViaPort(slot.family),
             Self::NodeAddress(slot) => Container::NodeAddress(slot.family),
             Self::NodePort(slot) => Container::NodePort(slot.family),
+            Self::LocalPolicy(slot) => Container::LocalPolicy(slot.family),
             Self::Guarded(slot) => Container::Guarded(slot.family),
             Self::Allowed(slot, _) => Container::Allowed(slot.family),
         }
@@ -136,6 +166,7 @@ impl fmt::Display for Element {
             | Self::ViaPort(slot)
             | Self::NodeAddress(slot)
             | Self::NodePort(slot)
+            | Self::LocalPolicy(slot)
             | Self::Guarded(slot) => {
                 write!(
                     f,
@@ -187,7 +218,7 @@ pub struct Elements(pub BTreeMap<Element, Option<Mapped>>);
 impl Elements {
     /// What a plan puts into the table.
     #[must_use]
-    pub fn of(plan: &Plan) -> Self {
+    pub fn of(plan: &Plan, path: DataPath) -> Self {
         let addresses = plan
             .addresses
             .iter()
@@ -198,11 +229,20 @@ impl Elements {
                 Target::ClusterIp(ip) => {
                     elements.push((Element::ClusterIp(*slot), Some(Mapped::Address(*ip))));
                 }
-                Target::NodePort(ip, port) => elements.extend([
-                    (Element::ViaPort(*slot), None),
-                    (Element::NodeAddress(*slot), Some(Mapped::Address(*ip))),
-                    (Element::NodePort(*slot), Some(Mapped::Port(*port))),
-                ]),
+                Target::NodePort {
+                    address,
+                    port,
+                    policy,
+                } => {
+                    elements.extend([
+                        (Element::ViaPort(*slot), None),
+                        (Element::NodeAddress(*slot), Some(Mapped::Address(*address))),
+                        (Element::NodePort(*slot), Some(Mapped::Port(*port))),
+                    ]);
+                    if *policy == TrafficPolicy::Local {
+                        elements.push((Element::LocalPolicy(*slot), None));
+                    }
+                }
             }
             elements
         });
@@ -214,7 +254,9 @@ impl Elements {
                 .chain([Element::Guarded(*slot)])
                 .map(|element| (element, None))
         });
-        Self(addresses.chain(forwards).chain(guards).collect())
+        let elements = addresses.chain(forwards).chain(guards);
+        let used = elements.filter(|(element, _)| element.container().is_used(path));
+        Self(used.collect())
     }
 
     /// The elements of one container.

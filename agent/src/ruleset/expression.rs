@@ -10,7 +10,7 @@ use nftables::{
         BinaryOperation, CT, CTDir, Expression, Map, Meta, MetaKey, NamedExpression, Payload,
         PayloadField, SetItem, Socket, SocketAttr,
     },
-    stmt::{JumpTarget, Mangle, Match, NAT, NATFlag, Operator, Statement},
+    stmt::{JumpTarget, Mangle, Match, NAT, NATFamily, NATFlag, Operator, Statement},
 };
 
 use super::elements::Container;
@@ -253,6 +253,20 @@ pub(super) fn goto(chain: &'static str) -> Stmt {
 /// `counter name <counter>`
 pub(super) fn count(counter: &'static str) -> Stmt {
     Statement::Counter(nftables::stmt::Counter::Named(counter.into()))
+}
+
+/// `dnat ip to <address>`, with a port `dnat ip to <address> : <port>`, or `dnat ip6 …`
+pub(super) fn dnat(family: Family, address: Expr, port: Option<Expr>) -> Stmt {
+    let family = match family {
+        Family::V4 => NATFamily::IP,
+        Family::V6 => NATFamily::IP6,
+    };
+    Statement::DNAT(Some(NAT {
+        addr: Some(address),
+        family: Some(family),
+        port,
+        flags: None,
+    }))
 }
 
 /// `masquerade fully-random`

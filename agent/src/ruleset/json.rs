@@ -25,17 +25,17 @@ use super::{
 pub fn render(transaction: &Transaction) -> Nftables<'static> {
     let mut commands = Vec::new();
     match transaction {
-        Transaction::Replace(elements) => {
+        Transaction::Replace(path, elements) => {
             commands.extend(remove());
             commands.push(NfCmd::Add(table()));
             commands.extend(COUNTERS.map(|name| NfCmd::Add(counter(name))));
-            commands.extend(Container::ALL.map(|kind| {
+            commands.extend(Container::of(*path).map(|kind| {
                 let members = elements
                     .of_container(kind)
                     .map(|(e, value)| expression(e, value));
                 NfCmd::Add(container(kind, members.collect()))
             }));
-            let chains = chains();
+            let chains = chains(*path);
             commands.extend(chains.iter().map(|chain| NfCmd::Add(declaration(chain))));
             commands.extend(chains.into_iter().flat_map(rules).map(NfCmd::Add));
         }
@@ -109,7 +109,10 @@ fn container(container: Container, members: Vec<Expression<'static>>) -> NfListO
     };
     match container {
         Container::Node(family) => set(address(family)),
-        Container::Ports(_) | Container::ViaPort(_) | Container::Guarded(_) => set(port.clone()),
+        Container::Ports(_)
+        | Container::ViaPort(_)
+        | Container::LocalPolicy(_)
+        | Container::Guarded(_) => set(port.clone()),
         Container::Allowed(Family::V4) => set(port_and(SetType::Ipv4Addr)),
         Container::Allowed(Family::V6) => set(port_and(SetType::Ipv6Addr)),
         Container::ClusterIp(family) | Container::NodeAddress(family) => map(address(family)),
@@ -158,6 +161,7 @@ fn expression(element: Element, value: Option<Mapped>) -> Expression<'static> {
         | Element::ViaPort(slot)
         | Element::NodeAddress(slot)
         | Element::NodePort(slot)
+        | Element::LocalPolicy(slot)
         | Element::Guarded(slot) => concat(port(slot).into()),
         Element::Allowed(slot, network) => {
             let [protocol, number] = port(slot);
@@ -235,6 +239,7 @@ fn read_element(container: Container, member: &Value) -> Option<(Element, Option
         Container::ViaPort(family) => Element::ViaPort(read_slot(family, key)?),
         Container::NodeAddress(family) => Element::NodeAddress(read_slot(family, key)?),
         Container::NodePort(family) => Element::NodePort(read_slot(family, key)?),
+        Container::LocalPolicy(family) => Element::LocalPolicy(read_slot(family, key)?),
         Container::Guarded(family) => Element::Guarded(read_slot(family, key)?),
         Container::Allowed(family) => {
             Element::Allowed(read_slot(family, key)?, read_network(&key["concat"][2])?)

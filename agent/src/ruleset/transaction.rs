@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use nftables::types::{NfChainType, NfHook};
 
 use super::{
-    Container, Element, Elements, Mapped, TABLE,
+    Container, DataPath, Element, Elements, Mapped, TABLE,
     chains::{Base, COUNTERS, chains},
 };
 
@@ -13,7 +13,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transaction {
     /// Build the whole table anew, whatever was there.
-    Replace(Elements),
+    Replace(DataPath, Elements),
     /// Change only these elements of the table as it stands. Never empty.
     Change {
         /// Elements to delete, each of which must exist; sorted.
@@ -26,7 +26,8 @@ pub enum Transaction {
 }
 
 impl Transaction {
-    /// What leads from `before` to `after`; `None` if they are the same.
+    /// What leads from `before` to `after` in a table of the same [`DataPath`];
+    /// `None` if they are the same.
     #[must_use]
     pub fn between(before: &Elements, after: &Elements) -> Option<Self> {
         let differs = |element: &Element| before.0.get(element) != after.0.get(element);
@@ -50,7 +51,7 @@ impl Transaction {
     #[must_use]
     pub fn cost(&self) -> usize {
         match self {
-            Self::Replace(elements) => elements.0.len(),
+            Self::Replace(_, elements) => elements.0.len(),
             Self::Change { delete, add } => delete.len() + add.len(),
             Self::Remove => 0,
         }
@@ -60,7 +61,7 @@ impl Transaction {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Replace(_) => "replace",
+            Self::Replace(..) => "replace",
             Self::Change { .. } => "change",
             Self::Remove => "remove",
         }
@@ -71,10 +72,10 @@ impl Transaction {
 impl fmt::Display for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Replace(elements) => {
+            Self::Replace(path, elements) => {
                 // Adding it first makes deleting safe whether it exists or not.
                 writeln!(f, "table inet {TABLE}\ndelete table inet {TABLE}")?;
-                write_table(f, elements)
+                write_table(f, *path, elements)
             }
             Self::Change { delete, add } => {
                 for element in delete {
@@ -102,12 +103,12 @@ impl fmt::Display for ElementText {
     }
 }
 
-fn write_table(f: &mut fmt::Formatter<'_>, elements: &Elements) -> fmt::Result {
+fn write_table(f: &mut fmt::Formatter<'_>, path: DataPath, elements: &Elements) -> fmt::Result {
     writeln!(f, "table inet {TABLE} {{")?;
     for counter in COUNTERS {
         writeln!(f, "  counter {counter} {{ }}")?;
     }
-    for container in Container::ALL {
+    for container in Container::of(path) {
         let kind = if container.is_map() { "map" } else { "set" };
         writeln!(
             f,
@@ -127,7 +128,7 @@ fn write_table(f: &mut fmt::Formatter<'_>, elements: &Elements) -> fmt::Result {
         }
         writeln!(f, "  }}")?;
     }
-    for chain in chains() {
+    for chain in chains(path) {
         writeln!(f, "  chain {} {{", chain.name)?;
         if let Some(Base {
             kind,
@@ -154,9 +155,10 @@ fn type_text(container: Container) -> &'static str {
     match container {
         Container::Node(V4) => "ipv4_addr",
         Container::Node(V6) => "ipv6_addr",
-        Container::Ports(_) | Container::ViaPort(_) | Container::Guarded(_) => {
-            "inet_proto . inet_service"
-        }
+        Container::Ports(_)
+        | Container::ViaPort(_)
+        | Container::LocalPolicy(_)
+        | Container::Guarded(_) => "inet_proto . inet_service",
         Container::NodePort(_) => "inet_proto . inet_service : inet_service",
         Container::ClusterIp(V4) | Container::NodeAddress(V4) => {
             "inet_proto . inet_service : ipv4_addr"

@@ -27,8 +27,12 @@ fn plan(ports: &[(i32, &str)]) -> Plan {
     }
 }
 
+fn elements(plan: &Plan) -> Elements {
+    Elements::of(plan, DataPath::FirstPacket)
+}
+
 fn change(before: &Plan, after: &Plan) -> Option<String> {
-    Transaction::between(&Elements::of(before), &Elements::of(after)).map(|t| t.to_string())
+    Transaction::between(&elements(before), &elements(after)).map(|t| t.to_string())
 }
 
 #[test]
@@ -89,7 +93,7 @@ fn any_plan() -> impl Strategy<Value = Plan> {
 proptest! {
     #[test]
     fn a_change_leads_exactly_to_what_was_wanted(before in any_plan(), after in any_plan()) {
-        let (before, after) = (Elements::of(&before), Elements::of(&after));
+        let (before, after) = (elements(&before), elements(&after));
         let mut table = before.0.clone();
         if let Some(Transaction::Change { delete, add }) = Transaction::between(&before, &after) {
             for element in delete {

@@ -180,10 +180,13 @@ impl Cleaner {
 
     fn view(&self) -> View {
         let retired = self.retired.keys().map(|at| (*at, Frontend::Retired));
-        let served = self.frontends.served.iter().filter_map(|(at, name)| {
-            let session = self.sessions.get(&name.service)?;
-            let endpoints = session.endpoints.serving(&name.port)?;
-            Some((*at, Frontend::Served(endpoints)))
+        let served = self.frontends.served.iter().filter_map(|(at, behind)| {
+            let session = self.sessions.get(&behind.port.service)?;
+            let frontend = Frontend::Served {
+                entrance: behind.entrance,
+                endpoints: session.endpoints.serving(&behind.port.port)?,
+            };
+            Some((*at, frontend))
         });
         View {
             frontends: retired.chain(served).collect(),

@@ -18,11 +18,20 @@ pub struct ServicePortName {
     pub port: String,
 }
 
+/// What stands behind an address and port of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// The Service's port.
+    pub port: ServicePortName,
+    /// Where kube-proxy takes it: the ClusterIP or the NodePort.
+    pub entrance: SocketAddr,
+}
+
 /// The node's addresses and ports that the kernel forwards UDP at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frontends {
-    /// Each with the Service port behind it.
-    pub served: BTreeMap<SocketAddr, ServicePortName>,
+    /// Each with what stands behind it.
+    pub served: BTreeMap<SocketAddr, Behind>,
     /// All addresses of this node, served or not.
     pub own: BTreeSet<IpAddr>,
 }
@@ -33,11 +42,11 @@ impl Frontends {
     #[must_use]
     pub fn new(
         addresses: &BTreeSet<IpAddr>,
-        ports: impl Iterator<Item = (Slot, ServicePortName)>,
+        ports: impl Iterator<Item = (Slot, Behind)>,
         own: BTreeSet<IpAddr>,
     ) -> Self {
         let served: BTreeMap<_, _> = ports
-            .flat_map(|(slot, name)| at(slot, addresses).map(move |at| (at, name.clone())))
+            .flat_map(|(slot, behind)| at(slot, addresses).map(move |at| (at, behind.clone())))
             .collect();
         let own = if served.is_empty() {
             BTreeSet::new()
@@ -50,7 +59,8 @@ impl Frontends {
     /// The Services behind them.
     #[must_use]
     pub fn services(&self) -> BTreeSet<&ServiceKey> {
-        self.served.values().map(|name| &name.service).collect()
+        let ports = self.served.values().map(|behind| &behind.port);
+        ports.map(|port| &port.service).collect()
     }
 }
 
@@ -82,7 +92,10 @@ fn at(slot: Slot, addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item = SocketAd
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Plan, Target};
+    use crate::{
+        plan::{Plan, Target},
+        ruleset::DataPath,
+    };
     use highwire_api::PortKey;
 
     fn slot(family: Family, protocol: Protocol, port: i32) -> Slot {
@@ -105,7 +118,7 @@ mod tests {
             .into(),
             ..Plan::default()
         };
-        let taken = taken_by(&Elements::of(&plan));
+        let taken = taken_by(&Elements::of(&plan, DataPath::FirstPacket));
         assert_eq!(
             taken.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["192.0.2.11:53", "203.0.113.5:53", "[2001:db8:1::11]:443"]

@@ -17,4 +17,4 @@ pub mod schedule;
 pub mod stale;
 
 pub use cleaner::Cleaner;
-pub use frontends::{Frontends, ServicePortName, taken_by};
+pub use frontends::{Behind, Frontends, ServicePortName, taken_by};

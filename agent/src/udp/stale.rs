@@ -10,8 +10,13 @@ use super::flow::Flow;
 /// What is known of one address and port of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frontend {
-    /// Served, and these endpoints serve behind it; perhaps none.
-    Served(BTreeSet<SocketAddr>),
+    /// Served.
+    Served {
+        /// Where kube-proxy takes the Service's traffic: its ClusterIP or NodePort.
+        entrance: SocketAddr,
+        /// The endpoints that serve it; perhaps none.
+        endpoints: BTreeSet<SocketAddr>,
+    },
     /// Served until just now, and not any more.
     Retired,
 }
@@ -43,7 +48,11 @@ impl View {
             // What is rewritten at a port that nobody serves leads to a Pod of the
             // Service that did; what is not rewritten is the host's own business.
             Some(Frontend::Retired) => flow.is_rewritten(),
-            Some(Frontend::Served(endpoints)) => {
+            // Beside ipvs the rewrite is ours and leads to a virtual server, which
+            // sends every packet on as it sees fit, until it has changed the entry to
+            // lead to a Pod.
+            Some(Frontend::Served { entrance, .. }) if flow.reply.source == *entrance => false,
+            Some(Frontend::Served { endpoints, .. }) => {
                 let mut usable = endpoints
                     .iter()
                     .filter(|endpoint| endpoint.is_ipv4() == frontend.is_ipv4())

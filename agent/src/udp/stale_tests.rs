@@ -1,4 +1,4 @@
-//! Addresses: the node 192.0.2.11 and 2001:db8:1::11, Pods 10.244.0.0/16 and
+//! Addresses: the node 192.0.2.11 and 2001:db8:1::11, a ClusterIP 10.96.0.10, Pods 10.244.0.0/16 and
 //! fd00:244::/32, the client 198.51.100.10 and 2001:db8:2::10.
 
 use proptest::prelude::*;
@@ -7,6 +7,7 @@ use super::*;
 use crate::udp::flow::Tuple;
 
 const NODE: &str = "192.0.2.11:53";
+const ENTRANCE: &str = "10.96.0.10:53";
 const NODE6: &str = "[2001:db8:1::11]:53";
 
 fn at(text: &str) -> SocketAddr {
@@ -50,7 +51,14 @@ fn view(frontends: &[(&str, Frontend)]) -> View {
 }
 
 fn served(endpoints: &[&str]) -> Frontend {
-    Frontend::Served(endpoints.iter().map(|endpoint| at(endpoint)).collect())
+    behind(endpoints.iter().map(|endpoint| at(endpoint)).collect())
+}
+
+fn behind(endpoints: BTreeSet<SocketAddr>) -> Frontend {
+    Frontend::Served {
+        entrance: at(ENTRANCE),
+        endpoints,
+    }
 }
 
 #[test]
@@ -77,6 +85,9 @@ fn a_flow_belongs_to_an_endpoint_that_serves() {
             false,
             "refused, for want of one of this family",
         ),
+        (pods(), ENTRANCE, false, "a virtual server of ipvs"),
+        (none(), ENTRANCE, false, "a virtual server of ipvs"),
+        (Frontend::Retired, ENTRANCE, true, "its Service is gone"),
         (
             Frontend::Retired,
             "10.244.2.8:5353",
@@ -136,7 +147,7 @@ prop_compose! {
 fn any_frontend() -> impl Strategy<Value = Frontend> {
     prop_oneof![
         Just(Frontend::Retired),
-        proptest::collection::btree_set(any_socket(), 0..4).prop_map(Frontend::Served),
+        proptest::collection::btree_set(any_socket(), 0..4).prop_map(behind),
     ]
 }
 
@@ -161,7 +172,7 @@ proptest! {
         mut view in any_view(), destination in any_socket(),
         endpoints in proptest::collection::btree_set(any_socket(), 1..4),
     ) {
-        view.frontends.insert(destination, Frontend::Served(endpoints.clone()));
+        view.frontends.insert(destination, behind(endpoints.clone()));
         let same_family = |e: &&SocketAddr| e.is_ipv4() == destination.is_ipv4();
         for endpoint in endpoints.iter().filter(same_family) {
             prop_assert!(!view.is_stale(&flow_between(destination, *endpoint)));
@@ -175,7 +186,7 @@ proptest! {
         view in any_view(), destination in any_socket(), pick in any::<prop::sample::Index>(),
     ) {
         let next = match view.frontends.get(&destination) {
-            Some(Frontend::Served(endpoints)) => {
+            Some(Frontend::Served { endpoints, .. }) => {
                 let usable: Vec<&SocketAddr> =
                     endpoints.iter().filter(|e| e.is_ipv4() == destination.is_ipv4()).collect();
                 if usable.is_empty() { destination } else { *usable[pick.index(usable.len())] }
@@ -191,10 +202,10 @@ proptest! {
         endpoints in proptest::collection::btree_set(any_socket(), 0..4), new in any_socket(),
     ) {
         let flow = flow_between(destination, answers);
-        view.frontends.insert(destination, Frontend::Served(endpoints.clone()));
+        view.frontends.insert(destination, behind(endpoints.clone()));
         let before = view.is_stale(&flow);
         let more = endpoints.into_iter().chain([new]).collect();
-        view.frontends.insert(destination, Frontend::Served(more));
+        view.frontends.insert(destination, behind(more));
         prop_assert!(!flow.is_rewritten() || before || !view.is_stale(&flow));
     }
 }

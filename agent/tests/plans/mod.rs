@@ -5,12 +5,15 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use highwire_agent::plan::{Plan, Target};
-use highwire_api::{Family, PortKey, Protocol, arbitration::Slot};
+use highwire_agent::{
+    plan::{Plan, Target},
+    ruleset::DataPath,
+};
+use highwire_api::{Family, PortKey, Protocol, arbitration::Slot, service::TrafficPolicy};
 use ipnet::IpNet;
 
-/// Each golden file's name and the plan it shows.
-pub(crate) fn golden() -> [(&'static str, Plan); 2] {
+/// Each golden file's name, and the table it shows.
+pub(crate) fn golden() -> [(&'static str, DataPath, Plan); 3] {
     let forwards = [
         (Family::V4, Protocol::Tcp, 80, "10.96.0.10"),
         (Family::V6, Protocol::Tcp, 80, "fd00:96::10"),
@@ -26,8 +29,8 @@ pub(crate) fn golden() -> [(&'static str, Plan); 2] {
             .into_iter()
             .map(|(family, protocol, port, ip)| forward(family, protocol, port, ip))
             .chain([
-                local(Family::V4, Protocol::Tcp, 8443),
-                local(Family::V4, Protocol::Udp, 443),
+                via_node_port(Family::V4, Protocol::Tcp, 8443, TrafficPolicy::Local),
+                via_node_port(Family::V4, Protocol::Udp, 443, TrafficPolicy::Cluster),
             ])
             .collect(),
         guards: [
@@ -42,7 +45,11 @@ pub(crate) fn golden() -> [(&'static str, Plan); 2] {
         ]
         .into(),
     };
-    [("empty", Plan::default()), ("services", services)]
+    [
+        ("empty", DataPath::FirstPacket, Plan::default()),
+        ("services", DataPath::FirstPacket, services.clone()),
+        ("ipvs", DataPath::Dnat, services),
+    ]
 }
 
 /// One forwarded port.
@@ -55,17 +62,26 @@ pub(crate) fn forward(family: Family, protocol: Protocol, port: i32, ip: &str) -
 }
 
 /// A port that goes the NodePort way.
-fn local(family: Family, protocol: Protocol, port: i32) -> (Slot, Target) {
+fn via_node_port(
+    family: Family,
+    protocol: Protocol,
+    port: i32,
+    policy: TrafficPolicy,
+) -> (Slot, Target) {
     let (slot, _) = forward(family, protocol, port, "10.96.0.1");
     let node_port = 30443.try_into().unwrap();
     (
         slot,
-        Target::NodePort("192.0.2.11".parse().unwrap(), node_port),
+        Target::NodePort {
+            address: "192.0.2.11".parse().unwrap(),
+            port: node_port,
+            policy,
+        },
     )
 }
 
 /// A port that only these networks may use.
-fn guard(
+pub(crate) fn guard(
     family: Family,
     protocol: Protocol,
     port: i32,

@@ -21,6 +21,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::errors::{explain_status, with_sources};
+
 const SHORTEST_DELAY: Duration = Duration::from_millis(200);
 /// After an outage of the API server everybody is back within twice this time
 /// (jitter doubles it).
@@ -111,28 +113,7 @@ fn explain(error: &watcher::Error) -> String {
         watcher::Error::WatchError(status) => status.as_ref(),
         other => return with_sources(other),
     };
-    let remedy = match status.code {
-        401 => "; is the ServiceAccount token valid?",
-        403 => "; was the RBAC of deploy/ applied?",
-        404 => "; was the CustomResourceDefinition of deploy/ applied?",
-        _ => "",
-    };
-    format!("{}{remedy}", status.message)
-}
-
-/// An error with its causes, which kube's own text leaves out.
-#[must_use]
-pub fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
+    explain_status(status)
 }
 
 /// Sends every event of a watch, turned into an `Input` by `wrap`, until the

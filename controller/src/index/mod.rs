@@ -2,10 +2,11 @@
 //! concerns.
 //!
 //! What an event costs: a renewed Lease, nothing per Service. A report, only the
-//! Services whose change it confirms or whose conflicts change. A node that
-//! joins or leaves, all Services.
+//! Services whose change it confirms or whose conflicts change. An EndpointSlice, its
+//! Service if that has the policy Local. A node that joins or leaves, all Services.
 
 mod changes;
+pub(crate) mod endpoints;
 pub(crate) mod listing;
 pub(crate) mod node;
 mod nodes;
@@ -25,6 +26,7 @@ use crate::{
     liveness::Now,
 };
 use changes::Changes;
+use endpoints::{Endpoints, SliceKey, SliceView};
 use listing::{Fed, Listing, Step};
 use node::{AgentReport, LeaseView, NodeFacts};
 use nodes::{Concern, Nodes};
@@ -37,6 +39,8 @@ pub(crate) enum Input {
     Service(Fed<ServiceKey, Box<ServiceView>>),
     /// Of the Nodes.
     Node(Fed<String, NodeFacts>),
+    /// Of the EndpointSlices that kube-proxy follows.
+    Slice(Fed<SliceKey, SliceView>),
     /// Of the LoadBalancerNodes.
     Report(Fed<String, AgentReport>),
     /// Of the Leases in our namespace: the agents' and the controllers' own.
@@ -49,6 +53,7 @@ pub(crate) struct Index {
     services: BTreeMap<ServiceKey, ServiceRecord>,
     changes: Changes,
     nodes: Nodes,
+    endpoints: Endpoints,
     listings: Listings,
     touched: Touched,
 }
@@ -57,6 +62,7 @@ pub(crate) struct Index {
 struct Listings {
     services: Listing<ServiceKey>,
     nodes: Listing<String>,
+    slices: Listing<SliceKey>,
     reports: Listing<String>,
     leases: Listing<String>,
 }
@@ -80,6 +86,17 @@ impl Index {
                 for (name, facts) in self.listings.nodes.step(fed, known).changes() {
                     let concern = self.nodes.set_facts(&name, facts);
                     self.touch(concern);
+                }
+            }
+            Input::Slice(fed) => {
+                let known = || self.endpoints.slices().cloned().collect();
+                for (key, slice) in self.listings.slices.step(fed, known).changes() {
+                    let concerned = self.endpoints.set(key, slice);
+                    let local = concerned.into_iter().filter(|service| {
+                        let service = self.services.get(service);
+                        service.is_some_and(ServiceRecord::needs_endpoints)
+                    });
+                    self.touched.some.extend(local);
                 }
             }
             Input::Report(fed) => {
@@ -119,6 +136,7 @@ impl Index {
         [
             ("Services", lists.services.is_complete()),
             ("Nodes", lists.nodes.is_complete()),
+            ("EndpointSlices", lists.slices.is_complete()),
             ("LoadBalancerNodes", lists.reports.is_complete()),
             ("Leases", lists.leases.is_complete()),
         ]
@@ -149,9 +167,10 @@ impl Index {
 
     /// What a Service's ingress should say.
     pub(crate) fn decide(&self, key: &ServiceKey) -> Option<Decision> {
+        let has_endpoint = |node: &str| self.endpoints.is_ready(key, node);
         self.services
             .get(key)
-            .map(|service| decide(key, service, self.nodes.iter()))
+            .map(|service| decide(key, service, self.nodes.iter(), &has_endpoint))
     }
 
     /// Why Services are refused a port, for metrics: one reason per Service.

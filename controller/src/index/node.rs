@@ -22,6 +22,31 @@ use crate::{
     refusals::Refusal,
 };
 
+/// The taint the cluster autoscaler puts on a node it is about to delete; load
+/// balancers take such a node out early
+/// (k8s.io/cloud-provider controllers/service `nodeUnTaintedPredicate`).
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// What the label that keeps a node out of load balancers does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ExcludeLabel {
+    /// It keeps the node out.
+    #[default]
+    Honoured,
+    /// Nothing: kubeadm puts it on every control-plane node, also on one that is the
+    /// whole cluster.
+    Ignored,
+}
+
+/// Why a node will soon be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Departure {
+    /// Its Node object is being deleted.
+    Deleted,
+    /// The cluster autoscaler has marked it.
+    Marked,
+}
+
 /// What matters of a Node object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NodeFacts {
@@ -31,8 +56,8 @@ pub(crate) struct NodeFacts {
     pub(crate) opted_in: bool,
     /// Whether the well-known label keeps it out of load balancers.
     pub(crate) excluded: bool,
-    /// Whether it is being deleted.
-    pub(crate) deleting: bool,
+    /// Why it will soon be gone, if so.
+    pub(crate) departure: Option<Departure>,
     /// Whether its `Ready` condition does not say otherwise.
     pub(crate) ready: bool,
     /// Its addresses of type ExternalIP.
@@ -43,7 +68,7 @@ pub(crate) struct NodeFacts {
 
 impl NodeFacts {
     /// Reads a Node object.
-    pub(crate) fn of(node: &Node) -> Self {
+    pub(crate) fn of(node: &Node, exclude: ExcludeLabel) -> Self {
         let status = node.status.as_ref();
         let conditions = status
             .and_then(|status| status.conditions.as_deref())
@@ -65,9 +90,9 @@ impl NodeFacts {
             opted_in: labels
                 .get(ENABLED_LABEL)
                 .is_some_and(|value| value == ENABLED_VALUE),
-            excluded: labels.contains_key(EXCLUDE_LABEL),
+            excluded: exclude == ExcludeLabel::Honoured && labels.contains_key(EXCLUDE_LABEL),
             labels,
-            deleting: node.metadata.deletion_timestamp.is_some(),
+            departure: departure(node),
             // A Node without the condition has no kubelet to say so; the agent's
             // own report decides then.
             ready: ready.is_none_or(|condition| condition.status == "True"),
@@ -75,6 +100,19 @@ impl NodeFacts {
             internal: addresses("InternalIP"),
         }
     }
+}
+
+fn departure(node: &Node) -> Option<Departure> {
+    if node.metadata.deletion_timestamp.is_some() {
+        return Some(Departure::Deleted);
+    }
+    let mut taints = node
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
+    taints
+        .any(|taint| taint.key == TO_BE_DELETED_TAINT)
+        .then_some(Departure::Marked)
 }
 
 /// What matters of a LoadBalancerNode.
@@ -224,8 +262,8 @@ impl NodeRecord {
         let Some(facts) = self.facts.as_ref().filter(|facts| facts.opted_in) else {
             return Standing::Out(Absence::NotOptedIn);
         };
-        if facts.deleting {
-            return Standing::Out(Absence::Deleting);
+        if let Some(departure) = facts.departure {
+            return Standing::Out(Absence::Departing(departure));
         }
         if facts.excluded {
             return Standing::Out(Absence::Excluded);
@@ -262,7 +300,7 @@ impl NodeRecord {
     /// Whether what the node refuses counts, advertised or not: it has opted in and
     /// its agent is alive.
     pub(crate) fn voice(&self) -> Voice {
-        let in_service = |facts: &&NodeFacts| facts.opted_in && !facts.deleting;
+        let in_service = |facts: &&NodeFacts| facts.opted_in && facts.departure.is_none();
         if self.facts.as_ref().filter(in_service).is_none() {
             return Voice::Silent;
         }

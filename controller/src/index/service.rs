@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use highwire_api::{
-    ClassPolicy, Interpretation, Problem, ResourceVersion, ServiceSpec, service::interpret,
+    ClassPolicy, Interpretation, Problem, ResourceVersion, ServiceSpec,
+    service::{TrafficPolicy, interpret},
 };
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 
@@ -155,6 +156,16 @@ impl ServiceRecord {
         })
     }
 
+    /// Whether only nodes with a ready endpoint may be listed.
+    pub(crate) fn needs_endpoints(&self) -> bool {
+        match &self.asks {
+            Asks::Serve(spec) | Asks::Frozen(spec, _) => {
+                spec.external_policy == TrafficPolicy::Local
+            }
+            Asks::Unreadable(_) | Asks::Refused(_) | Asks::Pending | Asks::Abandoned => false,
+        }
+    }
+
     /// What is wrong with the Service.
     pub(crate) fn problems(&self) -> &[Problem] {
         match &self.asks {
@@ -162,6 +173,14 @@ impl ServiceRecord {
                 problems
             }
             Asks::Serve(_) | Asks::Pending | Asks::Abandoned => &[],
+        }
+    }
+
+    /// What it asks for that we don't do; never empty.
+    pub(crate) fn unsupported(&self) -> Option<&[Problem]> {
+        match &self.asks {
+            Asks::Refused(problems) => Some(problems),
+            _ => None,
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     absence::Shortage,
-    testing::{agent_report, facts, key, lease, node, report, service, view},
+    testing::{agent_report, facts, key, lease, node, report, service, slice, view},
 };
 
 fn now() -> Now {
@@ -69,7 +69,7 @@ fn outcome(decision: Decision) -> Result<Vec<IpAddr>, String> {
 #[test]
 fn every_reason_to_stay_away_keeps_a_node_away_and_is_named() {
     type Change = fn(&mut Case);
-    let cases: [(Change, &str); 10] = [
+    let cases: [(Change, &str); 12] = [
         (
             |c| c.node["metadata"]["labels"] = json!({}),
             "no node is labelled highwire.dev/enabled=true",
@@ -85,6 +85,20 @@ fn every_reason_to_stay_away_keeps_a_node_away_and_is_named() {
         (
             |c| c.node["metadata"]["deletionTimestamp"] = json!("2026-01-02T03:04:05Z"),
             "is being deleted",
+        ),
+        (
+            |c| {
+                let taint = "ToBeDeletedByClusterAutoscaler";
+                c.node["spec"]["taints"] = json!([{"key": taint, "effect": "NoSchedule"}])
+            },
+            "is about to be deleted by the cluster autoscaler",
+        ),
+        (
+            |c| {
+                c.service["spec"]["externalTrafficPolicy"] = json!("Local");
+                c.service["spec"]["ports"][0]["nodePort"] = json!(30080);
+            },
+            "it has no ready endpoint",
         ),
         (
             |c| c.node["status"]["conditions"][0]["status"] = json!("Unknown"),
@@ -352,4 +366,21 @@ fn publishes(index: &Index, key: &ServiceKey) -> Option<crate::ingress::Ingress>
         Some(Decision::Publish { ingress, .. }) => Some(ingress),
         _ => None,
     }
+}
+
+#[test]
+fn endpoints_concern_only_services_with_the_policy_local() {
+    let (mut index, now) = (Index::default(), now());
+    let mut local = service("local");
+    local["spec"]["externalTrafficPolicy"] = json!("Local");
+    local["spec"]["ports"] = json!([{"port": 80, "nodePort": 30080}]);
+    for (name, object) in [("local", local), ("cluster", service("cluster"))] {
+        index.apply(Input::Service(Fed::Put(key(name), view(&object))), now);
+    }
+    index.take_touched();
+    for name in ["local", "cluster", "unknown"] {
+        let (slice, view) = slice(name, &[1]);
+        index.apply(Input::Slice(Fed::Put(slice, view)), now);
+    }
+    assert_eq!(index.take_touched(), BTreeSet::from([key("local")]));
 }

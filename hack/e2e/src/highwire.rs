@@ -22,13 +22,18 @@ pub const READY: Duration = Duration::from_secs(30);
 /// Applies `deploy/`, opts n1 and n2 in, starts their agents and two controllers,
 /// and waits until all are ready. Safe to call again.
 pub async fn start(cluster: &Cluster) -> Result<()> {
+    start_with(cluster, &[], &[]).await
+}
+
+/// The same with additional flags for the agents and for the controllers.
+pub async fn start_with(cluster: &Cluster, agents: &[&str], controllers: &[&str]) -> Result<()> {
     apply(cluster)?;
     for node in SERVING {
         cluster.opt_in(node).await?;
-        ensure_running(&cluster.agent(node)?).await?;
+        ensure_running(&cluster.agent(node)?, agents).await?;
     }
     for name in CONTROLLERS {
-        ensure_running(&cluster.controller(name)?).await?;
+        ensure_running(&cluster.controller(name)?, controllers).await?;
     }
     try_wait_for("a leader", READY, || async { leader(cluster).await }).await?;
     Ok(())
@@ -61,9 +66,9 @@ pub async fn leader(cluster: &Cluster) -> Result<String> {
         .context("nobody holds the Lease highwire-controller")
 }
 
-async fn ensure_running(program: &Program) -> Result<()> {
+async fn ensure_running(program: &Program, flags: &[&str]) -> Result<()> {
     if !program.is_running() {
-        program.start(&[]).await?;
+        program.start(flags).await?;
     }
     program.wait_ready(READY).await
 }

@@ -28,7 +28,11 @@ pub fn spec(state: &State, config: &Config, node: &str) -> Result<Spec> {
             "mode": config.proxy_mode.as_str(),
             "hostnameOverride": node,
             "clientConnection": { "kubeconfig": state.path("pki/kube-proxy.kubeconfig") },
-            "clusterCIDR": config.ip_family.cluster_cidrs(),
+            "clusterCIDR": if config.proxy_knows_pods {
+                config.ip_family.cluster_cidrs()
+            } else {
+                String::new()
+            },
             "detectLocalMode": "ClusterCIDR",
             "bindAddress": any,
             "healthzBindAddress": health.to_string(),

@@ -21,6 +21,8 @@ use crate::{slots, wiring};
 
 /// How long an echo server may take to open its ports.
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// How long a Pod may be terminating; longer than any test.
+const TERMINATING_SECONDS: u32 = 600;
 
 /// A Pod to be; see [`crate::Scope::pod`].
 pub struct PodBuilder {
@@ -357,6 +359,17 @@ impl Pod {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             outcome => outcome.map(drop).context("delete a Pod"),
         }
+    }
+
+    /// Asks the Pod to end; its object stays, terminating, and so does the process, until
+    /// [`Self::delete`]: nobody confirms here that the containers have ended.
+    pub async fn terminate(&self, cluster: &Cluster) -> Result<()> {
+        let pods: Api<PodObject> = Api::namespaced(cluster.client(), &self.record.namespace);
+        let grace = DeleteParams::default().grace_period(TERMINATING_SECONDS);
+        pods.delete(&self.record.name, &grace)
+            .await
+            .map(drop)
+            .with_context(|| format!("terminate Pod {}", self.record.name))
     }
 
     /// Ends the process and takes its namespace away; the object stays.

@@ -15,12 +15,22 @@ impl PrivateCluster {
     /// Starts one with `nodes` nodes beside the shared cluster, alike but for its
     /// name, which ends in `suffix`.
     pub async fn up(suffix: &str, nodes: u8) -> Result<Self> {
+        Self::up_with(suffix, nodes, |_| {}).await
+    }
+
+    /// The same, not alike in what `change` changes.
+    pub async fn up_with(
+        suffix: &str,
+        nodes: u8,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Self> {
         let shared = Cluster::attach().await?;
-        let config = Config {
+        let mut config = Config {
             name: format!("{}{suffix}", shared.config().name),
             nodes,
             ..shared.config().clone()
         };
+        change(&mut config);
         let name = config.name.clone();
         match lifecycle::up(&config, |_| {}).await {
             Ok(cluster) => Ok(Self { cluster }),

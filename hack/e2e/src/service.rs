@@ -175,6 +175,15 @@ impl Svc {
         Ok(u16::try_from(found)?)
     }
 
+    /// Its healthCheckNodePort, which Services with `externalTrafficPolicy: Local` have.
+    pub fn health_check_node_port(&self) -> Result<u16> {
+        let spec = self.object.spec.as_ref();
+        let port = spec
+            .and_then(|spec| spec.health_check_node_port)
+            .with_context(|| format!("{} has no healthCheckNodePort", self.name()))?;
+        Ok(u16::try_from(port)?)
+    }
+
     /// The object as it is now.
     pub async fn get(&self) -> Result<Service> {
         self.api

@@ -36,6 +36,9 @@ pub struct Config {
     pub proxy_mode: ProxyMode,
     /// Families of nodes, Pods and Services.
     pub ip_family: IpFamily,
+    /// Whether kube-proxy is told the Pods' addresses. If not, it masquerades nothing
+    /// but what enters at NodePorts.
+    pub proxy_knows_pods: bool,
     /// Folder of the upstream programs.
     pub controlplane: PathBuf,
     /// Folder of `highwire-cluster` and `highwire-echo`.

@@ -170,7 +170,16 @@ fn http_body(
 
 /// A connection that stays open.
 pub fn tcp_connect(to: SocketAddr, limit: Duration) -> Result<EchoStream, ConnectError> {
-    let stream = connect(unspecified(to), to, limit)?;
+    tcp_connect_from(unspecified(to), to, limit)
+}
+
+/// The same from a chosen address (and port, unless 0).
+pub fn tcp_connect_from(
+    from: SocketAddr,
+    to: SocketAddr,
+    limit: Duration,
+) -> Result<EchoStream, ConnectError> {
+    let stream = connect(from, to, limit)?;
     Ok(EchoStream {
         stream: BufReader::new(stream),
     })
@@ -239,6 +248,16 @@ impl Netns {
     /// [`udp_flow`] from here.
     pub fn udp_flow(&self, to: SocketAddr) -> Result<UdpFlow, ConnectError> {
         self.run(|| udp_flow(to))
+    }
+
+    /// [`tcp_connect_from`] from here.
+    pub fn tcp_connect_from(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        limit: Duration,
+    ) -> Result<EchoStream, ConnectError> {
+        self.run(|| tcp_connect_from(from, to, limit))
     }
 
     /// [`udp_ask`] from here.

@@ -1,4 +1,4 @@
-//! The death of a leader, and of an agent.
+//! The death of a leader, of an agent, of kube-proxy.
 //!
 //! One test at a time: they share the two controllers.
 
@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use common::{LONG, answers, ingress_is, web, web_service};
+use common::{LONG, SHORT, answers, ingress_is, web, web_service};
 use highwire_e2e::{highwire, wait_for};
 use tokio::sync::Mutex;
 
@@ -116,6 +116,25 @@ async fn an_agents_restart_interrupts_nothing() -> Result<()> {
         service.get().await?.metadata.resource_version == version,
         "its status flapped"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn kube_proxys_restart_interrupts_nothing() -> Result<()> {
+    let (cluster, scope) = web("proxy").await?;
+    let (port, later) = (scope.free_port()?, scope.free_port()?);
+    ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
+    let (client, n1) = (cluster.outside(), cluster.node("n1")?);
+    answers(&client, n1.v4(port)).await;
+    let proxy = cluster.unit("kube-proxy-n1");
+    proxy.kill()?;
+    for _ in 0..50 {
+        let reply = client.http_get(n1.v4(port), SHORT);
+        ensure!(reply.is_ok(), "while it is away: {reply:?}");
+    }
+    proxy.start_again()?;
+    ingress_is(&web_service(&scope, "later", later).await?, &BOTH).await;
+    answers(&client, n1.v4(later)).await;
     Ok(())
 }
 

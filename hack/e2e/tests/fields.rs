@@ -9,8 +9,8 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use common::{LONG, SHORT, all_answer, answers, ingress_is, refuses, web, web_service};
+use anyhow::{Context, Result, ensure};
+use common::{LONG, SHORT, all_answer, answers, ingress_is, refuses, web};
 use highwire_e2e::{ConnectError, Pod, wait_for};
 use serde_json::json;
 
@@ -99,65 +99,6 @@ async fn without_endpoints_ipv6_clients_are_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn source_ranges_let_only_their_clients_in() -> Result<()> {
-    let (cluster, scope) = web("ranges").await?;
-    let (client, n1) = (cluster.outside(), cluster.node("n1")?);
-    let (inside, outside) = ("198.51.100.10:0".parse()?, "198.51.100.11:0".parse()?);
-    let (tcp, udp) = (scope.free_port()?, scope.free_port()?);
-    let service = scope
-        .service("web")
-        .load_balancer()
-        .tcp(tcp, 8080)
-        .udp(udp, 5353);
-    let only = json!(["198.51.100.10/32", "203.0.113.0/24"]);
-    let service = service
-        .spec("loadBalancerSourceRanges", only)
-        .create()
-        .await?;
-    ingress_is(&service, &BOTH).await;
-    wait_for("the allowed client", LONG, || async {
-        client.http_get_from(inside, n1.v4(tcp), SHORT)
-    })
-    .await;
-    let denied = client.http_get_from(outside, n1.v4(tcp), SHORT);
-    ensure!(denied == Err(ConnectError::Timeout), "{denied:?}");
-    let udp_denied = Pod::find(&cluster, scope.namespace(), "web-2")?
-        .netns()
-        .udp_ask(n1.v4(udp), None, "hi", SHORT);
-    ensure!(
-        udp_denied == Err(ConnectError::Timeout),
-        "a Pod is not in the ranges: {udp_denied:?}"
-    );
-    let established = client.run(move || {
-        highwire_e2e::traffic::http_get_from(
-            inside,
-            SocketAddr::from(([192, 0, 2, 12], tcp)),
-            SHORT,
-        )
-    });
-    ensure!(established.is_ok(), "{established:?}");
-    // A change takes effect on new connections.
-    service
-        .patch(json!({"spec": {"loadBalancerSourceRanges": ["198.51.100.11/32"]}}))
-        .await?;
-    wait_for("the other client", LONG, || async {
-        client.http_get_from(outside, n1.v4(tcp), SHORT)
-    })
-    .await;
-    let denied = client.http_get_from(inside, n1.v4(tcp), SHORT);
-    ensure!(denied == Err(ConnectError::Timeout), "{denied:?}");
-    // And without ranges everybody is let in again.
-    service
-        .patch(json!({"spec": {"loadBalancerSourceRanges": null}}))
-        .await?;
-    wait_for("everybody", LONG, || async {
-        client.http_get_from(inside, n1.v4(tcp), SHORT)
-    })
-    .await;
-    Ok(())
-}
-
-#[tokio::test]
 async fn session_affinity_holds() -> Result<()> {
     let (cluster, scope) = web("sticky").await?;
     let port = scope.free_port()?;
@@ -210,39 +151,6 @@ async fn internal_traffic_policy_local_does_not_confine_clients_from_outside() -
 }
 
 #[tokio::test]
-async fn an_address_that_moves_in_is_served_and_one_that_moves_out_is_not() -> Result<()> {
-    let (cluster, scope) = web("vip").await?;
-    let port = scope.free_port()?;
-    ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
-    let (client, n1) = (cluster.outside(), cluster.node("n1")?);
-    answers(&client, n1.v4(port)).await;
-    let links = n1
-        .netns()
-        .check(&["ip", "-o", "route", "show", "default"])?;
-    let link = links
-        .split_whitespace()
-        .skip_while(|word| *word != "dev")
-        .nth(1)
-        .unwrap_or("eth0");
-    // As keepalived moves one.
-    n1.netns()
-        .check(&["ip", "address", "add", "192.0.2.200/24", "dev", link])?;
-    let vip = SocketAddr::from(([192, 0, 2, 200], port));
-    answers(&client, vip).await;
-    n1.netns()
-        .check(&["ip", "address", "del", "192.0.2.200/24", "dev", link])?;
-    wait_for("the address to leave the report", LONG, || async {
-        let addresses =
-            cluster.kubectl(&["get", "lbn", "n1", "-o=jsonpath={.status.addresses}"])?;
-        ensure!(!addresses.contains("192.0.2.200"), "{addresses}");
-        Ok(())
-    })
-    .await;
-    answers(&client, n1.v4(port)).await;
-    Ok(())
-}
-
-#[tokio::test]
 async fn named_targets_several_ports_and_app_protocols_work() -> Result<()> {
     let (cluster, scope) = web("ports").await?;
     let ports = [scope.free_port()?, scope.free_port()?, scope.free_port()?];
@@ -276,5 +184,98 @@ async fn named_targets_several_ports_and_app_protocols_work() -> Result<()> {
         "SCTP is programmed too: {table}"
     );
     refuses(&client, n2.v4(ports[2])).await; // by TCP nobody is there
+    Ok(())
+}
+
+#[tokio::test]
+async fn many_ports_are_served_also_in_the_range_of_node_ports() -> Result<()> {
+    let (cluster, scope) = web("many").await?;
+    let mut service = scope.service("web").load_balancer();
+    // Far up in the range, where the API server gives out numbers last.
+    let mut ports = vec![32_700];
+    for _ in 0..40 {
+        ports.push(scope.free_port()?);
+    }
+    for port in &ports {
+        service = service.tcp(*port, 8080).udp(*port, 5353);
+    }
+    let service = service
+        .select("app", "web")
+        .spec("allocateLoadBalancerNodePorts", json!(false));
+    ingress_is(&service.create().await?, &BOTH).await;
+    let (client, n1) = (cluster.outside(), cluster.node("n1")?);
+    for port in ports {
+        answers(&client, n1.v4(port)).await;
+        wait_for("UDP", LONG, || async {
+            client.udp_ask(n1.v4(port), None, "hi", SHORT)
+        })
+        .await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_load_balancer_without_a_cluster_ip_cannot_exist() -> Result<()> {
+    let (_cluster, scope) = web("headless").await?;
+    let service = scope.service("web").load_balancer();
+    let service = service.tcp(scope.free_port()?, 8080);
+    let refused = service.spec("clusterIP", json!("None")).create().await;
+    let words = format!("{:#}", refused.err().context("it was accepted")?);
+    ensure!(words.contains("spec.clusterIPs"), "{words}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn session_affinity_ends_with_its_timeout() -> Result<()> {
+    let (cluster, scope) = web("forget").await?;
+    let port = scope.free_port()?;
+    let timeout = json!({"clientIP": {"timeoutSeconds": 1}});
+    let service = scope.service("web").load_balancer().tcp(port, 8080);
+    let service = service
+        .spec("sessionAffinity", json!("ClientIP"))
+        .spec("sessionAffinityConfig", timeout)
+        .create()
+        .await?;
+    ingress_is(&service, &BOTH).await;
+    let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(port));
+    let first = answers(&client, to).await.pod;
+    wait_for("another Pod to answer", LONG, || async {
+        // Time has to pass: each connection begins the timeout anew.
+        tokio::time::sleep(Duration::from_millis(1300)).await;
+        match client.http_get(to, SHORT) {
+            Ok(reply) if reply.pod != first => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn labels_of_nodes_are_followed() -> Result<()> {
+    let (cluster, scope) = web("labels").await?;
+    let port = scope.free_port()?;
+    let label = scope.namespace().to_owned();
+    let service = scope.service("web").load_balancer().tcp(port, 8080);
+    let service = service
+        .annotation("highwire.dev/node-selector", &format!("{label} in (a,b)"))
+        .create()
+        .await?;
+    let (client, n1) = (cluster.outside(), cluster.node("n1")?);
+    for (n1_label, n2_label, served) in [
+        (Some("a"), None, &BOTH[..1]),
+        (Some("a"), Some("b"), &BOTH),
+        (Some("c"), Some("b"), &BOTH[1..]),
+        (None, None, &[]),
+    ] {
+        cluster.label_node("n1", &label, n1_label).await?;
+        cluster.label_node("n2", &label, n2_label).await?;
+        ingress_is(&service, served).await;
+        if served.contains(&BOTH[0]) {
+            answers(&client, n1.v4(port)).await;
+        } else {
+            refuses(&client, n1.v4(port)).await;
+        }
+    }
     Ok(())
 }

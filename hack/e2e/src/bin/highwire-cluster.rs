@@ -266,6 +266,7 @@ async fn up(name: &str, arguments: Up) -> Result<()> {
         nodes: arguments.nodes,
         proxy_mode: arguments.proxy_mode,
         ip_family: arguments.ip_family,
+        proxy_knows_pods: true,
         controlplane: std::path::absolute(arguments.controlplane)?,
         tools: tools.parent().context("where am I?")?.to_owned(),
     };

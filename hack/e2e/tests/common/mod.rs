@@ -16,6 +16,31 @@ pub(crate) const SHORT: Duration = Duration::from_millis(800);
 /// For conditions that come true in time.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
+/// `ip` commands to be run when this goes.
+pub(crate) struct Undo {
+    netns: Netns,
+    lines: String,
+}
+
+impl Undo {
+    /// Runs `lines` now, and `undo` at the end.
+    pub(crate) fn after(netns: &Netns, lines: &str, undo: String) -> Result<Self> {
+        netns.ip_batch(lines)?;
+        Ok(Self {
+            netns: netns.clone(),
+            lines: undo,
+        })
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Err(error) = self.netns.ip_batch(&self.lines) {
+            eprintln!("undo: {error:#}");
+        }
+    }
+}
+
 /// The shared cluster with Highwire on n1 and n2, and a scope with Pods web-1 on
 /// n1 and web-2 on n2 (TCP 8080, UDP 5353, label app=web).
 pub(crate) async fn web(prefix: &str) -> Result<(Cluster, Scope)> {
@@ -38,6 +63,30 @@ pub(crate) async fn web_pods(scope: &Scope) -> Result<()> {
 pub(crate) async fn web_service(scope: &Scope, name: &str, port: u16) -> Result<Svc> {
     let service = scope.service(name).load_balancer().select("app", "web");
     service.tcp(port, 8080).create().await
+}
+
+/// The addresses of the nodes that serve, in both families.
+pub(crate) const ALL: [&str; 4] = [
+    "192.0.2.11",
+    "192.0.2.12",
+    "2001:db8:1::11",
+    "2001:db8:1::12",
+];
+
+/// A dual-stack LoadBalancer Service for the Pods of [`web`] on a TCP port.
+pub(crate) async fn dual_service(scope: &Scope, name: &str, port: u16) -> Result<Svc> {
+    let service = scope.service(name).load_balancer().select("app", "web");
+    service.dual_stack().tcp(port, 8080).create().await
+}
+
+/// The port at the node's IPv4 and IPv6 addresses.
+pub(crate) fn at_both_addresses(
+    cluster: &Cluster,
+    node: &str,
+    port: u16,
+) -> Result<[SocketAddr; 2]> {
+    let node = cluster.node(node)?;
+    Ok([node.v4(port), node.v6(port)])
 }
 
 /// Waits until the ingress lists exactly these addresses.

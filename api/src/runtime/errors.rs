@@ -1,0 +1,39 @@
+//! Errors of the API server in words, with the remedy where there is one.
+
+use kube::core::Status;
+
+/// What a request failed of and what to do about it.
+#[must_use]
+pub fn explain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => explain_status(status),
+        other => with_sources(other),
+    }
+}
+
+/// What the API server refused and what to do about it.
+#[must_use]
+pub fn explain_status(status: &Status) -> String {
+    let remedy = match status.code {
+        401 => "; is the ServiceAccount token valid?",
+        403 => "; was the RBAC of deploy/ applied?",
+        404 => "; was all of deploy/ applied?",
+        _ => "",
+    };
+    format!("{}{remedy}", status.message)
+}
+
+/// An error with its causes, which kube's own text leaves out.
+#[must_use]
+pub fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,187 @@
+//! On which nodes each Service has ready endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use highwire_api::ServiceKey;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+/// EndpointSlices carry their Service's name here
+/// (k8s.io/api/discovery/v1 `LabelServiceName`).
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// An EndpointSlice's namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SliceKey {
+    namespace: String,
+    name: String,
+}
+
+impl SliceKey {
+    /// The key of an EndpointSlice object.
+    pub(crate) fn of(slice: &EndpointSlice) -> Self {
+        Self {
+            namespace: slice.metadata.namespace.clone().unwrap_or_default(),
+            name: slice.metadata.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// What matters of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SliceView {
+    /// The Service it belongs to, if any.
+    pub(crate) service: Option<ServiceKey>,
+    /// The nodes that have a ready endpoint in it.
+    pub(crate) ready_nodes: BTreeSet<String>,
+}
+
+impl SliceView {
+    /// Reads an EndpointSlice object. An endpoint that does not say whether it is ready
+    /// is (discovery/v1 `EndpointConditions`). One that is terminating is not, though
+    /// kube-proxy still sends it traffic while there is no other: so a node leaves the
+    /// ingress when its health check node port begins to fail.
+    pub(crate) fn of(slice: &EndpointSlice) -> Self {
+        let labels = slice.metadata.labels.as_ref();
+        let service = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL));
+        let ready = slice.endpoints.iter().filter(|endpoint| {
+            let conditions = endpoint.conditions.as_ref();
+            conditions.and_then(|conditions| conditions.ready) != Some(false)
+        });
+        Self {
+            service: service.map(|name| ServiceKey {
+                namespace: slice.metadata.namespace.clone().unwrap_or_default(),
+                name: name.clone(),
+            }),
+            ready_nodes: ready.filter_map(|end| end.node_name.clone()).collect(),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Endpoints {
+    slices: BTreeMap<SliceKey, SliceView>,
+    of_service: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
+}
+
+impl Endpoints {
+    /// The EndpointSlices that are known.
+    pub(super) fn slices(&self) -> impl Iterator<Item = &SliceKey> {
+        self.slices.keys()
+    }
+
+    /// The EndpointSlice is like this, or gone. Returns the Services whose nodes that
+    /// may change.
+    pub(super) fn set(&mut self, key: SliceKey, view: Option<SliceView>) -> BTreeSet<ServiceKey> {
+        let old = match &view {
+            Some(view) => self.slices.insert(key.clone(), view.clone()),
+            None => self.slices.remove(&key),
+        };
+        if old == view {
+            return BTreeSet::new();
+        }
+        if let Some(service) = old.as_ref().and_then(|old| old.service.as_ref()) {
+            self.unlink(service, &key);
+        }
+        if let Some(service) = view.as_ref().and_then(|view| view.service.clone()) {
+            self.of_service.entry(service).or_default().insert(key);
+        }
+        let services = [old, view].into_iter().flatten();
+        services.filter_map(|view| view.service).collect()
+    }
+
+    /// Whether the Service has a ready endpoint on the node, in any of its families:
+    /// kube-proxy counts a Pod's addresses as one.
+    pub(super) fn is_ready(&self, service: &ServiceKey, node: &str) -> bool {
+        let slices = self.of_service.get(service).into_iter().flatten();
+        slices
+            .filter_map(|slice| self.slices.get(slice))
+            .any(|slice| slice.ready_nodes.contains(node))
+    }
+
+    fn unlink(&mut self, service: &ServiceKey, slice: &SliceKey) {
+        if let Some(slices) = self.of_service.get_mut(service) {
+            slices.remove(slice);
+            if slices.is_empty() {
+                self.of_service.remove(service);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::key;
+
+    fn set(endpoints: &mut Endpoints, slice: &Value) -> BTreeSet<ServiceKey> {
+        let slice: EndpointSlice = serde_json::from_value(slice.clone()).unwrap();
+        endpoints.set(SliceKey::of(&slice), Some(SliceView::of(&slice)))
+    }
+
+    fn slice(name: &str, service: &str, ends: &Value) -> Value {
+        json!({
+            "metadata": {"namespace": "shop", "name": name,
+                         "labels": {SERVICE_NAME_LABEL: service}},
+            "addressType": "IPv4", "endpoints": ends,
+        })
+    }
+
+    fn end(node: &str, conditions: &Value) -> Value {
+        json!({"addresses": ["10.244.1.2"], "nodeName": node, "conditions": conditions})
+    }
+
+    #[test]
+    fn an_endpoint_counts_as_kube_proxys_health_check_counts_it() {
+        for (conditions, ready) in [
+            (json!({}), true),
+            (json!({"ready": true}), true),
+            (json!({"ready": false, "serving": false}), false),
+            (
+                json!({"ready": false, "serving": true, "terminating": true}),
+                false,
+            ),
+        ] {
+            let mut endpoints = Endpoints::default();
+            set(
+                &mut endpoints,
+                &slice("a", "web", &json!([end("n1", &conditions)])),
+            );
+            assert_eq!(endpoints.is_ready(&key("web"), "n1"), ready, "{conditions}");
+            assert!(!endpoints.is_ready(&key("web"), "n2"));
+            assert!(!endpoints.is_ready(&key("api"), "n1"));
+        }
+    }
+
+    #[test]
+    fn all_slices_of_a_service_count_until_they_go() {
+        let (mut endpoints, ready) = (Endpoints::default(), json!({}));
+        let both = BTreeSet::from([key("web")]);
+        let (a, b) = (
+            slice("a", "web", &json!([end("n1", &ready)])),
+            slice("b", "web", &json!([end("n2", &ready)])),
+        );
+        assert_eq!(set(&mut endpoints, &a), both);
+        assert_eq!(set(&mut endpoints, &b), both);
+        assert!(set(&mut endpoints, &b).is_empty(), "nothing has changed");
+        assert!(endpoints.is_ready(&key("web"), "n1") && endpoints.is_ready(&key("web"), "n2"));
+
+        let slice_b: EndpointSlice = serde_json::from_value(b).unwrap();
+        assert_eq!(endpoints.set(SliceKey::of(&slice_b), None), both);
+        assert!(endpoints.is_ready(&key("web"), "n1") && !endpoints.is_ready(&key("web"), "n2"));
+
+        let moved = slice("a", "api", &json!([end("n1", &ready)]));
+        assert_eq!(
+            set(&mut endpoints, &moved),
+            BTreeSet::from([key("api"), key("web")])
+        );
+        assert!(!endpoints.is_ready(&key("web"), "n1"));
+        assert_eq!(
+            endpoints.of_service.len(),
+            1,
+            "nothing is kept of the Service it left"
+        );
+    }
+}
