@@ -26,6 +26,7 @@ use crate::{
     programmer::{Input, Programmer},
     report::Report,
     reporter::Reporter,
+    udp::{self, Cleaner},
 };
 
 /// Enough for a burst; beyond it the watches wait for the programmer.
@@ -58,13 +59,19 @@ pub async fn run(config: Config) -> Result<()> {
     let heartbeat = Heartbeat::default();
     let (inputs, received) = mpsc::channel(INPUTS);
     let (reports, reported) = watch::channel(None);
+    let (frontends, served) = watch::channel(None);
     let programmer = Programmer::new(
         &config,
         kernel.clone(),
         metrics.clone(),
         heartbeat.clone(),
         reports,
+        frontends,
     );
+    // Of Services that went while no agent ran, UDP flows may be left.
+    let left = kernel.elements().await?.unwrap_or_default();
+    let taken = udp::taken_by(&left);
+    let cleaner = Cleaner::new(client.clone(), health.clone(), metrics.clone(), taken);
     let problems = {
         let (reported, health, node) = (reported.clone(), health.clone(), config.node_name.clone());
         Arc::new(move || problems(reported.borrow().as_ref(), &health, &node))
@@ -100,6 +107,7 @@ pub async fn run(config: Config) -> Result<()> {
         }
         () = pass_on(found_table_events, &inputs, Input::Table) => "listening to nftables",
         () = programmer.run(received) => "programming nftables",
+        () = cleaner.run(served) => "cleaning up UDP flows",
         () = reporter.run(reported) => "reporting",
         result = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
             result?;

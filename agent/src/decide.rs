@@ -5,11 +5,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use highwire_api::{
-    Family, ServiceKey, ServiceSpec,
+    Family, Protocol, ServiceKey, ServiceSpec,
     arbitration::{Claim, Slot, Verdict, arbitrate},
     clients::Clients,
     holdings::{Holdings, Tenure},
@@ -23,6 +23,7 @@ use crate::{
     host::addresses::{AddressPolicy, HostAddress, served_addresses},
     node::NodeFacts,
     plan::{Plan, Target},
+    udp::{Behind, Frontends, ServicePortName},
 };
 
 /// A Service of ours as last understood.
@@ -58,6 +59,8 @@ pub struct Decision {
     pub served: BTreeSet<ServiceKey>,
     /// The ports it refuses, sorted.
     pub conflicts: Vec<Conflict>,
+    /// Where it takes UDP, and for which Service port.
+    pub udp: Frontends,
 }
 
 /// Decides what this node forwards. Pure: the same facts give the same decision.
@@ -93,6 +96,11 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         .filter_map(|key| facts.services.get(key))
         .flat_map(|wanted| guards(&wanted.spec, &families, primary))
         .collect();
+    let udp_ports = served
+        .iter()
+        .filter_map(|key| facts.services.get(key))
+        .flat_map(|wanted| udp_ports(&wanted.spec, &families, primary));
+    let udp = Frontends::new(&addresses, udp_ports, own);
     let conflicts: BTreeSet<Conflict> = refused
         .into_iter()
         .flat_map(|(service, refusals)| {
@@ -113,6 +121,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         },
         served,
         conflicts: conflicts.into_iter().collect(),
+        udp,
     }
 }
 
@@ -160,6 +169,27 @@ fn guards<'a>(
             (slot, own.copied().collect())
         })
     })
+}
+
+/// The Service's UDP ports on this node.
+fn udp_ports<'a>(
+    spec: &'a ServiceSpec,
+    families: &'a BTreeSet<Family>,
+    primary: &'a BTreeMap<Family, IpAddr>,
+) -> impl Iterator<Item = (Slot, Behind)> + 'a {
+    forwards(spec, families, primary)
+        .filter(|(slot, _)| slot.port.protocol == Protocol::Udp)
+        .filter_map(|(slot, target)| {
+            let port = ServicePortName {
+                service: spec.key.clone(),
+                port: spec.ports.get(&slot.port)?.name.clone(),
+            };
+            let entrance = match target {
+                Target::ClusterIp(ip) => SocketAddr::new(ip, slot.port.port.get()),
+                Target::NodePort { address, port, .. } => SocketAddr::new(address, port.get()),
+            };
+            Some((slot, Behind { port, entrance }))
+        })
 }
 
 /// Where each of the Service's ports goes on this node.

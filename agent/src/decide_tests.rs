@@ -135,6 +135,34 @@ fn a_service_is_forwarded_to_its_cluster_ip() {
 }
 
 #[test]
+fn udp_is_taken_at_every_address_of_its_family_for_the_port_by_name() {
+    let dns = wanted("dns", 1, |s| {
+        s["spec"]["clusterIPs"] = json!(["10.96.0.1", "fd00:96::1"]);
+        s["spec"]["ports"] = json!([
+            {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 5353},
+            {"name": "dns-tcp", "port": 53, "targetPort": 5353},
+        ]);
+    });
+    let addresses = ["192.0.2.11", "203.0.113.5", "2001:db8:1::11"];
+    let udp = decided([dns], &addresses).udp;
+    let text = |(at, behind): (&SocketAddr, &Behind)| {
+        let ServicePortName { service, port } = &behind.port;
+        format!("{at} -> {service} {port} by {}", behind.entrance)
+    };
+    assert_eq!(
+        udp.served.iter().map(text).collect::<Vec<_>>(),
+        [
+            "192.0.2.11:53 -> ns/dns dns by 10.96.0.1:53",
+            "203.0.113.5:53 -> ns/dns dns by 10.96.0.1:53",
+            "[2001:db8:1::11]:53 -> ns/dns dns by [fd00:96::1]:53",
+        ]
+    );
+    assert_eq!(udp.own, addresses.map(|ip| ip.parse().unwrap()).into());
+    let tcp_only = decided([wanted("web", 1, |_| {})], &addresses);
+    assert_eq!(tcp_only.udp, Frontends::default(), "nothing to look after");
+}
+
+#[test]
 fn only_families_that_service_and_node_share_are_served() {
     let dual = || {
         wanted("web", 1, |s| {

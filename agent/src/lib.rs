@@ -2,7 +2,8 @@
 //!
 //! It watches LoadBalancer Services and its own Node, decides what this node
 //! forwards ([`decide`]), renders that into nftables transactions ([`ruleset`]),
-//! applies them ([`kernel`]) and reports what the kernel does ([`report`],
+//! applies them ([`kernel`]), deletes conntrack entries of UDP flows that go nowhere
+//! any more ([`udp`]) and reports what the kernel does ([`report`],
 //! [`reporter`]). `README.md` beside this crate draws a packet's way.
 
 pub mod app;
@@ -21,3 +22,4 @@ pub mod report;
 pub mod reporter;
 pub mod ruleset;
 pub mod services;
+pub mod udp;

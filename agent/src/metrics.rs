@@ -22,6 +22,9 @@ pub struct Metrics {
     pub drift_repairs: IntCounter,
     /// Failed writes of the status or the Lease, by object.
     pub report_errors: IntCounterVec,
+    /// Stale UDP flows that were deleted.
+    pub udp_flows_deleted: IntCounter,
+    udp_sweeps: IntCounterVec,
     services: IntGauge,
     ports: IntGauge,
     conflicts: IntGaugeVec,
@@ -60,6 +63,15 @@ impl Metrics {
                 "Times the table was changed by another program and put back",
             )?,
             report_errors: counters("report_errors_total", "Failed API writes", &["object"])?,
+            udp_flows_deleted: counter(
+                "udp_flows_deleted_total",
+                "Conntrack entries of UDP flows that went nowhere any more, deleted",
+            )?,
+            udp_sweeps: counters(
+                "udp_sweeps_total",
+                "Looks at the UDP flows of served ports",
+                &["result"],
+            )?,
             services: gauge("services", "Services this node forwards")?,
             ports: gauge("ports", "Ports this node forwards")?,
             conflicts: add(
@@ -122,6 +134,12 @@ impl Metrics {
             self.elements
                 .inc_by(u64::try_from(transaction.cost()).unwrap_or(u64::MAX));
         }
+    }
+
+    /// Counts a look at the UDP flows.
+    pub fn udp_swept(&self, ok: bool) {
+        let result = if ok { "ok" } else { "error" };
+        self.udp_sweeps.with_label_values(&[result]).inc();
     }
 
     /// Shows the kernel's counters of new connections.

@@ -32,6 +32,7 @@ use crate::{
     report::{Readiness, Report},
     ruleset::{DataPath, Elements, Transaction},
     services::ServiceIndex,
+    udp::Frontends,
 };
 
 /// Something the agent has learned.
@@ -95,6 +96,7 @@ pub struct Programmer {
     metrics: Metrics,
     heartbeat: Heartbeat,
     reports: watch::Sender<Option<Report>>,
+    udp: watch::Sender<Option<Frontends>>,
     services: ServiceIndex,
     node: Option<NodeFacts>,
     host_addresses: Option<Vec<HostAddress>>,
@@ -117,6 +119,7 @@ impl Programmer {
         metrics: Metrics,
         heartbeat: Heartbeat,
         reports: watch::Sender<Option<Report>>,
+        udp: watch::Sender<Option<Frontends>>,
     ) -> Self {
         Self {
             address_policy: config.address_policy.clone(),
@@ -124,6 +127,7 @@ impl Programmer {
             metrics,
             heartbeat,
             reports,
+            udp,
             services: ServiceIndex::new(config.class_policy),
             node: None,
             host_addresses: None,
@@ -242,6 +246,7 @@ impl Programmer {
         let readiness = match self.bring_to(path, wanted).await {
             Ok(()) => {
                 self.retry = None;
+                self.tell_udp(&decision.udp);
                 readiness(enabled, proxy_mode, &decision)
             }
             Err(error) => {
@@ -286,6 +291,18 @@ impl Programmer {
         self.table = Table::Holds(path, wanted);
         self.own_changes_untold += 1;
         Ok(())
+    }
+
+    /// Only once the kernel has the rules: a flow that is deleted before would be
+    /// tracked again as it was.
+    fn tell_udp(&self, frontends: &Frontends) {
+        self.udp.send_if_modified(|known| {
+            let changed = known.as_ref() != Some(frontends);
+            if changed {
+                *known = Some(frontends.clone());
+            }
+            changed
+        });
     }
 
     fn report(&self, report: Report) {

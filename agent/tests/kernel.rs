@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics when it fails")]
 
+#[path = "kernel/conntrack.rs"]
+mod conntrack;
 mod plans;
 
 #[path = "kernel/dnat.rs"]

@@ -169,6 +169,8 @@ pub enum TargetPort {
 /// What stands behind one port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
+    /// Its name, by which EndpointSlices refer to it; empty if it has none.
+    pub name: String,
     /// The Pods' port.
     pub target: TargetPort,
     /// The NodePort, if one is allocated.
@@ -414,6 +416,7 @@ fn service_port(key: PortKey, port: &ApiPort) -> ServicePort {
         None => TargetPort::Number(key.port),
     };
     ServicePort {
+        name: port.name.clone().unwrap_or_default(),
         target,
         node_port: port.node_port.and_then(number),
     }

@@ -58,5 +58,5 @@ pub use program::Program;
 pub use requirements::tests_need_root;
 pub use scope::Scope;
 pub use service::Svc;
-pub use traffic::{ConnectError, EchoReply, EchoStream};
+pub use traffic::{ConnectError, EchoReply, EchoStream, UdpFlow};
 pub use wait::wait_for;

@@ -6,7 +6,7 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -84,6 +84,42 @@ impl EchoStream {
     }
 }
 
+/// A UDP client that keeps its source port: all that it sends is one flow.
+#[derive(Debug)]
+pub struct UdpFlow {
+    socket: UdpSocket,
+    sent: u32,
+}
+
+impl UdpFlow {
+    /// Sends one datagram and waits for the answer to it; answers to earlier ones
+    /// that come late are passed over.
+    pub fn ask(&mut self, limit: Duration) -> Result<EchoReply, ConnectError> {
+        self.sent += 1;
+        let data = self.sent.to_string();
+        // The refusal of an earlier datagram is told here, in place of sending.
+        while let Err(error) = self.socket.send(data.as_bytes()) {
+            if error.kind() != ErrorKind::ConnectionRefused {
+                return Err(error.into());
+            }
+        }
+        let deadline = Instant::now() + limit;
+        let mut buffer = [0; 2048];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Zero would mean forever.
+            let left = left.max(Duration::from_millis(1));
+            self.socket.set_read_timeout(Some(left))?;
+            let length = self.socket.recv(&mut buffer)?;
+            let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if answer.ends_with(&format!(" {data}")) {
+                return parse(&answer)
+                    .ok_or_else(|| ConnectError::Other(format!("odd answer {answer:?}")));
+            }
+        }
+    }
+}
+
 /// One HTTP request on a connection of its own.
 pub fn http_get(to: SocketAddr, limit: Duration) -> Result<EchoReply, ConnectError> {
     http_get_from(unspecified(to), to, limit)
@@ -149,6 +185,13 @@ pub fn tcp_connect_from(
     })
 }
 
+/// A client that keeps a source port of its own.
+pub fn udp_flow(to: SocketAddr) -> Result<UdpFlow, ConnectError> {
+    let socket = UdpSocket::bind(unspecified(to))?;
+    socket.connect(to)?;
+    Ok(UdpFlow { socket, sent: 0 })
+}
+
 /// Asks one datagram and waits for its answer; from `from_port`, or any port.
 pub fn udp_ask(
     to: SocketAddr,
@@ -200,6 +243,11 @@ impl Netns {
     /// [`tcp_connect`] from here.
     pub fn tcp_connect(&self, to: SocketAddr, limit: Duration) -> Result<EchoStream, ConnectError> {
         self.run(|| tcp_connect(to, limit))
+    }
+
+    /// [`udp_flow`] from here.
+    pub fn udp_flow(&self, to: SocketAddr) -> Result<UdpFlow, ConnectError> {
+        self.run(|| udp_flow(to))
     }
 
     /// [`tcp_connect_from`] from here.

@@ -1,0 +1,20 @@
+//! UDP flows must not outlive what they lead to.
+//!
+//! UDP has no end that the kernel could see, so conntrack sends a client that
+//! keeps its source port to the Pod it once got, dead or alive, and refuses a
+//! client that was refused once, for as long as it keeps sending. kube-proxy
+//! deletes such entries of ClusterIPs and NodePorts, but does not know ours, whose
+//! original destination is `nodeIP:port`. So we delete them ([`conntrack`]) when
+//! they are stale ([`stale`]), soon after anything changes that can make them so
+//! ([`schedule`]).
+
+mod cleaner;
+pub mod conntrack;
+pub mod endpoints;
+pub mod flow;
+pub mod frontends;
+pub mod schedule;
+pub mod stale;
+
+pub use cleaner::Cleaner;
+pub use frontends::{Behind, Frontends, ServicePortName, taken_by};

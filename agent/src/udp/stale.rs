@@ -1,0 +1,84 @@
+//! Which flows are stale. Pure: the same view and flow give the same answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use super::flow::Flow;
+
+/// What is known of one address and port of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frontend {
+    /// Served.
+    Served {
+        /// Where kube-proxy takes the Service's traffic: its ClusterIP or NodePort.
+        entrance: SocketAddr,
+        /// The endpoints that serve it; perhaps none.
+        endpoints: BTreeSet<SocketAddr>,
+    },
+    /// Served until just now, and not any more.
+    Retired,
+}
+
+/// What flows are judged by. A frontend whose endpoints are not known yet is left
+/// out, so that nothing is deleted for want of knowledge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// By address and port.
+    pub frontends: BTreeMap<SocketAddr, Frontend>,
+    /// All addresses of this node.
+    pub own: BTreeSet<IpAddr>,
+}
+
+impl View {
+    /// The addresses whose flows can be stale.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.frontends.keys().map(SocketAddr::ip).collect()
+    }
+
+    /// Whether the flow leads nowhere any more, or elsewhere than a new one would
+    /// have to. Flows to anything but our frontends never are.
+    #[must_use]
+    pub fn is_stale(&self, flow: &Flow) -> bool {
+        let frontend = flow.original.destination;
+        match self.frontends.get(&frontend) {
+            None => false,
+            // What is rewritten at a port that nobody serves leads to a Pod of the
+            // Service that did; what is not rewritten is the host's own business.
+            Some(Frontend::Retired) => flow.is_rewritten(),
+            // Beside ipvs the rewrite is ours and leads to a virtual server, which
+            // sends every packet on as it sees fit, until it has changed the entry to
+            // lead to a Pod.
+            Some(Frontend::Served { entrance, .. }) if flow.reply.source == *entrance => false,
+            Some(Frontend::Served { endpoints, .. }) => {
+                let mut usable = endpoints
+                    .iter()
+                    .filter(|endpoint| endpoint.is_ipv4() == frontend.is_ipv4())
+                    .peekable();
+                if usable.peek().is_none() {
+                    // Refused is what a new flow would be, and what one is that was
+                    // not rewritten.
+                    flow.is_rewritten()
+                } else {
+                    !usable.any(|endpoint| self.leads_to(flow, *endpoint))
+                }
+            }
+        }
+    }
+
+    /// A flow to a Pod in this host's network on the very port stays as it is: the
+    /// Pod's socket takes it at every address of the host, rewritten or not.
+    fn leads_to(&self, flow: &Flow, endpoint: SocketAddr) -> bool {
+        let answers = flow.reply.source;
+        let itself = !flow.is_rewritten()
+            && answers.port() == endpoint.port()
+            && self.own.contains(&endpoint.ip());
+        answers == endpoint || itself
+    }
+}
+
+#[cfg(test)]
+#[path = "stale_tests.rs"]
+mod tests;
