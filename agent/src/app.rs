@@ -19,6 +19,7 @@ use tracing::info;
 
 use crate::{
     config::Config,
+    deletions,
     host::{addresses, proxy, table_events},
     kernel::Kernel,
     lifecycle,
@@ -85,16 +86,18 @@ pub async fn run(config: Config) -> Result<()> {
     let own_node =
         watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
     let reporter = Reporter::new(&client, config.node_name.clone(), metrics.clone());
+    let (deleted, own_deletions) = mpsc::channel(1);
     let (addresses, found_addresses) = mpsc::channel(1);
     let (table_events, found_table_events) = mpsc::channel(INPUTS);
 
     let ended = tokio::select! {
         () = follow("Service", Api::<Service>::all(client.clone()), services, health.clone(),
             inputs.clone(), |event| Input::Service(Box::new(event))) => "watching Services",
-        () = follow("Node", Api::<Node>::all(client.clone()), own_node, health.clone(),
+        () = follow("Node", Api::<Node>::all(client.clone()), own_node.clone(), health.clone(),
             inputs.clone(), |event| Input::Node(Box::new(event))) => "watching the Node",
         () = follow("Pod", Api::<Pod>::all(client.clone()), own_pods, health.clone(),
             inputs.clone(), |event| Input::Pod(Box::new(event))) => "watching the node's Pods",
+        () = deletions::follow(&client, own_node, &health, deleted) => "watching the node's report",
         result = addresses::follow(addresses) => {
             result.context("cannot follow the host's addresses")?;
             "following the host's addresses"
@@ -108,7 +111,7 @@ pub async fn run(config: Config) -> Result<()> {
         () = pass_on(found_table_events, &inputs, Input::Table) => "listening to nftables",
         () = programmer.run(received) => "programming nftables",
         () = cleaner.run(served) => "cleaning up UDP flows",
-        () = reporter.run(reported) => "reporting",
+        () = reporter.run(reported, own_deletions) => "reporting",
         result = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
             result?;
             "serving health and metrics"

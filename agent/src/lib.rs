@@ -10,6 +10,7 @@ pub mod app;
 pub mod claims;
 pub mod config;
 pub mod decide;
+pub mod deletions;
 pub mod explain;
 pub mod host;
 pub mod kernel;

@@ -23,12 +23,12 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{info, warn};
 
-use crate::{metrics::Metrics, report::Report};
+use crate::{deletions::Deleted, metrics::Metrics, report::Report};
 
 /// Bursts of Service changes are told together, at most this often …
 const STATUS_PAUSE: Duration = Duration::from_millis(50);
@@ -85,8 +85,13 @@ impl Reporter {
         }
     }
 
-    /// Writes every report until the sender is gone. Failures are retried.
-    pub async fn run(mut self, mut reports: watch::Receiver<Option<Report>>) {
+    /// Writes every report until the sender is gone, and the last one again when
+    /// somebody has deleted it, as `deletions` tells. Failures are retried.
+    pub async fn run(
+        mut self,
+        mut reports: watch::Receiver<Option<Report>>,
+        mut deletions: mpsc::Receiver<Deleted>,
+    ) {
         let mut renewal = interval(AGENT_LEASE_RENEWAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pause = STATUS_PAUSE;
@@ -116,6 +121,11 @@ impl Reporter {
                     }
                 }
                 () = sleep(RETRY_PAUSE), if retry => {}
+                Some(Deleted) = deletions.recv() => {
+                    warn!(object = Object::Status.label(), "somebody deleted it; it is written again");
+                    self.written = None;
+                    self.ready = None;
+                }
                 changed = wait_changed(&mut reports, pause) => if !changed { return },
             }
         }

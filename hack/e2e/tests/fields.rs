@@ -279,3 +279,45 @@ async fn labels_of_nodes_are_followed() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn topology_is_kube_proxys_business_and_stays_it() -> Result<()> {
+    let (cluster, scope) = web("zones").await?;
+    let port = scope.free_port()?;
+    // Two each: with fewer, no zone has its share and no hints are given.
+    for (pod, node) in [("web-1b", "n1"), ("web-2b", "n2")] {
+        let pod = scope.pod(pod).on(node).label("app", "web");
+        pod.tcp(8080).udp(5353).start().await?;
+    }
+    for node in cluster.nodes() {
+        let zone = format!("zone-{}", node.name);
+        cluster
+            .label_node(&node.name, "topology.kubernetes.io/zone", Some(&zone))
+            .await?;
+    }
+    let service = scope.service("web").load_balancer().tcp(port, 8080);
+    let service = service
+        .spec("trafficDistribution", json!("PreferSameZone"))
+        .create()
+        .await?;
+    ingress_is(&service, &BOTH).await;
+    for (node, near) in [("n1", "web-1"), ("n2", "web-2")] {
+        let to = cluster.node(node)?.v4(port);
+        wait_for(&format!("{node} to stay in its zone"), LONG, || async {
+            let seen: Result<std::collections::BTreeSet<_>, _> = (0..40)
+                .map(|_| cluster.outside().http_get(to, SHORT).map(|reply| reply.pod))
+                .collect();
+            match &seen {
+                Ok(pods) if pods.iter().all(|pod| pod.starts_with(near)) => Ok(()),
+                _ => Err(seen),
+            }
+        })
+        .await;
+    }
+    for node in cluster.nodes() {
+        cluster
+            .label_node(&node.name, "topology.kubernetes.io/zone", None)
+            .await?;
+    }
+    Ok(())
+}

@@ -6,8 +6,8 @@
 mod common;
 
 use anyhow::{Result, ensure};
-use common::{SHORT, answers, ingress_is, refuses, web_pods, web_service};
-use highwire_e2e::{PrivateCluster, Scope, Svc, highwire};
+use common::{LONG, SHORT, answers, ingress_is, refuses, web_pods, web_service};
+use highwire_e2e::{PrivateCluster, Scope, Svc, highwire, wait_for};
 use serde_json::{Value, json};
 
 const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
@@ -98,6 +98,18 @@ async fn a_node_leaves_with_its_readiness_its_label_its_taint_and_its_object() -
     let later = web_service(&bed.scope, "later", bed.scope.free_port()?).await?;
     ingress_is(&later, &BOTH).await;
     ensure!(service.ingress_ips().await? == BOTH);
+
+    // A report that somebody deletes is written again.
+    let uid = || cluster.kubectl(&["get", "lbn", "n1", "-o=jsonpath={.metadata.uid}"]);
+    let deleted = uid()?;
+    cluster.kubectl(&["delete", "lbn", "n1"])?;
+    wait_for("a new report", LONG, || async {
+        let new = uid()?;
+        ensure!(new != deleted, "{new}");
+        Ok(())
+    })
+    .await;
+    ingress_is(service, &BOTH).await;
 
     cluster.kubectl(&["delete", "node", "n1"])?;
     ingress_is(service, &N2).await;
