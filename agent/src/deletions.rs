@@ -6,11 +6,13 @@ use highwire_api::{
     runtime::watch::{self, WatchHealth},
 };
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     core::DeserializeGuard,
     runtime::watcher::{Config, Event},
 };
 use tokio::sync::mpsc;
+
+use crate::mirror::Mirror;
 
 /// The node's LoadBalancerNode was deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +38,9 @@ pub async fn follow(
         |event| event,
     );
     let noticing = async {
-        let mut presence = Presence::default();
+        let mut there = Mirror::default();
         while let Some(event) = events.recv().await {
-            let deleted = presence.absorb(&event);
-            if deleted.is_some() && deletions.send(Deleted).await.is_err() {
+            if is_deletion(&mut there, event) && deletions.send(Deleted).await.is_err() {
                 return;
             }
         }
@@ -50,54 +51,36 @@ pub async fn follow(
     }
 }
 
-/// Whether the object is there.
-#[derive(Debug, Default)]
-struct Presence {
-    known: bool,
-    /// Whether a running list has brought it.
-    listed: bool,
-}
-
-impl Presence {
-    /// Takes in one event of a watch on one object.
-    fn absorb<T>(&mut self, event: &Event<T>) -> Option<Deleted> {
-        let there = match event {
-            Event::Init => {
-                self.listed = false;
-                self.known
-            }
-            Event::InitApply(_) => {
-                self.listed = true;
-                self.known
-            }
-            Event::InitDone => self.listed,
-            Event::Apply(_) => true,
-            Event::Delete(_) => false,
-        };
-        let deleted = self.known && !there;
-        self.known = there;
-        deleted.then_some(Deleted)
-    }
+/// Whether the event makes the one object of a watch go.
+fn is_deletion<T: Resource>(there: &mut Mirror<()>, event: Event<T>) -> bool {
+    let is_there = |mirror: &Mirror<()>| mirror.known().is_some_and(|known| !known.is_empty());
+    let was_there = is_there(there);
+    there.absorb(event, |_| Some(()));
+    was_there && !is_there(there)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::Node;
 
-    fn deletions(events: &[Event<()>]) -> usize {
-        let mut presence = Presence::default();
-        let deleted = events.iter().filter_map(|event| presence.absorb(event));
-        deleted.count()
+    fn deletions<const N: usize>(events: [Event<Node>; N]) -> usize {
+        let mut there = Mirror::default();
+        let deletions = events.map(|event| is_deletion(&mut there, event));
+        deletions.into_iter().filter(|deletion| *deletion).count()
     }
 
     #[test]
     fn a_deletion_is_told_once_seen_or_not() {
         use Event::{Apply, Delete, Init, InitApply, InitDone};
-        assert_eq!(deletions(&[Init, InitDone]), 0, "there was none yet");
-        assert_eq!(deletions(&[Init, InitDone, Apply(()), Delete(())]), 1);
-        let missed = [Init, InitApply(()), InitDone, Init, InitDone];
-        assert_eq!(deletions(&missed), 1, "it went while nothing was heard");
-        let relisted = [Init, InitApply(()), InitDone, Init, InitApply(()), InitDone];
-        assert_eq!(deletions(&relisted), 0);
+        let n1 = Node::default;
+        assert_eq!(deletions([Init, InitDone]), 0, "there was none yet");
+        assert_eq!(deletions([Init, InitDone, Apply(n1()), Delete(n1())]), 1);
+        let missed = [Init, InitApply(n1()), InitDone, Init, InitDone];
+        assert_eq!(deletions(missed), 1, "it went while nothing was heard");
+        let listed = || [Init, InitApply(n1()), InitDone];
+        let [a, b, c] = listed();
+        let [d, e, f] = listed();
+        assert_eq!(deletions([a, b, c, d, e, f]), 0);
     }
 }

@@ -16,6 +16,7 @@ pub mod host;
 pub mod kernel;
 pub mod lifecycle;
 pub mod metrics;
+pub mod mirror;
 pub mod node;
 pub mod plan;
 pub mod programmer;

@@ -189,9 +189,7 @@ impl Programmer {
             },
             Input::Table(event) => self.notice(event),
             Input::Proxy(mode) => self.proxy_mode = Some(mode),
-            Input::Pod(event) => {
-                self.pods.absorb(*event);
-            }
+            Input::Pod(event) => self.pods.absorb(*event),
             Input::HostAddresses(addresses) => {
                 info!(count = addresses.len(), "host addresses read");
                 self.host_addresses = Some(addresses);

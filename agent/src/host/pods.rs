@@ -8,6 +8,8 @@ use highwire_api::{PortKey, Protocol, service::TargetPort};
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use kube::runtime::watcher::Event;
 
+use crate::mirror::Mirror;
+
 /// What matters of a Pod that runs here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPod {
@@ -105,50 +107,17 @@ fn read_port(port: &ContainerPort, host_network: bool) -> Option<PodPort> {
 
 /// The Pods on this node, kept up to date from watch events.
 #[derive(Debug, Default)]
-pub struct PodIndex {
-    pods: BTreeMap<String, LocalPod>,
-    listing: Option<BTreeMap<String, LocalPod>>,
-    synced: bool,
-}
+pub struct PodIndex(Mirror<LocalPod>);
 
 impl PodIndex {
     /// The Pods; `None` until the first list is complete.
     #[must_use]
     pub fn pods(&self) -> Option<&BTreeMap<String, LocalPod>> {
-        self.synced.then_some(&self.pods)
+        self.0.known()
     }
 
-    /// Takes in one watch event. Says whether anything changed.
-    pub fn absorb(&mut self, event: Event<Pod>) -> bool {
-        match event {
-            Event::Init => {
-                self.listing = Some(BTreeMap::new());
-                false
-            }
-            Event::InitApply(pod) => {
-                if let (Some(pod), Some(listing)) = (LocalPod::of(&pod), &mut self.listing) {
-                    listing.insert(pod.name.clone(), pod);
-                }
-                false
-            }
-            Event::InitDone => {
-                let listed = self.listing.take().unwrap_or_default();
-                let changed = !self.synced || listed != self.pods;
-                self.pods = listed;
-                self.synced = true;
-                changed
-            }
-            Event::Apply(pod) => match LocalPod::of(&pod) {
-                Some(read) => self.pods.insert(read.name.clone(), read.clone()) != Some(read),
-                None => self.remove(&pod),
-            },
-            Event::Delete(pod) => self.remove(&pod),
-        }
-    }
-
-    fn remove(&mut self, pod: &Pod) -> bool {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        self.pods.remove(&format!("{namespace}/{name}")).is_some()
+    /// Takes in one watch event.
+    pub fn absorb(&mut self, event: Event<Pod>) {
+        self.0.absorb(event, LocalPod::of);
     }
 }

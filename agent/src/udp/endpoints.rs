@@ -8,6 +8,8 @@ use std::{
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::runtime::watcher::Event;
 
+use crate::mirror::Mirror;
+
 /// By port name, who serves there.
 type Serving = BTreeMap<String, BTreeSet<SocketAddr>>;
 
@@ -17,52 +19,26 @@ type Serving = BTreeMap<String, BTreeSet<SocketAddr>>;
 /// readiness, is kube-proxy's own rule for UDP flows (pkg/proxy/conntrack/cleanup.go
 /// since Kubernetes 1.32): a flow is not torn off because no new ones are wanted.
 #[derive(Debug, Default)]
-pub struct EndpointIndex {
-    slices: BTreeMap<String, Serving>,
-    /// What a running (re-)list has brought so far; replaces `slices` at its end.
-    listing: Option<BTreeMap<String, Serving>>,
-    synced: bool,
-}
+pub struct EndpointIndex(Mirror<Serving>);
 
 impl EndpointIndex {
     /// Who serves the port of that name; `None` until the first list is complete.
     #[must_use]
     pub fn serving(&self, port: &str) -> Option<BTreeSet<SocketAddr>> {
-        let of_slice = |slice: &Serving| slice.get(port).cloned().unwrap_or_default();
-        self.synced
-            .then(|| self.slices.values().flat_map(of_slice).collect())
+        let slices = self.0.known()?.values();
+        Some(
+            slices
+                .filter_map(|slice| slice.get(port))
+                .flatten()
+                .copied()
+                .collect(),
+        )
     }
 
     /// Takes in one watch event. Says whether anything changed.
     pub fn absorb(&mut self, event: Event<EndpointSlice>) -> bool {
-        match event {
-            Event::Init => {
-                self.listing = Some(BTreeMap::new());
-                false
-            }
-            Event::InitApply(slice) => {
-                let listing = self.listing.get_or_insert_default();
-                listing.insert(name(&slice), serving(&slice));
-                false
-            }
-            Event::InitDone => {
-                let listed = self.listing.take().unwrap_or_default();
-                let changed = !self.synced || listed != self.slices;
-                self.slices = listed;
-                self.synced = true;
-                changed
-            }
-            Event::Apply(slice) => {
-                let serving = serving(&slice);
-                self.slices.insert(name(&slice), serving.clone()) != Some(serving)
-            }
-            Event::Delete(slice) => self.slices.remove(&name(&slice)).is_some(),
-        }
+        self.0.absorb(event, |slice| Some(serving(slice)))
     }
-}
-
-fn name(slice: &EndpointSlice) -> String {
-    slice.metadata.name.clone().unwrap_or_default()
 }
 
 fn serving(slice: &EndpointSlice) -> Serving {
@@ -183,19 +159,6 @@ mod tests {
         assert!(index.absorb(Event::Apply(moved.clone())));
         assert_eq!(texts(&index, "dns"), ["10.244.2.8:5353"]);
         assert!(index.absorb(Event::Delete(moved)));
-        assert!(texts(&index, "dns").is_empty());
-    }
-
-    #[test]
-    fn a_new_list_replaces_what_was_known_at_its_end() {
-        let mut index = synced(vec![slice("web", |_| {})]);
-        index.absorb(Event::Init);
-        assert_eq!(
-            texts(&index, "dns").len(),
-            1,
-            "a running list takes nothing away"
-        );
-        assert!(index.absorb(Event::InitDone));
         assert!(texts(&index, "dns").is_empty());
     }
 }

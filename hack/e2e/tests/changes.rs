@@ -7,7 +7,7 @@ mod common;
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use common::conflicts::event;
+use common::conflicts::{event, events};
 use common::{
     ALL, LONG, SHORT, all_answer, answers, at_both_addresses, dual_service, ingress_is, refuses,
     web, web_service,
@@ -200,6 +200,27 @@ async fn types_may_change_there_and_back() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_second_family_may_come_and_go() -> Result<()> {
+    let (cluster, scope) = web("families").await?;
+    let port = scope.free_port()?;
+    let service = web_service(&scope, "web", port).await?;
+    ingress_is(&service, &BOTH).await;
+    let client = cluster.outside();
+    let [four, six] = at_both_addresses(&cluster, "n1", port)?;
+    answers(&client, four).await;
+    for _ in 0..2 {
+        set_spec(&service, json!({"ipFamilyPolicy": "PreferDualStack"})).await?;
+        ingress_is(&service, &ALL).await;
+        answers(&client, six).await;
+        set_spec(&service, json!({"ipFamilyPolicy": "SingleStack"})).await?;
+        ingress_is(&service, &BOTH).await;
+        refuses(&client, six).await;
+        answers(&client, four).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_port_may_change_its_protocol() -> Result<()> {
     let (cluster, scope) = web("protocol").await?;
     let port = scope.free_port()?;
@@ -357,6 +378,12 @@ async fn a_bad_edit_is_told_and_the_last_good_state_stays() -> Result<()> {
         let reply = client.http_get(n1.v4(port), SHORT);
         ensure!(reply.is_ok(), "{reply:?}");
         ensure!(service.ingress_ips().await? == BOTH);
+        let again = json!({"metadata": {"labels": {"edited": "again"}}});
+        service.patch(again).await?;
+        let later = web_service(&scope, &format!("later-{port}"), scope.free_port()?).await?;
+        ingress_is(&later, &BOTH).await; // so the controller has seen that
+        let told = events(&scope, &service, "InvalidAnnotation")?;
+        ensure!(told.len() == 1, "told once: {told:?}");
     }
     Ok(())
 }

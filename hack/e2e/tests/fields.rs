@@ -147,6 +147,12 @@ async fn internal_traffic_policy_local_does_not_confine_clients_from_outside() -
         })
         .await;
     }
+    // At the ClusterIP it confines clients as ever: n3 has no endpoint.
+    let cluster_ip = SocketAddr::new(service.cluster_ip()?, port);
+    let confined = cluster.node("n3")?.netns().http_get(cluster_ip, SHORT);
+    ensure!(confined.is_err(), "{confined:?}");
+    let near = cluster.node("n1")?.netns().http_get(cluster_ip, SHORT)?;
+    ensure!(near.pod == "web-1", "{near:?}");
     Ok(())
 }
 
