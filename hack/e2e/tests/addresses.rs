@@ -7,16 +7,17 @@ mod common;
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use common::{LONG, Undo, answers, ingress_is, refuses, web, web_service};
+use common::{LONG, Served, Undo, answers, refuses, served};
 use highwire_e2e::{Cluster, wait_for};
-
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 
 #[tokio::test]
 async fn an_address_that_moves_in_is_served_and_one_that_moves_out_is_not() -> Result<()> {
-    let (cluster, scope) = web("vip").await?;
-    let port = scope.free_port()?;
-    ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
+    let Served {
+        cluster,
+        scope: _scope,
+        service: _,
+        port,
+    } = served("vip").await?;
     let (client, n1) = (cluster.outside(), cluster.node("n1")?);
     answers(&client, n1.v4(port)).await;
     let links = n1
@@ -61,9 +62,12 @@ async fn is_served(cluster: &Cluster, address: &str, wanted: bool) {
 
 #[tokio::test]
 async fn of_several_interfaces_those_with_a_default_route_serve() -> Result<()> {
-    let (cluster, scope) = web("links").await?;
-    let port = scope.free_port()?;
-    ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
+    let Served {
+        cluster,
+        scope: _scope,
+        service: _,
+        port,
+    } = served("links").await?;
     let (client, n1) = (cluster.outside(), cluster.node("n1")?);
     answers(&client, n1.v4(port)).await;
     // A CNI bridge, and a second uplink that has no default route yet. Both are

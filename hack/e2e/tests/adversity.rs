@@ -6,10 +6,8 @@ mod common;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{LONG, SHORT, answers, ingress_is, refuses, web_pods, web_service};
+use common::{BOTH, LONG, SHORT, answers, ingress_is, refuses, web_pods, web_service};
 use highwire_e2e::{Netns, PrivateCluster, Scope, highwire, wait_for};
-
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 
 fn has_table(netns: &Netns) -> Result<bool> {
     Ok(netns

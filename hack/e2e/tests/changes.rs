@@ -9,13 +9,11 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use common::conflicts::{event, events};
 use common::{
-    ALL, LONG, SHORT, all_answer, answers, at_both_addresses, dual_service, ingress_is, refuses,
-    web, web_service,
+    ALL, BOTH, LONG, SHORT, Served, all_answer, answers, at_both_addresses, dual_service,
+    ingress_is, refuses, served, web, web_service,
 };
 use highwire_e2e::{ConnectError, Netns, Pod, Svc, wait_for};
 use serde_json::{Value, json};
-
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 
 async fn set_spec(service: &Svc, spec: Value) -> Result<()> {
     service.patch(json!({ "spec": spec })).await.map(drop)
@@ -83,10 +81,12 @@ async fn a_changed_port_moves_and_established_connections_go_on() -> Result<()> 
 
 #[tokio::test]
 async fn a_service_that_is_no_load_balancer_any_more_is_closed_and_cleared() -> Result<()> {
-    let (cluster, scope) = web("retype").await?;
-    let port = scope.free_port()?;
-    let service = web_service(&scope, "web", port).await?;
-    ingress_is(&service, &BOTH).await;
+    let Served {
+        cluster,
+        scope: _scope,
+        service,
+        port,
+    } = served("retype").await?;
     let (client, node) = (cluster.outside(), cluster.node("n1")?);
     answers(&client, node.v4(port)).await;
     service
@@ -123,9 +123,12 @@ async fn a_deleted_service_is_closed_and_its_connections_go_on() -> Result<()> {
 
 #[tokio::test]
 async fn replacing_a_pod_fails_no_connection() -> Result<()> {
-    let (cluster, scope) = web("replace").await?;
-    let port = scope.free_port()?;
-    ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
+    let Served {
+        cluster,
+        scope,
+        service: _,
+        port,
+    } = served("replace").await?;
     let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(port));
     all_answer(&["web-1", "web-2"], || client.http_get(to, SHORT)).await;
     let old = Pod::find(&cluster, scope.namespace(), "web-2")?;
@@ -201,10 +204,12 @@ async fn types_may_change_there_and_back() -> Result<()> {
 
 #[tokio::test]
 async fn a_second_family_may_come_and_go() -> Result<()> {
-    let (cluster, scope) = web("families").await?;
-    let port = scope.free_port()?;
-    let service = web_service(&scope, "web", port).await?;
-    ingress_is(&service, &BOTH).await;
+    let Served {
+        cluster,
+        scope: _scope,
+        service,
+        port,
+    } = served("families").await?;
     let client = cluster.outside();
     let [four, six] = at_both_addresses(&cluster, "n1", port)?;
     answers(&client, four).await;
@@ -222,10 +227,12 @@ async fn a_second_family_may_come_and_go() -> Result<()> {
 
 #[tokio::test]
 async fn a_port_may_change_its_protocol() -> Result<()> {
-    let (cluster, scope) = web("protocol").await?;
-    let port = scope.free_port()?;
-    let service = web_service(&scope, "web", port).await?;
-    ingress_is(&service, &BOTH).await;
+    let Served {
+        cluster,
+        scope: _scope,
+        service,
+        port,
+    } = served("protocol").await?;
     let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(port));
     answers(&client, to).await;
     let udp = json!([{"port": port, "protocol": "UDP", "targetPort": 5353}]);
@@ -267,10 +274,12 @@ async fn without_node_ports_it_is_served_and_may_get_some_later() -> Result<()> 
 
 #[tokio::test]
 async fn session_affinity_may_be_switched() -> Result<()> {
-    let (cluster, scope) = web("switch").await?;
-    let port = scope.free_port()?;
-    let service = web_service(&scope, "web", port).await?;
-    ingress_is(&service, &BOTH).await;
+    let Served {
+        cluster,
+        scope: _scope,
+        service,
+        port,
+    } = served("switch").await?;
     let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(port));
     for (affinity, pods) in [("None", 2), ("ClientIP", 1), ("None", 2)] {
         set_spec(&service, json!({"sessionAffinity": affinity})).await?;
@@ -290,10 +299,12 @@ async fn session_affinity_may_be_switched() -> Result<()> {
 
 #[tokio::test]
 async fn all_endpoints_may_go_and_come_back() -> Result<()> {
-    let (cluster, scope) = web("ebb").await?;
-    let port = scope.free_port()?;
-    let service = web_service(&scope, "web", port).await?;
-    ingress_is(&service, &BOTH).await;
+    let Served {
+        cluster,
+        scope,
+        service,
+        port,
+    } = served("ebb").await?;
     let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(port));
     answers(&client, to).await;
     for ready in [false, true, false] {

@@ -6,11 +6,10 @@ mod common;
 
 use anyhow::{Context, Result, ensure};
 use common::conflicts::{bind_tcp, described, event, events, ports_error};
-use common::{LONG, SHORT, answers, ingress_is, web, web_service};
+use common::{BOTH, LONG, SHORT, answers, ingress_is, web, web_service};
 use highwire_e2e::{ConnectError, wait_for};
 use serde_json::json;
 
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 const N1: [&str; 1] = ["192.0.2.11"];
 const N2: [&str; 1] = ["192.0.2.12"];
 

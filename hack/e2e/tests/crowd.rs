@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use common::{LONG, answers, ingress_is, web_pods, web_service};
+use common::{BOTH, LONG, answers, ingress_is, web_pods, web_service};
 use highwire_e2e::{Cluster, PrivateCluster, Program, Scope, highwire, wait_for};
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
@@ -16,7 +16,6 @@ use kube::api::ListParams;
 use serde_json::Value;
 
 const CROWD: usize = 1000;
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 
 async fn leader(cluster: &Cluster) -> Result<Program> {
     cluster.controller(&highwire::leader(cluster).await?)

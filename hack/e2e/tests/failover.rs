@@ -7,12 +7,11 @@ mod common;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use common::{LONG, SHORT, answers, ingress_is, web, web_service};
+use common::{BOTH, LONG, SHORT, Served, answers, ingress_is, served, web, web_service};
 use highwire_e2e::{highwire, wait_for};
 use tokio::sync::Mutex;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 
 #[tokio::test]
 async fn the_other_controller_takes_over_and_no_status_flaps() -> Result<()> {
@@ -71,10 +70,12 @@ async fn a_restarted_controller_rewrites_nothing() -> Result<()> {
 #[tokio::test]
 async fn a_dead_agents_node_leaves_in_time_and_comes_back() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let (cluster, scope) = web("dead").await?;
-    let port = scope.free_port()?;
-    let service = web_service(&scope, "web", port).await?;
-    ingress_is(&service, &BOTH).await;
+    let Served {
+        cluster,
+        scope: _scope,
+        service,
+        port,
+    } = served("dead").await?;
     let agent = cluster.agent("n2")?;
     agent.kill()?;
     let died = Instant::now();
@@ -94,10 +95,12 @@ async fn a_dead_agents_node_leaves_in_time_and_comes_back() -> Result<()> {
 #[tokio::test]
 async fn an_agents_restart_interrupts_nothing() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let (cluster, scope) = web("upgrade").await?;
-    let port = scope.free_port()?;
-    let service = web_service(&scope, "web", port).await?;
-    ingress_is(&service, &BOTH).await;
+    let Served {
+        cluster,
+        scope: _scope,
+        service,
+        port,
+    } = served("upgrade").await?;
     let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(port));
     answers(&client, to).await;
     let version = service.get().await?.metadata.resource_version;
@@ -141,10 +144,12 @@ async fn kube_proxys_restart_interrupts_nothing() -> Result<()> {
 #[tokio::test]
 async fn a_flushed_table_is_put_back() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let (cluster, scope) = web("flush").await?;
-    let port = scope.free_port()?;
-    let service = web_service(&scope, "web", port).await?;
-    ingress_is(&service, &BOTH).await;
+    let Served {
+        cluster,
+        scope: _scope,
+        service: _,
+        port,
+    } = served("flush").await?;
     let node = cluster.node("n1")?;
     answers(&cluster.outside(), node.v4(port)).await;
     let agent = cluster.agent("n1")?;

@@ -10,11 +10,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{LONG, SHORT, all_answer, answers, ingress_is, refuses, web};
+use common::{BOTH, LONG, SHORT, all_answer, answers, ingress_is, refuses, web};
 use highwire_e2e::{ConnectError, Pod, wait_for};
 use serde_json::json;
 
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 const BOTH_V6: [&str; 2] = ["2001:db8:1::11", "2001:db8:1::12"];
 /// The first ICMPv6 error to a connecting client can get lost; TCP asks again
 /// after a second.

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::conflicts::{bind_tcp, described, greeted, ports_error};
-use common::{SHORT, answers, ingress_is, refuses, web, web_service};
+use common::{BOTH, SHORT, answers, ingress_is, refuses, web, web_service};
 
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 const N2: [&str; 1] = ["192.0.2.12"];
 
 #[tokio::test]

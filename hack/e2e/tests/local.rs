@@ -10,17 +10,11 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use common::conflicts::{event, ports_error};
-use common::{LONG, SHORT, answers, ingress_is, refuses, web, web_service};
+use common::{ALL, LONG, SHORT, answers, ingress_is, refuses, web, web_service};
 use highwire_e2e::{Cluster, ConnectError, Pod, Scope, Svc, highwire, wait_for};
 use serde_json::json;
 
 const N1: [&str; 2] = ["192.0.2.11", "2001:db8:1::11"];
-const BOTH: [&str; 4] = [
-    "192.0.2.11",
-    "192.0.2.12",
-    "2001:db8:1::11",
-    "2001:db8:1::12",
-];
 
 /// The shared cluster and a scope with a Pod web-1 on n1 only.
 async fn one_pod(prefix: &str) -> Result<(Cluster, Scope, Pod)> {
@@ -101,7 +95,7 @@ async fn the_ingress_and_the_health_check_follow_the_ready_endpoints() -> Result
     let service = local_service(&scope, tcp, udp).await?;
     ingress_is(&service, &N1).await;
     let second = start(&scope, "web-2", "n2").await?;
-    ingress_is(&service, &BOTH).await;
+    ingress_is(&service, &ALL).await;
     health_check_says(&cluster, &service, "n2", true).await?;
     let (client, n1, n2) = (cluster.outside(), cluster.node("n1")?, cluster.node("n2")?);
     for (node, pod) in [(&n1, "web-1"), (&n2, "web-2")] {
@@ -113,11 +107,11 @@ async fn the_ingress_and_the_health_check_follow_the_ready_endpoints() -> Result
         );
     }
     first.set_ready(&cluster, false).await?;
-    ingress_is(&service, &[BOTH[1], BOTH[3]]).await;
+    ingress_is(&service, &[ALL[1], ALL[3]]).await;
     health_check_says(&cluster, &service, "n1", false).await?;
     refuses(&client, n1.v4(tcp)).await;
     first.set_ready(&cluster, true).await?;
-    ingress_is(&service, &BOTH).await;
+    ingress_is(&service, &ALL).await;
     second.delete(&cluster).await?;
     ingress_is(&service, &N1).await;
     health_check_says(&cluster, &service, "n2", false).await?;
@@ -229,7 +223,7 @@ async fn the_policy_can_change_while_it_serves() -> Result<()> {
     let service = web_service(&scope, "web", port).await?;
     let (client, n1) = (cluster.outside(), cluster.node("n1")?.v4(port));
     let own = cluster.outside_address(n1.ip());
-    ingress_is(&service, &[BOTH[0], BOTH[1]]).await;
+    ingress_is(&service, &[ALL[0], ALL[1]]).await;
     for (policy, sees_client) in [("Local", true), ("Cluster", false)] {
         service
             .patch(json!({"spec": {"externalTrafficPolicy": policy}}))
@@ -249,7 +243,7 @@ async fn the_policy_can_change_while_it_serves() -> Result<()> {
             }
         })
         .await;
-        ingress_is(&service, &[BOTH[0], BOTH[1]]).await;
+        ingress_is(&service, &[ALL[0], ALL[1]]).await;
     }
     Ok(())
 }

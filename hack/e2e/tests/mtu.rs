@@ -13,15 +13,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{Undo, answers, ingress_is, web};
+use common::{ALL, Undo, answers, ingress_is, web};
 use highwire_e2e::{Cluster, Netns, Pod, Scope};
 
-const BOTH: [&str; 4] = [
-    "192.0.2.11",
-    "192.0.2.12",
-    "2001:db8:1::11",
-    "2001:db8:1::12",
-];
 /// More than one narrow packet and more than an initial congestion window.
 const LARGE: usize = 100_000;
 /// A transfer that hangs takes longer.
@@ -32,8 +26,8 @@ const NARROW: &str = "1300";
 async fn served(cluster: &Cluster, scope: &Scope) -> Result<u16> {
     let port = scope.free_port()?;
     let service = scope.service("web").load_balancer().dual_stack();
-    ingress_is(&service.tcp(port, 8080).create().await?, &BOTH).await;
-    for address in BOTH {
+    ingress_is(&service.tcp(port, 8080).create().await?, &ALL).await;
+    for address in ALL {
         answers(&cluster.outside(), SocketAddr::new(address.parse()?, port)).await;
     }
     Ok(port)
@@ -94,7 +88,7 @@ async fn answers_fit_a_narrow_link_to_the_client() -> Result<()> {
         )
     };
     let _narrow = Undo::after(&fabric, &routes("add"), routes("del"))?;
-    for (own, node) in [("198.51.100.91", BOTH[0]), ("2001:db8:2::91", BOTH[2])] {
+    for (own, node) in [("198.51.100.91", ALL[0]), ("2001:db8:2::91", ALL[2])] {
         let (own, node): (IpAddr, IpAddr) = (own.parse()?, node.parse()?);
         for pod in ["web-1", "web-2"] {
             transfer(&cluster, own, SocketAddr::new(node, port), pod)?;
@@ -123,8 +117,8 @@ async fn requests_fit_a_narrow_link_to_the_pod() -> Result<()> {
         }
         let _added = client_addresses(&client, last)?;
         for (own, node) in [
-            (format!("198.51.100.{last}"), BOTH[1]),
-            (format!("2001:db8:2::{last}"), BOTH[3]),
+            (format!("198.51.100.{last}"), ALL[1]),
+            (format!("2001:db8:2::{last}"), ALL[3]),
         ] {
             let (own, node) = (own.parse()?, node.parse()?);
             for family in ["-4", "-6"] {

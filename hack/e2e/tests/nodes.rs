@@ -6,11 +6,10 @@
 mod common;
 
 use anyhow::{Result, ensure};
-use common::{LONG, SHORT, answers, ingress_is, refuses, web_pods, web_service};
+use common::{BOTH, LONG, SHORT, answers, ingress_is, refuses, web_pods, web_service};
 use highwire_e2e::{PrivateCluster, Scope, Svc, highwire, wait_for};
 use serde_json::{Value, json};
 
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 const N2: [&str; 1] = ["192.0.2.12"];
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 

@@ -10,13 +10,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use common::{
-    ALL, LONG, SHORT, all_answer, answers, at_both_addresses, dual_service, ingress_is, refuses,
-    web, web_service,
+    ALL, BOTH, LONG, SHORT, all_answer, answers, at_both_addresses, dual_service, ingress_is,
+    refuses, web, web_service,
 };
 use highwire_e2e::{ConnectError, Pod, wait_for};
 use serde_json::json;
-
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 
 #[tokio::test]
 async fn every_opted_in_node_answers_by_tcp_and_udp_for_pods_on_every_node() -> Result<()> {

@@ -8,11 +8,9 @@ mod common;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use common::{ALL, LONG, SHORT, answers, at_both_addresses, ingress_is, web};
+use common::{ALL, BOTH, LONG, SHORT, answers, at_both_addresses, ingress_is, web};
 use highwire_e2e::{ConnectError, Netns, Pod, Scope, Svc, wait_for};
 use serde_json::json;
-
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 
 #[tokio::test]
 async fn source_ranges_let_only_their_clients_in() -> Result<()> {

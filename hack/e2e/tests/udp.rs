@@ -10,15 +10,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use common::{LONG, SHORT, all_answer, answers, ingress_is, refuses, web, web_pods};
+use common::{ALL, BOTH, LONG, SHORT, all_answer, answers, ingress_is, refuses, web, web_pods};
 use highwire_e2e::{
     Cluster, ConnectError, EchoReply, Netns, Pod, PrivateCluster, Scope, Svc, UdpFlow, highwire,
     wait_for,
 };
 use serde_json::json;
 
-const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
-const ALL: [&str; 4] = [BOTH[0], BOTH[1], "2001:db8:1::11", "2001:db8:1::12"];
 /// Within this time a client gets what a new one would get.
 const FOLLOWS: Duration = Duration::from_secs(2);
 /// For one datagram's answer: on this machine it comes within a millisecond.

@@ -65,6 +65,9 @@ pub(crate) async fn web_service(scope: &Scope, name: &str, port: u16) -> Result<
     service.tcp(port, 8080).create().await
 }
 
+/// The IPv4 addresses of the nodes that serve.
+pub(crate) const BOTH: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
+
 /// The addresses of the nodes that serve, in both families.
 pub(crate) const ALL: [&str; 4] = [
     "192.0.2.11",
@@ -87,6 +90,30 @@ pub(crate) fn at_both_addresses(
 ) -> Result<[SocketAddr; 2]> {
     let node = cluster.node(node)?;
     Ok([node.v4(port), node.v6(port)])
+}
+
+/// A LoadBalancer Service `web` that n1 and n2 serve, with all it needs.
+pub(crate) struct Served {
+    pub(crate) cluster: Cluster,
+    /// Takes Pods and Service away when it goes.
+    pub(crate) scope: Scope,
+    pub(crate) service: Svc,
+    /// Its TCP port.
+    pub(crate) port: u16,
+}
+
+/// What [`web`] gives, and a Service for it that is advertised already.
+pub(crate) async fn served(prefix: &str) -> Result<Served> {
+    let (cluster, scope) = web(prefix).await?;
+    let port = scope.free_port()?;
+    let service = web_service(&scope, "web", port).await?;
+    ingress_is(&service, &BOTH).await;
+    Ok(Served {
+        cluster,
+        scope,
+        service,
+        port,
+    })
 }
 
 /// Waits until the ingress lists exactly these addresses.
