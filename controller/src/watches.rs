@@ -26,9 +26,6 @@ use crate::index::{
     service::ServiceView,
 };
 
-/// The API server knows `spec.type` as a selectable field of Services.
-const NOT_CLUSTER_IP: &str = "spec.type!=ClusterIP";
-
 /// What kube-proxy follows (kubernetes pkg/proxy/config, cmd/kube-proxy/app `Run`).
 const FOR_KUBE_PROXY: &str =
     "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
@@ -58,18 +55,12 @@ pub(crate) async fn run(
 
     // Each ends only when the receiver is gone, and then so do the others.
     tokio::join!(
-        follow(
-            "Services",
-            services,
-            paged().fields(NOT_CLUSTER_IP),
-            h1,
-            s1,
-            |event| {
-                Input::Service(Fed::of(event, ServiceKey::of, |object| {
-                    Box::new(ServiceView::of(object, policy))
-                }))
-            }
-        ),
+        // All of them: one that becomes a ClusterIP Service may keep a condition of ours.
+        follow("Services", services, paged(), h1, s1, |event| {
+            Input::Service(Fed::of(event, ServiceKey::of, |object| {
+                Box::new(ServiceView::of(object, policy))
+            }))
+        }),
         follow("Nodes", nodes, paged(), h2, s2, |event| {
             Input::Node(fed(event, |node| NodeFacts::of(node, exclude)))
         }),

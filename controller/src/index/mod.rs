@@ -35,7 +35,7 @@ use service::{Asks, ServiceRecord, ServiceView};
 /// An event of one of the watches.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Input {
-    /// Of the Services that are not of type ClusterIP.
+    /// Of the Services, of every type.
     Service(Fed<ServiceKey, Box<ServiceView>>),
     /// Of the Nodes.
     Node(Fed<String, NodeFacts>),

@@ -54,6 +54,13 @@ async fn of_two_services_the_older_serves_and_the_younger_inherits() -> Result<(
         events(&scope, &younger, "PortConflict")?.len() == 1,
         "one event, however many nodes"
     );
+    // Who gives up is not left with a condition that is no longer true.
+    let youngest = web_service(&scope, "youngest", port).await?;
+    ports_error(&youngest, "True").await;
+    youngest
+        .patch(json!({"spec": {"type": "ClusterIP"}}))
+        .await?;
+    ports_error(&youngest, "False").await;
     Ok(())
 }
 
