@@ -32,6 +32,7 @@ pub mod highwire;
 pub mod kubeproxy;
 pub mod layout;
 pub mod lifecycle;
+pub mod load;
 pub mod netns;
 pub mod nodes;
 pub mod pki;

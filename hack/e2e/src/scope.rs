@@ -14,7 +14,7 @@ use crate::service::ServiceBuilder;
 use crate::state::State;
 
 /// How long taking a scope away may last.
-const REMOVE_LIMIT: Duration = Duration::from_secs(15);
+const REMOVE_LIMIT: Duration = Duration::from_secs(60);
 /// Service ports handed out: below NodePorts, above what anything else here listens on.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u64 = 10_000;

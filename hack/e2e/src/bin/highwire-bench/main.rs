@@ -2,7 +2,10 @@
 //!
 //! What depends on the machine is measured beside something it can be compared
 //! with, in the same run: the time until a Service answers beside the time until
-//! its NodePort does, which is kube-proxy's own work.
+//! its NodePort does, which is kube-proxy's own work, and what it carries beside
+//! NodePorts and K3s ServiceLB.
+
+mod throughput;
 
 use std::net::SocketAddr;
 use std::thread;
@@ -39,6 +42,7 @@ async fn main() -> Result<()> {
         cluster.config().proxy_mode.as_str(),
         cluster.nodes().len()
     );
+    throughput::throughput(&cluster, &scope).await?;
     latency(&cluster, &scope).await?;
     memory(&cluster, &scope).await
 }
@@ -51,6 +55,16 @@ async fn create(scope: &Scope, name: &str) -> Result<(u16, Svc)> {
         .select("app", "web")
         .tcp(port, 8080);
     Ok((port, service.create().await?))
+}
+
+/// Waits until the ingress lists every opted-in node.
+async fn advertised(service: &Svc) -> Result<()> {
+    let start = Instant::now();
+    while service.ingress().await?.len() < highwire::SERVING.len() {
+        ensure!(start.elapsed() < LIMIT, "no ingress within {LIMIT:?}");
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Milliseconds from the request to create a Service.
@@ -80,10 +94,7 @@ async fn latency(cluster: &Cluster, scope: &Scope) -> Result<()> {
             answered.push(probe(cluster.outside(), node.v4(port), start));
             by_node_port.push(probe(cluster.outside(), node.v4(node_port), start));
         }
-        while service.ingress().await?.len() < highwire::SERVING.len() {
-            ensure!(start.elapsed() < LIMIT, "no ingress within {LIMIT:?}");
-            tokio::time::sleep(PAUSE).await;
-        }
+        advertised(&service).await?;
         times.ingress.push(milliseconds(start));
         times.answered.push(last_of(answered)?);
         times.node_port.push(last_of(by_node_port)?);
