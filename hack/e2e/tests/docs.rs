@@ -15,7 +15,9 @@ const DOCUMENTS: [&str; 4] = [
 
 /// The targets of Markdown links that are paths.
 fn linked(text: &str) -> impl Iterator<Item = &str> {
-    let targets = text.split("](").skip(1);
+    let targets = text
+        .match_indices("](")
+        .map(|(at, found)| &text[at + found.len()..]);
     targets
         .filter_map(|rest| rest.split([')', '#']).next())
         .filter(|target| !target.contains("://") && !target.is_empty())
@@ -23,7 +25,8 @@ fn linked(text: &str) -> impl Iterator<Item = &str> {
 
 /// The words between backticks.
 fn quoted(line: &str) -> impl Iterator<Item = &str> {
-    line.split('`').skip(1).step_by(2)
+    let parts = line.split('`').enumerate();
+    parts.filter_map(|(index, part)| (index % 2 == 1).then_some(part))
 }
 
 /// The source of the cluster tests in `tests/<file>.rs`.

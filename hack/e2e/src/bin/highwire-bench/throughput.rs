@@ -78,7 +78,7 @@ fn compare(
         medians.push((per_second, p99));
     }
     let ours = medians[0];
-    for (path, theirs) in paths.iter().zip(&medians).skip(1) {
+    for (path, theirs) in paths[1..].iter().zip(&medians[1..]) {
         println!(
             "  Highwire ÷ {}: {:.2} per second, {:.2} p99",
             path.name,
