@@ -55,12 +55,12 @@ enum Claim {
 }
 
 /// Decides what the Service's ingress should say. `has_endpoint` is whether the Service
-/// has a ready endpoint on the node of that name.
+/// has a ready endpoint of that family on the node of that name.
 pub(crate) fn decide<'a>(
     key: &ServiceKey,
     service: &ServiceRecord,
     nodes: impl Iterator<Item = (&'a String, &'a NodeRecord)> + Clone,
-    has_endpoint: &dyn Fn(&str) -> bool,
+    has_endpoint: &dyn Fn(&str, Family) -> bool,
 ) -> Decision {
     let (spec, frozen) = match &service.asks {
         Asks::Serve(spec) => (spec, false),
@@ -92,7 +92,7 @@ struct View<'a> {
     spec: &'a ServiceSpec,
     ports: BTreeSet<PortKey>,
     frozen: bool,
-    has_endpoint: &'a dyn Fn(&str) -> bool,
+    has_endpoint: &'a dyn Fn(&str, Family) -> bool,
 }
 
 impl View<'_> {
@@ -104,10 +104,10 @@ impl View<'_> {
                 continue;
             };
             if self.spec.address_type != AddressType::InternalIp {
-                self.list(&claim, &facts.external, &mut external);
+                self.list(name, &claim, &facts.external, &mut external);
             }
             if self.spec.address_type != AddressType::ExternalIp {
-                self.list(&claim, &facts.internal, &mut internal);
+                self.list(name, &claim, &facts.internal, &mut internal);
             }
         }
         // Auto: ExternalIPs if any serving node has one.
@@ -118,12 +118,9 @@ impl View<'_> {
         }
     }
 
-    fn list(&self, claim: &Claim, addresses: &BTreeSet<IpAddr>, ingress: &mut Ingress) {
-        for address in addresses
-            .iter()
-            .copied()
-            .filter(|address| self.wants(*address))
-        {
+    fn list(&self, name: &str, claim: &Claim, addresses: &BTreeSet<IpAddr>, ingress: &mut Ingress) {
+        let answering = |address: &IpAddr| self.answers_at(name, *address);
+        for address in addresses.iter().copied().filter(answering) {
             match claim {
                 Claim::Full => ingress.add(address, &self.ports),
                 Claim::AsListed => ingress.add(address, &self.kept_ports(address)),
@@ -138,8 +135,15 @@ impl View<'_> {
             .unwrap_or_default()
     }
 
-    fn wants(&self, address: IpAddr) -> bool {
-        self.spec.cluster_ips.get(Family::of(address)).is_some()
+    /// Whether somebody would answer at this address of the node of that name.
+    fn answers_at(&self, name: &str, address: IpAddr) -> bool {
+        let family = Family::of(address);
+        self.spec.cluster_ips.get(family).is_some() && self.is_behind(name, family)
+    }
+
+    /// Whether the Service has somebody to answer on that node in that family.
+    fn is_behind(&self, name: &str, family: Family) -> bool {
+        !self.service.needs_endpoints() || (self.has_endpoint)(name, family)
     }
 
     /// Whether and how far the node may be listed.
@@ -158,7 +162,8 @@ impl View<'_> {
                 |refusal| refusal.cause.to_string(),
             )));
         }
-        if self.service.needs_endpoints() && !(self.has_endpoint)(name) {
+        let mut families = self.spec.cluster_ips.families();
+        if !families.any(|family| self.is_behind(name, family)) {
             return Err(Absence::NoEndpoint);
         }
         let observed = node.observed() >= Some(self.service.changed);
@@ -235,7 +240,13 @@ impl View<'_> {
         let all = facts.external.union(&facts.internal);
         match self.claim(name, node) {
             Err(absence) => absence,
-            Ok(_) if !all.filter(of_type).any(|address| self.wants(*address)) => Absence::NoAddress,
+            Ok(_)
+                if !all
+                    .filter(of_type)
+                    .any(|address| self.answers_at(name, *address)) =>
+            {
+                Absence::NoAddress
+            }
             Ok(Claim::AsListed) if node.standing() == Standing::Kept => Absence::Silent,
             Ok(_) => Absence::NotObserved,
         }

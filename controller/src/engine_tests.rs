@@ -367,6 +367,18 @@ fn with_a_local_policy_the_ingress_follows_the_ready_endpoints() {
 }
 
 #[test]
+fn with_a_local_policy_only_addresses_of_the_endpoints_family_are_listed() {
+    let mut world = local();
+    world.endpoints("web", &[1, 2]);
+    world.edit("web", |s| {
+        s["spec"]["clusterIPs"] = json!(["10.96.0.10", "fd00:96::a"])
+    });
+    world.all_report([1, 2]);
+    world.pass(SECOND);
+    assert_eq!(world.advertised("web"), ["192.0.2.1:80", "192.0.2.2:80"]);
+}
+
+#[test]
 fn a_new_leader_knows_the_endpoints_before_it_takes_a_node_away() {
     let mut world = local();
     world.endpoints("web", &[1, 2]);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use highwire_api::ServiceKey;
+use highwire_api::{Family, ServiceKey};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 /// EndpointSlices carry their Service's name here
@@ -31,6 +31,8 @@ impl SliceKey {
 pub(crate) struct SliceView {
     /// The Service it belongs to, if any.
     pub(crate) service: Option<ServiceKey>,
+    /// The family of its addresses; `None` if they are names, which kube-proxy ignores.
+    pub(crate) family: Option<Family>,
     /// The nodes that have a ready endpoint in it.
     pub(crate) ready_nodes: BTreeSet<String>,
 }
@@ -52,6 +54,11 @@ impl SliceView {
                 namespace: slice.metadata.namespace.clone().unwrap_or_default(),
                 name: name.clone(),
             }),
+            family: match slice.address_type.as_str() {
+                "IPv4" => Some(Family::V4),
+                "IPv6" => Some(Family::V6),
+                _ => None,
+            },
             ready_nodes: ready.filter_map(|end| end.node_name.clone()).collect(),
         }
     }
@@ -90,13 +97,12 @@ impl Endpoints {
         services.filter_map(|view| view.service).collect()
     }
 
-    /// Whether the Service has a ready endpoint on the node, in any of its families:
-    /// kube-proxy counts a Pod's addresses as one.
-    pub(super) fn is_ready(&self, service: &ServiceKey, node: &str) -> bool {
+    /// Whether the Service has a ready endpoint of that family on the node.
+    pub(super) fn is_ready(&self, service: &ServiceKey, node: &str, family: Family) -> bool {
         let slices = self.of_service.get(service).into_iter().flatten();
         slices
             .filter_map(|slice| self.slices.get(slice))
-            .any(|slice| slice.ready_nodes.contains(node))
+            .any(|slice| slice.family == Some(family) && slice.ready_nodes.contains(node))
     }
 
     fn unlink(&mut self, service: &ServiceKey, slice: &SliceKey) {
@@ -149,10 +155,28 @@ mod tests {
                 &mut endpoints,
                 &slice("a", "web", &json!([end("n1", &conditions)])),
             );
-            assert_eq!(endpoints.is_ready(&key("web"), "n1"), ready, "{conditions}");
-            assert!(!endpoints.is_ready(&key("web"), "n2"));
-            assert!(!endpoints.is_ready(&key("api"), "n1"));
+            assert_eq!(
+                endpoints.is_ready(&key("web"), "n1", Family::V4),
+                ready,
+                "{conditions}"
+            );
+            assert!(!endpoints.is_ready(&key("web"), "n2", Family::V4));
+            assert!(!endpoints.is_ready(&key("api"), "n1", Family::V4));
         }
+    }
+
+    #[test]
+    fn each_family_has_endpoints_of_its_own() {
+        let (mut endpoints, ready) = (Endpoints::default(), json!({}));
+        let mut six = slice("six", "web", &json!([end("n1", &ready)]));
+        six["addressType"] = json!("IPv6");
+        let mut names = slice("names", "web", &json!([end("n2", &ready)]));
+        names["addressType"] = json!("FQDN");
+        set(&mut endpoints, &six);
+        set(&mut endpoints, &names);
+        let ready = |node, family| endpoints.is_ready(&key("web"), node, family);
+        assert!(ready("n1", Family::V6) && !ready("n1", Family::V4));
+        assert!(Family::ALL.iter().all(|family| !ready("n2", *family)));
     }
 
     #[test]
@@ -166,18 +190,24 @@ mod tests {
         assert_eq!(set(&mut endpoints, &a), both);
         assert_eq!(set(&mut endpoints, &b), both);
         assert!(set(&mut endpoints, &b).is_empty(), "nothing has changed");
-        assert!(endpoints.is_ready(&key("web"), "n1") && endpoints.is_ready(&key("web"), "n2"));
+        assert!(
+            endpoints.is_ready(&key("web"), "n1", Family::V4)
+                && endpoints.is_ready(&key("web"), "n2", Family::V4)
+        );
 
         let slice_b: EndpointSlice = serde_json::from_value(b).unwrap();
         assert_eq!(endpoints.set(SliceKey::of(&slice_b), None), both);
-        assert!(endpoints.is_ready(&key("web"), "n1") && !endpoints.is_ready(&key("web"), "n2"));
+        assert!(
+            endpoints.is_ready(&key("web"), "n1", Family::V4)
+                && !endpoints.is_ready(&key("web"), "n2", Family::V4)
+        );
 
         let moved = slice("a", "api", &json!([end("n1", &ready)]));
         assert_eq!(
             set(&mut endpoints, &moved),
             BTreeSet::from([key("api"), key("web")])
         );
-        assert!(!endpoints.is_ready(&key("web"), "n1"));
+        assert!(!endpoints.is_ready(&key("web"), "n1", Family::V4));
         assert_eq!(
             endpoints.of_service.len(),
             1,

@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use highwire_api::{ServiceKey, names::agent_lease};
+use highwire_api::{Family, ServiceKey, names::agent_lease};
 
 use crate::{
     condition,
@@ -167,7 +167,7 @@ impl Index {
 
     /// What a Service's ingress should say.
     pub(crate) fn decide(&self, key: &ServiceKey) -> Option<Decision> {
-        let has_endpoint = |node: &str| self.endpoints.is_ready(key, node);
+        let has_endpoint = |node: &str, family: Family| self.endpoints.is_ready(key, node, family);
         self.services
             .get(key)
             .map(|service| decide(key, service, self.nodes.iter(), &has_endpoint))
