@@ -5,7 +5,7 @@
 //! capabilities only.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -87,6 +87,11 @@ impl Program {
             ],
             admin: local(port),
         })
+    }
+
+    /// The path of its program.
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// Starts it with additional flags; does not wait until it is ready.
@@ -230,9 +235,12 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
+/// The program that `variable` names, or else the release build of that name.
 fn binary(variable: &str, name: &str) -> PathBuf {
-    match std::env::var_os(variable) {
-        Some(path) => std::path::absolute(&path).unwrap_or_else(|_| path.into()),
-        None => checkout().join("target/release").join(name),
+    if let Some(path) = std::env::var_os(variable) {
+        return std::path::absolute(&path).unwrap_or_else(|_| path.into());
     }
+    let built = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let built = built.unwrap_or_else(|| checkout().join("target"));
+    built.join("release").join(name)
 }

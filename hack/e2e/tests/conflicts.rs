@@ -176,13 +176,9 @@ async fn explain_shows_every_claimed_port() -> Result<()> {
     let _listener = bind_tcp(n1.netns(), "0.0.0.0", taken)?;
     ingress_is(&web_service(&scope, "served", free).await?, &BOTH).await;
     ingress_is(&web_service(&scope, "refused", taken).await?, &N2).await;
-    let kubeconfig = cluster.agent("n1")?.kubeconfig().await?;
-    let agent = std::env::var("HIGHWIRE_AGENT").unwrap_or_else(|_| {
-        highwire_e2e::cluster::checkout()
-            .join("target/release/highwire-agent")
-            .display()
-            .to_string()
-    });
+    let agent = cluster.agent("n1")?;
+    let kubeconfig = agent.kubeconfig().await?;
+    let agent = agent.binary().display().to_string();
     let kubeconfig = format!("KUBECONFIG={}", kubeconfig.display());
     let table = n1
         .netns()
