@@ -192,26 +192,9 @@ pub fn udp_flow(to: SocketAddr) -> Result<UdpFlow, ConnectError> {
     Ok(UdpFlow { socket, sent: 0 })
 }
 
-/// Asks one datagram and waits for its answer; from `from_port`, or any port.
-pub fn udp_ask(
-    to: SocketAddr,
-    from_port: Option<u16>,
-    data: &str,
-    limit: Duration,
-) -> Result<EchoReply, ConnectError> {
-    let mut from = unspecified(to);
-    from.set_port(from_port.unwrap_or(0));
-    let socket = UdpSocket::bind(from)?;
-    socket.set_read_timeout(Some(limit))?;
-    socket.connect(to)?;
-    socket.send(data.as_bytes())?;
-    let mut buffer = [0; 2048];
-    let length = socket.recv(&mut buffer)?;
-    let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
-    match parse(&answer) {
-        Some(reply) if answer.ends_with(&format!(" {data}")) => Ok(reply),
-        _ => Err(ConnectError::Other(format!("odd answer {answer:?}"))),
-    }
+/// Asks one datagram, from any port, and waits for its answer.
+pub fn udp_ask(to: SocketAddr, limit: Duration) -> Result<EchoReply, ConnectError> {
+    udp_flow(to)?.ask(limit)
 }
 
 impl Netns {
@@ -261,14 +244,8 @@ impl Netns {
     }
 
     /// [`udp_ask`] from here.
-    pub fn udp_ask(
-        &self,
-        to: SocketAddr,
-        from_port: Option<u16>,
-        data: &str,
-        limit: Duration,
-    ) -> Result<EchoReply, ConnectError> {
-        self.run(|| udp_ask(to, from_port, data, limit))
+    pub fn udp_ask(&self, to: SocketAddr, limit: Duration) -> Result<EchoReply, ConnectError> {
+        self.run(|| udp_ask(to, limit))
     }
 }
 

@@ -21,14 +21,14 @@ async fn set_spec(service: &Svc, spec: Value) -> Result<()> {
 
 async fn answers_by_udp(from: &Netns, to: SocketAddr) {
     wait_for(&format!("a UDP answer from {to}"), LONG, || async {
-        from.udp_ask(to, None, "hi", SHORT)
+        from.udp_ask(to, SHORT)
     })
     .await;
 }
 
 async fn refuses_udp(from: &Netns, to: SocketAddr) {
     wait_for(&format!("{to} to refuse UDP"), LONG, || async {
-        match from.udp_ask(to, None, "hi", SHORT) {
+        match from.udp_ask(to, SHORT) {
             Err(ConnectError::Refused) => Ok(()),
             other => Err(other),
         }

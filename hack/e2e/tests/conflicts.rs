@@ -124,7 +124,7 @@ async fn one_number_serves_tcp_and_udp_and_disjoint_nodes() -> Result<()> {
         answers(&client, node.v4(number)).await;
         answers(&client, node.v4(pooled)).await;
         wait_for("UDP", LONG, || async {
-            client.udp_ask(node.v4(number), None, "hi", SHORT)
+            client.udp_ask(node.v4(number), SHORT)
         })
         .await;
     }

@@ -34,10 +34,7 @@ async fn an_ipv6_service_is_served_at_ipv6_addresses_only() -> Result<()> {
     for node in ["n1", "n2"] {
         let node = cluster.node(node)?;
         all_answer(&["web-1", "web-2"], || client.http_get(node.v6(tcp), SHORT)).await;
-        all_answer(&["web-1", "web-2"], || {
-            client.udp_ask(node.v6(udp), None, "hi", SHORT)
-        })
-        .await;
+        all_answer(&["web-1", "web-2"], || client.udp_ask(node.v6(udp), SHORT)).await;
         for pod in ["web-1", "web-2"] {
             let from = Pod::find(&cluster, scope.namespace(), pod)?.netns();
             all_answer(&["web-1", "web-2"], || from.http_get(node.v6(tcp), SHORT)).await;
@@ -178,7 +175,7 @@ async fn named_targets_several_ports_and_app_protocols_work() -> Result<()> {
     answers(&client, n2.v4(ports[0])).await;
     answers(&client, n2.v4(ports[1])).await;
     wait_for("UDP", LONG, || async {
-        client.udp_ask(n2.v4(ports[0]), None, "hi", SHORT)
+        client.udp_ask(n2.v4(ports[0]), SHORT)
     })
     .await;
     let table = n2
@@ -211,10 +208,7 @@ async fn many_ports_are_served_also_in_the_range_of_node_ports() -> Result<()> {
     let (client, n1) = (cluster.outside(), cluster.node("n1")?);
     for port in ports {
         answers(&client, n1.v4(port)).await;
-        wait_for("UDP", LONG, || async {
-            client.udp_ask(n1.v4(port), None, "hi", SHORT)
-        })
-        .await;
+        wait_for("UDP", LONG, || async { client.udp_ask(n1.v4(port), SHORT) }).await;
     }
     Ok(())
 }

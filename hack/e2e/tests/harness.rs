@@ -74,10 +74,7 @@ async fn node_port_reaches_pods_on_every_node_by_tcp_and_udp() -> Result<()> {
     for node in cluster.nodes() {
         let (tcp, udp) = (node.at(web.node_port(80)?), node.at(web.node_port(53)?));
         all_answer(&["web-1", "web-2"], || client.http_get(tcp, SHORT)).await;
-        all_answer(&["web-1", "web-2"], || {
-            client.udp_ask(udp, None, "hello", SHORT)
-        })
-        .await;
+        all_answer(&["web-1", "web-2"], || client.udp_ask(udp, SHORT)).await;
     }
     Ok(())
 }
@@ -139,7 +136,7 @@ async fn a_closed_port_is_refused_and_a_client_address_can_be_chosen() -> Result
     let node = cluster.node("n1")?;
     let closed = node.at(scope.free_port()?);
     ensure!(cluster.outside().http_get(closed, SHORT) == Err(ConnectError::Refused));
-    let udp = cluster.outside().udp_ask(closed, None, "x", SHORT);
+    let udp = cluster.outside().udp_ask(closed, SHORT);
     ensure!(udp == Err(ConnectError::Refused), "{udp:?}");
 
     let host = scope

@@ -73,7 +73,7 @@ async fn the_pod_sees_the_client_and_a_node_without_endpoints_forwards_nothing()
         let reply = answers(&client, SocketAddr::new(*address, tcp)).await;
         ensure!(reply.client.ip() == own, "TCP from {own}: {reply:?}");
         let reply = wait_for("UDP", LONG, || async {
-            client.udp_ask(SocketAddr::new(*address, udp), None, "hi", SHORT)
+            client.udp_ask(SocketAddr::new(*address, udp), SHORT)
         })
         .await;
         ensure!(reply.client.ip() == own, "UDP from {own}: {reply:?}");
@@ -82,7 +82,7 @@ async fn the_pod_sees_the_client_and_a_node_without_endpoints_forwards_nothing()
     health_check_says(&cluster, &service, "n2", false).await?;
     for address in n2.addresses() {
         refuses(&client, SocketAddr::new(*address, tcp)).await;
-        let answer = client.udp_ask(SocketAddr::new(*address, udp), None, "hi", SHORT);
+        let answer = client.udp_ask(SocketAddr::new(*address, udp), SHORT);
         ensure!(answer.is_err(), "{answer:?}");
     }
     Ok(())

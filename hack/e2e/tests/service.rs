@@ -31,10 +31,7 @@ async fn every_opted_in_node_answers_by_tcp_and_udp_for_pods_on_every_node() -> 
     for node in ["n1", "n2"] {
         let node = cluster.node(node)?;
         all_answer(&["web-1", "web-2"], || client.http_get(node.v4(tcp), SHORT)).await;
-        all_answer(&["web-1", "web-2"], || {
-            client.udp_ask(node.v4(udp), None, "hi", SHORT)
-        })
-        .await;
+        all_answer(&["web-1", "web-2"], || client.udp_ask(node.v4(udp), SHORT)).await;
     }
     let other = cluster.node("n3")?.v4(tcp);
     ensure!(
@@ -193,7 +190,7 @@ async fn without_endpoints_clients_are_refused_at_once() -> Result<()> {
     refuses(&cluster.outside(), node.v4(tcp)).await;
     refuses(node.netns(), node.v4(tcp)).await;
     wait_for("UDP to be refused", LONG, || async {
-        match cluster.outside().udp_ask(node.v4(udp), None, "hi", SHORT) {
+        match cluster.outside().udp_ask(node.v4(udp), SHORT) {
             Err(ConnectError::Refused) => Ok(()),
             other => Err(other),
         }

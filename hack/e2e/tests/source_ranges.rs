@@ -37,7 +37,7 @@ async fn source_ranges_let_only_their_clients_in() -> Result<()> {
     ensure!(denied == Err(ConnectError::Timeout), "{denied:?}");
     let udp_denied = Pod::find(&cluster, scope.namespace(), "web-2")?
         .netns()
-        .udp_ask(n1.v4(udp), None, "hi", SHORT);
+        .udp_ask(n1.v4(udp), SHORT);
     ensure!(
         udp_denied == Err(ConnectError::Timeout),
         "a Pod is not in the ranges: {udp_denied:?}"

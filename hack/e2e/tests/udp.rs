@@ -107,10 +107,7 @@ async fn a_client_follows_to_a_live_pod_when_its_pod_is_gone() -> Result<()> {
         // For the next family there are two again.
         let back = scope.pod(&pod).on(&node).label("app", "web");
         back.tcp(8080).udp(5353).start().await?;
-        all_answer(&["web-1", "web-2"], || {
-            client.udp_ask(to, None, "hi", SHORT)
-        })
-        .await;
+        all_answer(&["web-1", "web-2"], || client.udp_ask(to, SHORT)).await;
     }
     Ok(())
 }
@@ -213,7 +210,7 @@ async fn a_client_is_answered_no_more_when_the_last_pod_is_gone() -> Result<()> 
 async fn both_are_answered(early: &mut UdpFlow, client: &Netns, to: SocketAddr) {
     wait_for("an answer to a new client", LONG, || {
         early.ask(MOMENT).ok();
-        let outcome = client.udp_ask(to, None, "hi", MOMENT);
+        let outcome = client.udp_ask(to, MOMENT);
         async move { outcome }
     })
     .await;
@@ -285,9 +282,9 @@ async fn dns_is_served_by_udp_and_tcp_on_one_port() -> Result<()> {
     // A resolver that asks all its questions from one port.
     let (mut resolver, first) = answered_flow(&client, to).await?;
     // Stubs: each question from a port of its own.
-    all_answer(&["web-1", "web-2"], || client.udp_ask(to, None, "q", SHORT)).await;
+    all_answer(&["web-1", "web-2"], || client.udp_ask(to, SHORT)).await;
     for question in 0..300 {
-        let answered = client.udp_ask(to, None, "q", SHORT);
+        let answered = client.udp_ask(to, SHORT);
         ensure!(answered.is_ok(), "question {question}: {answered:?}");
         let pod = resolver.ask(SHORT)?.pod;
         ensure!(pod == first, "the resolver's flow moved to {pod}");
@@ -415,7 +412,7 @@ async fn what_was_missed_is_made_up_for_once_kube_proxy_or_agent_is_back() -> Re
     agent.stop()?;
     replace("web-2", "web-3").await?;
     wait_for("kube-proxy to know of the new Pod only", LONG, || {
-        let new = cluster.outside().udp_ask(to, None, "hi", MOMENT);
+        let new = cluster.outside().udp_ask(to, MOMENT);
         async move { new.is_ok_and(|reply| reply.pod == "web-3") }
     })
     .await;
