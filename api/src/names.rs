@@ -13,6 +13,10 @@ pub const ENABLED_VALUE: &str = "true";
 /// Source: kubernetes.io "Well-Known Labels", KEP-1143.
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
+/// Label by which an EndpointSlice names its Service (k8s.io/api/discovery/v1
+/// `LabelServiceName`).
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
 /// `spec.loadBalancerClass` of the Services that are ours by name.
 pub const LOAD_BALANCER_CLASS: &str = "highwire.dev/node";
 

@@ -8,6 +8,7 @@ use std::{
 
 use highwire_api::{
     ServiceKey,
+    names::SERVICE_NAME_LABEL,
     runtime::watch::{WatchHealth, follow},
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -31,8 +32,6 @@ use super::{
 };
 use crate::metrics::Metrics;
 
-/// By which an EndpointSlice names its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Enough for a burst; beyond it the watches wait.
 const EVENTS: usize = 256;
 /// The kernel answers within milliseconds; this is for one that does not at all.
@@ -149,7 +148,8 @@ impl Cleaner {
         self.sessions_begun += 1;
         let number = self.sessions_begun;
         let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &service.namespace);
-        let config = watcher::Config::default().labels(&format!("{SERVICE_NAME}={}", service.name));
+        let config =
+            watcher::Config::default().labels(&format!("{SERVICE_NAME_LABEL}={}", service.name));
         let (health, service) = (self.health.clone(), service.clone());
         let mut watch = JoinSet::new();
         watch.spawn(async move {

@@ -2,12 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use highwire_api::{Family, ServiceKey};
+use highwire_api::{Family, ServiceKey, names::SERVICE_NAME_LABEL};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-
-/// EndpointSlices carry their Service's name here
-/// (k8s.io/api/discovery/v1 `LabelServiceName`).
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// An EndpointSlice's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
