@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use highwire_api::{
-    Family,
+    Family, ResourceVersion,
     node::{Conflict, ProxyMode},
     runtime::heartbeat::Heartbeat,
 };
@@ -105,6 +105,8 @@ pub struct Programmer {
     proxy_mode: Option<Option<ProxyMode>>,
     sockets: Sockets,
     table: Table,
+    /// Every Service event up to this version is in the kernel.
+    observed: ResourceVersion,
     /// Transactions of ours that the kernel has not told of yet.
     own_changes_untold: u32,
     retry: Option<Retry>,
@@ -135,6 +137,7 @@ impl Programmer {
             proxy_mode: None,
             sockets: Sockets::default(),
             table: Table::Unknown,
+            observed: ResourceVersion::default(),
             own_changes_untold: 0,
             retry: None,
         }
@@ -244,6 +247,7 @@ impl Programmer {
         let readiness = match self.bring_to(path, wanted).await {
             Ok(()) => {
                 self.retry = None;
+                self.observed = self.services.observed();
                 self.tell_udp(&decision.udp);
                 readiness(enabled, proxy_mode, &decision)
             }
@@ -265,7 +269,7 @@ impl Programmer {
             readiness,
             decision,
             revision,
-            observed: self.services.observed(),
+            observed: self.observed,
             proxy_mode,
         });
     }

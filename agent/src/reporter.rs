@@ -116,7 +116,8 @@ impl Reporter {
                 _ = renewal.tick() => {
                     let latest = reports.borrow().clone();
                     if let Some(report) = latest {
-                        let result = self.renew_lease(self.confirmed(&report)).await;
+                        let observed = confirmed(self.written.as_ref(), &report);
+                        let result = self.renew_lease(&report.node_uid, observed).await;
                         self.note(Object::Lease, result);
                     }
                 }
@@ -128,16 +129,6 @@ impl Reporter {
                 }
                 changed = wait_changed(&mut reports, pause) => if !changed { return },
             }
-        }
-    }
-
-    /// The report whose version the Lease may carry: never one whose conflicts are
-    /// not written yet, or the controller would list this node for a Service that
-    /// it refuses.
-    fn confirmed<'a>(&'a self, latest: &'a Report) -> &'a Report {
-        match &self.written {
-            Some(written) if latest.differs_from(written) => written,
-            _ => latest,
         }
     }
 
@@ -183,13 +174,17 @@ impl Reporter {
         Ok(())
     }
 
-    async fn renew_lease(&self, report: &Report) -> Result<(), String> {
+    async fn renew_lease(
+        &self,
+        node_uid: &str,
+        observed: Option<ResourceVersion>,
+    ) -> Result<(), String> {
         let name = agent_lease(&self.node_name);
         // RFC 3339 with microseconds, which MicroTime asks for.
         let now = format!("{:.6}", Timestamp::now());
-        let patch = lease_patch(&self.node_name, &now, report.observed);
+        let patch = lease_patch(&self.node_name, &now, observed);
         let create = || Lease {
-            metadata: owned_by_node(&name, &self.node_name, &report.node_uid),
+            metadata: owned_by_node(&name, &self.node_name, node_uid),
             ..Lease::default()
         };
         patch_or_create(&self.leases, &name, &patch, None, create)
@@ -225,9 +220,24 @@ async fn wait_changed(reports: &mut watch::Receiver<Option<Report>>, pause: Dura
     reports.changed().await.is_ok()
 }
 
-fn lease_patch(node: &str, now: &str, observed: ResourceVersion) -> Value {
+/// The version that the Lease may carry: never one whose conflicts are not written
+/// yet, or the controller would list this node for a Service that it refuses. Before
+/// the first write there is none: what stands in the status is an earlier agent's.
+fn confirmed(written: Option<&Report>, latest: &Report) -> Option<ResourceVersion> {
+    let written = written?;
+    Some(if latest.differs_from(written) {
+        written.observed
+    } else {
+        latest.observed
+    })
+}
+
+/// Without `observed`, the Lease keeps the version that it carries.
+fn lease_patch(node: &str, now: &str, observed: Option<ResourceVersion>) -> Value {
+    let annotations =
+        observed.map(|version| json!({OBSERVED_VERSION_ANNOTATION: version.to_string()}));
     json!({
-        "metadata": {"annotations": {OBSERVED_VERSION_ANNOTATION: observed.to_string()}},
+        "metadata": annotations.map_or(json!({}), |all| json!({ "annotations": all })),
         "spec": {
             "holderIdentity": node,
             "leaseDurationSeconds": AGENT_LEASE_DURATION.as_secs(),
@@ -287,5 +297,47 @@ where
             "no answer from the API server within {} s",
             CALL_TIMEOUT.as_secs()
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{decide::Decision, report::Readiness};
+
+    fn report(revision: u64, observed: u64) -> Report {
+        Report {
+            node_uid: "u".into(),
+            readiness: Readiness::Programmed,
+            decision: Decision::default(),
+            revision,
+            observed: ResourceVersion(observed),
+            proxy_mode: None,
+        }
+    }
+
+    #[test]
+    fn the_lease_never_runs_ahead_of_the_written_status() {
+        assert_eq!(confirmed(None, &report(1, 5)), None);
+        let written = report(1, 5);
+        let confirmed = |latest: Report| confirmed(Some(&written), &latest);
+        assert_eq!(confirmed(report(1, 9)), Some(ResourceVersion(9)));
+        // A change that is not written yet.
+        assert_eq!(confirmed(report(2, 9)), Some(ResourceVersion(5)));
+    }
+
+    #[test]
+    fn a_renewal_without_a_version_leaves_the_annotation_alone() {
+        let patch = lease_patch("n1", "2026-01-02T03:04:05.000000Z", None);
+        assert_eq!(patch["metadata"], json!({}));
+        let patch = lease_patch(
+            "n1",
+            "2026-01-02T03:04:05.000000Z",
+            Some(ResourceVersion(7)),
+        );
+        assert_eq!(
+            patch["metadata"]["annotations"][OBSERVED_VERSION_ANNOTATION],
+            "7"
+        );
     }
 }
