@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use highwire_api::{ClassPolicy, ServiceKey, node::Conflict};
+use highwire_api::{ClassPolicy, Problem, ServiceKey, node::Conflict, ownership::Manager};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::{Api, Client, api::ListParams, runtime::watcher::Event};
 use tokio::{sync::mpsc, time::timeout};
@@ -76,6 +76,7 @@ pub async fn explain(
         },
     });
     print!("{}", table(node_name, &node, wanted, &decision));
+    print!("{}", left_alone(services.elsewhere()));
     Ok(())
 }
 
@@ -90,6 +91,16 @@ async fn host_addresses() -> Result<Vec<HostAddress>> {
             first.ok().flatten().context("the kernel did not tell the host's addresses in time")
         }
     }
+}
+
+/// The Services that other load balancers serve, a line each.
+#[must_use]
+pub fn left_alone(elsewhere: &BTreeMap<ServiceKey, Manager>) -> String {
+    let line = |(key, manager): (&ServiceKey, &Manager)| {
+        let manager = manager.clone();
+        format!("Service {key}: {}\n", Problem::ManagedElsewhere { manager })
+    };
+    elsewhere.iter().map(line).collect()
 }
 
 /// The table as text.

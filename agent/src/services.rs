@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use highwire_api::{
     ClassPolicy, Interpretation, ResourceVersion, ServiceKey, holdings::Holdings,
-    service::interpret,
+    ownership::Manager, service::interpret,
 };
 use k8s_openapi::api::core::v1::Service;
 use kube::runtime::watcher::Event;
@@ -24,7 +24,6 @@ pub struct ServiceIndex {
     /// What a running (re-)list has brought so far; replaces `known` at its end.
     listing: Option<Known>,
     synced: bool,
-    observed: ResourceVersion,
     revision: u64,
 }
 
@@ -32,20 +31,30 @@ pub struct ServiceIndex {
 #[derive(Debug, Default)]
 struct Known {
     wanted: BTreeMap<ServiceKey, Wanted>,
+    elsewhere: BTreeMap<ServiceKey, Manager>,
     occupied: Occupied,
+    /// Every Service event up to this version is in here.
+    observed: ResourceVersion,
 }
 
 /// One Service as read from its object.
 struct Reading {
     key: ServiceKey,
+    version: ResourceVersion,
     wanted: Option<Wanted>,
+    elsewhere: Option<Manager>,
     occupies: Option<ServicePorts>,
 }
 
 impl Known {
     /// Says whether what the Service asks for has changed.
     fn set(&mut self, reading: Reading) -> bool {
+        self.observed = self.observed.max(reading.version);
         self.occupied.set(reading.key.clone(), reading.occupies);
+        match reading.elsewhere {
+            Some(manager) => self.elsewhere.insert(reading.key.clone(), manager),
+            None => self.elsewhere.remove(&reading.key),
+        };
         match reading.wanted {
             Some(wanted) => {
                 let spec = wanted.spec.clone();
@@ -73,16 +82,23 @@ impl ServiceIndex {
         self.synced.then_some(&self.known.wanted)
     }
 
+    /// The Services that other load balancers serve, though they have no class.
+    #[must_use]
+    pub fn elsewhere(&self) -> &BTreeMap<ServiceKey, Manager> {
+        &self.known.elsewhere
+    }
+
     /// The ports that kube-proxy serves on every node for any Service.
     #[must_use]
     pub fn occupied(&self) -> &Occupied {
         &self.known.occupied
     }
 
-    /// Every Service event up to this version is in the index.
+    /// Every Service event up to this version is in the index. What a list has
+    /// brought counts at its end.
     #[must_use]
     pub fn observed(&self) -> ResourceVersion {
-        self.observed
+        self.known.observed
     }
 
     /// Grows whenever what some Service asks for has changed; a write to a
@@ -101,7 +117,8 @@ impl ServiceIndex {
                 self.listing.get_or_insert_default().set(reading);
             }
             Event::InitDone => {
-                let listed = self.listing.take().unwrap_or_default();
+                let mut listed = self.listing.take().unwrap_or_default();
+                listed.observed = listed.observed.max(self.known.observed);
                 if !self.synced || !same_specs(&listed.wanted, &self.known.wanted) {
                     self.revision += 1;
                 }
@@ -113,11 +130,11 @@ impl ServiceIndex {
                 self.revision += u64::from(self.known.set(reading));
             }
             Event::Delete(service) => {
-                self.observe(&service);
-                let key = ServiceKey::of(&service);
                 let gone = Reading {
-                    key,
+                    key: ServiceKey::of(&service),
+                    version: version_of(&service),
                     wanted: None,
+                    elsewhere: None,
                     occupies: None,
                 };
                 self.revision += u64::from(self.known.set(gone));
@@ -125,17 +142,16 @@ impl ServiceIndex {
         }
     }
 
-    fn observe(&mut self, service: &Service) {
-        let version = ResourceVersion::of(&service.metadata).unwrap_or_default();
-        self.observed = self.observed.max(version);
-    }
-
-    fn read(&mut self, service: &Service) -> Reading {
-        self.observe(service);
+    fn read(&self, service: &Service) -> Reading {
         let key = ServiceKey::of(service);
+        let mut elsewhere = None;
         let spec = match interpret(service, self.policy) {
             Interpretation::Serve(spec) => Some(spec),
             Interpretation::NotOurs | Interpretation::Pending => None,
+            Interpretation::ManagedElsewhere(manager) => {
+                elsewhere = Some(manager);
+                None
+            }
             Interpretation::Unsupported(problems) => {
                 for problem in problems {
                     warn!(service = %key, %problem, "Service is not served");
@@ -158,10 +174,16 @@ impl ServiceIndex {
         });
         Reading {
             key,
+            version: version_of(service),
             wanted,
+            elsewhere,
             occupies: ServicePorts::of(service),
         }
     }
+}
+
+fn version_of(service: &Service) -> ResourceVersion {
+    ResourceVersion::of(&service.metadata).unwrap_or_default()
 }
 
 fn same_specs(a: &BTreeMap<ServiceKey, Wanted>, b: &BTreeMap<ServiceKey, Wanted>) -> bool {
@@ -250,6 +272,40 @@ mod tests {
             "a running list takes nothing away"
         );
         index.absorb(Event::InitDone);
+        assert!(ports(&index).is_empty());
+        assert_eq!(index.revision(), revision + 1);
+    }
+
+    #[test]
+    fn a_list_counts_as_observed_at_its_end_only() {
+        let mut index = synced(vec![service(5, |_| {})]);
+        index.absorb(Event::Init);
+        let edited = |s: &mut Value| s["spec"]["ports"][0]["port"] = json!(81);
+        index.absorb(Event::InitApply(service(9, edited)));
+        assert_eq!(ports(&index), ["80/TCP"]);
+        assert_eq!(index.observed(), ResourceVersion(5));
+        index.absorb(Event::InitDone);
+        assert_eq!(ports(&index), ["81/TCP"]);
+        assert_eq!(index.observed(), ResourceVersion(9));
+        // A list without the newest Service does not make the version go back.
+        index.absorb(Event::Init);
+        index.absorb(Event::InitDone);
+        assert_eq!(index.observed(), ResourceVersion(9));
+    }
+
+    #[test]
+    fn a_service_that_another_load_balancer_serves_is_not_wanted() {
+        let foreign = |s: &mut Value| {
+            s["status"] = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.77"}]}});
+        };
+        let mut index = synced(vec![service(5, foreign)]);
+        assert!(ports(&index).is_empty());
+        assert_eq!(index.elsewhere().len(), 1);
+        index.absorb(Event::Apply(service(6, |_| {})));
+        assert_eq!(ports(&index), ["80/TCP"]);
+        assert!(index.elsewhere().is_empty());
+        let revision = index.revision();
+        index.absorb(Event::Apply(service(7, foreign)));
         assert!(ports(&index).is_empty());
         assert_eq!(index.revision(), revision + 1);
     }

@@ -11,6 +11,7 @@ pub mod clients;
 pub mod holdings;
 pub mod names;
 pub mod node;
+pub mod ownership;
 pub mod port;
 pub mod problem;
 pub mod runtime;

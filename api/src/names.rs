@@ -27,6 +27,15 @@ pub const NODE_SELECTOR_ANNOTATION: &str = "highwire.dev/node-selector";
 /// (`ExternalIP`, `InternalIP` or `Auto`).
 pub const ADDRESS_TYPE_ANNOTATION: &str = "highwire.dev/address-type";
 
+/// Service annotation: `"true"` makes a Service ours although another program wrote
+/// its ingress.
+pub const ADOPT_ANNOTATION: &str = "highwire.dev/adopt";
+
+/// The field manager under which the controller writes to Services. By it the API
+/// server's `managedFields` say that an ingress is our work, so changing it would
+/// orphan every ingress written before.
+pub const FIELD_MANAGER: &str = "highwire-controller";
+
 /// Kubernetes' own annotation for source ranges, older than
 /// `spec.loadBalancerSourceRanges`: networks joined by commas.
 pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";

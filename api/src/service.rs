@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clients::{self, Clients},
     names::{ADDRESS_TYPE_ANNOTATION, LOAD_BALANCER_CLASS, NODE_SELECTOR_ANNOTATION},
+    ownership::{IngressAuthor, Manager, is_adopted},
     port::{Family, PortKey, Protocol},
     problem::Problem,
     selector::NodeSelector,
@@ -238,6 +239,8 @@ impl ServiceSpec {
 pub enum Interpretation {
     /// Another type or another class: none of our business.
     NotOurs,
+    /// It has no class, and another program wrote its ingress: that one's business.
+    ManagedElsewhere(Manager),
     /// Ours but still waiting for the API server to give it a ClusterIP.
     Pending,
     /// Ours, and this is what it asks for.
@@ -258,7 +261,13 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
     if service.metadata.deletion_timestamp.is_some() {
         return Interpretation::NotOurs;
     }
-    let unsupported = unsupported(spec);
+    if let IngressAuthor::Other(manager) = IngressAuthor::of(service)
+        && spec.load_balancer_class.is_none()
+        && !is_adopted(service)
+    {
+        return Interpretation::ManagedElsewhere(manager);
+    }
+    let unsupported = unsupported(service, spec);
     if !unsupported.is_empty() {
         return Interpretation::Unsupported(unsupported);
     }
@@ -320,7 +329,15 @@ fn is_ours(spec: &ApiSpec, policy: ClassPolicy) -> bool {
         }
 }
 
-fn unsupported(spec: &ApiSpec) -> Vec<Problem> {
+/// The labels of Services that kube-proxy leaves alone, so that nobody would take what
+/// we send to their ClusterIPs (kubernetes `pkg/proxy/apis/well_known_labels.go` and
+/// `k8s.io/api/core/v1` `IsHeadlessService`).
+const NOT_FOR_KUBE_PROXY: [&str; 2] = [
+    "service.kubernetes.io/service-proxy-name",
+    "service.kubernetes.io/headless",
+];
+
+fn unsupported(service: &Service, spec: &ApiSpec) -> Vec<Problem> {
     let problem = |field: &str, value: &str, remedy: &str| Problem::Unsupported {
         field: field.to_owned(),
         value: value.to_owned(),
@@ -332,6 +349,15 @@ fn unsupported(spec: &ApiSpec) -> Vec<Problem> {
             "spec.clusterIP",
             "None",
             "a headless Service has no ClusterIP to forward to; remove the field",
+        ));
+    }
+    let labels = service.metadata.labels.iter().flatten();
+    for (label, value) in labels.filter(|(label, _)| NOT_FOR_KUBE_PROXY.contains(&label.as_str())) {
+        problems.push(problem(
+            &format!("metadata.labels[{label}]"),
+            value,
+            "kube-proxy leaves Services with this label alone, so no node could forward to it; \
+             remove the label",
         ));
     }
     let ports = spec.ports.as_deref().unwrap_or_default();

@@ -1,5 +1,5 @@
 use super::*;
-use crate::names::SOURCE_RANGES_ANNOTATION;
+use crate::names::{FIELD_MANAGER, SOURCE_RANGES_ANNOTATION};
 use serde_json::{Value, json};
 
 fn service(change: impl FnOnce(&mut Value)) -> Service {
@@ -173,9 +173,81 @@ fn a_status_write_changes_nothing_that_is_asked_for() {
     let after = read(|s| {
         s["metadata"]["resourceVersion"] = json!("7");
         s["metadata"]["labels"] = json!({"a": "b"});
+        s["metadata"]["managedFields"] = written_by(FIELD_MANAGER);
         s["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.11"}]}});
     });
     assert_eq!(before, after);
+}
+
+fn written_by(manager: &str) -> Value {
+    let fields = json!({"f:status": {"f:loadBalancer": {"f:ingress": {}}}});
+    json!([{"manager": manager, "operation": "Update", "subresource": "status",
+            "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": fields}])
+}
+
+#[test]
+fn a_service_whose_ingress_another_program_wrote_is_that_programs() {
+    let foreign = |s: &mut Value| {
+        s["metadata"]["managedFields"] = written_by("cloud");
+        s["status"] = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.77"}]}});
+    };
+    let Interpretation::ManagedElsewhere(manager) = read(foreign) else {
+        panic!("taken from its owner")
+    };
+    assert_eq!(manager.to_string(), "cloud");
+    for (change, ours) in [
+        (
+            json!({"spec": {"loadBalancerClass": "highwire.dev/node"}}),
+            true,
+        ),
+        (
+            json!({"metadata": {"annotations": {"highwire.dev/adopt": "true"}}}),
+            true,
+        ),
+        (
+            json!({"metadata": {"annotations": {"highwire.dev/adopt": "no"}}}),
+            false,
+        ),
+        (
+            json!({"metadata": {"managedFields": written_by(FIELD_MANAGER)}}),
+            true,
+        ),
+        (json!({"status": {"loadBalancer": {"ingress": []}}}), true),
+    ] {
+        let read = read(|s| {
+            foreign(s);
+            for (part, fields) in change.as_object().unwrap() {
+                for (field, value) in fields.as_object().unwrap() {
+                    s[part][field] = value.clone();
+                }
+            }
+        });
+        assert_eq!(
+            matches!(read, Interpretation::Serve(_)),
+            ours,
+            "{change}: {read:?}"
+        );
+    }
+    // Another class stays another's, whatever a person annotates.
+    let read = read(|s| {
+        s["spec"]["loadBalancerClass"] = json!("example.com/other");
+        s["metadata"]["annotations"] = json!({"highwire.dev/adopt": "true"});
+    });
+    assert_eq!(read, Interpretation::NotOurs);
+}
+
+#[test]
+fn services_that_kube_proxy_leaves_alone_are_refused_with_words() {
+    for label in [
+        "service.kubernetes.io/service-proxy-name",
+        "service.kubernetes.io/headless",
+    ] {
+        let read = read(|s| s["metadata"]["labels"] = json!({label: "x"}));
+        let Interpretation::Unsupported(problems) = read else {
+            panic!("{label}: {read:?}")
+        };
+        assert!(problems[0].to_string().contains(label), "{problems:?}");
+    }
 }
 
 #[test]

@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use highwire_api::names::EXCLUDE_LABEL;
+use highwire_api::names::{EXCLUDE_LABEL, FIELD_MANAGER};
 use serde_json::{Value, json};
 
 use crate::{
     condition::PORTS_ERROR,
     index::{Input, listing::Fed},
-    names::FIELD_MANAGER,
     notice_text::Severity,
     testing::{World, key, managed_by, service},
 };
@@ -307,6 +306,35 @@ fn a_service_that_stops_being_ours_is_not_left_with_a_true_condition() {
         );
         assert_eq!(world.reasons(), ["PortConflict"]);
     }
+}
+
+#[test]
+fn a_service_that_another_load_balancer_takes_is_not_left_with_a_true_condition() {
+    let mut world = refused();
+    world.writes.clear();
+    world.edit("young", |s| {
+        let ours = s["metadata"]["managedFields"][0].clone();
+        let theirs = json!({
+            "manager": "cloud", "operation": "Update", "subresource": "status",
+            "fieldsV1": {"f:status": {"f:loadBalancer": {"f:ingress": {}}}},
+        });
+        s["metadata"]["managedFields"] = json!([ours, theirs]);
+        s["metadata"]["managedFields"][0]["fieldsV1"]["f:status"]
+            .as_object_mut()
+            .unwrap()
+            .remove("f:loadBalancer");
+        s["status"]["loadBalancer"]["ingress"] = json!([{"ip": "198.51.100.77"}]);
+    });
+    world.pass(5 * SECOND);
+    let condition = world.condition("young").unwrap();
+    assert!(condition.starts_with("False"), "{condition}");
+    let ingress = &world.services()[&key("young")]["status"]["loadBalancer"]["ingress"];
+    assert_eq!(ingress, &json!([{"ip": "198.51.100.77"}]));
+    assert_eq!(world.writes.len(), 1);
+    assert_eq!(
+        world.writes[0].ingress, None,
+        "its addresses are not touched"
+    );
 }
 
 #[test]

@@ -27,8 +27,8 @@ pub(crate) enum Decision {
     Leave,
     /// It should say this.
     Publish {
-        /// The addresses and ports.
-        ingress: Ingress,
+        /// The addresses and ports; `None`: what stands there is not ours.
+        ingress: Option<Ingress>,
         /// Why there are none, if that is not intended.
         shortage: Option<Shortage>,
         /// Which nodes refuse it, and why.
@@ -38,8 +38,12 @@ pub(crate) enum Decision {
 
 impl Decision {
     fn clear() -> Self {
+        Self::without_conflicts(Some(Ingress::default()))
+    }
+
+    fn without_conflicts(ingress: Option<Ingress>) -> Self {
         Self::Publish {
-            ingress: Ingress::default(),
+            ingress,
             shortage: None,
             refusals: Refusals::default(),
         }
@@ -67,6 +71,10 @@ pub(crate) fn decide<'a>(
         Asks::Frozen(spec, _) => (spec, true),
         Asks::Unreadable(_) | Asks::Pending => return Decision::Leave,
         Asks::Refused(_) | Asks::Abandoned => return Decision::clear(),
+        Asks::Elsewhere {
+            explained: true, ..
+        } => return Decision::without_conflicts(None),
+        Asks::Elsewhere { .. } => return Decision::Leave,
     };
     let view = View {
         key,
@@ -80,7 +88,7 @@ pub(crate) fn decide<'a>(
     let refusals = view.refusals(nodes.clone());
     let shortage = ingress.is_empty().then(|| view.shortage(nodes));
     Decision::Publish {
-        ingress,
+        ingress: Some(ingress),
         shortage,
         refusals,
     }

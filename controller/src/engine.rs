@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{ResourceVersion, ServiceKey};
+use highwire_api::{Problem, ResourceVersion, ServiceKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     liveness::Now,
     notice_text::{Announcement, announce},
     notices::Notices,
+    overwrites::Overwrites,
     refusals::Refusals,
     schedule::Schedule,
 };
@@ -34,10 +35,8 @@ pub(crate) struct StatusWrite {
     pub(crate) uid: String,
     /// The version of the Service that was looked at.
     pub(crate) version: ResourceVersion,
-    /// What the status shall advertise.
-    pub(crate) ingress: Ingress,
-    /// Whether it advertises anything else now.
-    pub(crate) moves: bool,
+    /// What the status should advertise, if that is anything else than now.
+    pub(crate) ingress: Option<Ingress>,
     /// What our condition shall say, if that is anything else than now.
     pub(crate) condition: Option<Condition>,
 }
@@ -68,6 +67,7 @@ pub(crate) struct Engine {
 struct Leading {
     schedule: Schedule,
     notices: Notices,
+    overwrites: Overwrites,
     /// Since when nothing but the condition of these Services was to be written.
     unexplained: BTreeMap<ServiceKey, Instant>,
 }
@@ -90,6 +90,12 @@ impl Leading {
             self.schedule.settled(key);
             return None;
         };
+        let ingress = ingress.filter(|ingress| !service.listed.says(ingress));
+        if ingress.is_some() && self.overwrites.is_lost(key, service, now.instant) {
+            self.look_at_problems(key, service, now);
+            self.schedule.settled(key);
+            return None;
+        }
         let shortage = shortage.and_then(|shortage| shortage.to_tell());
         self.notices
             .shortage(key, &service.uid, shortage, now.instant);
@@ -102,7 +108,7 @@ impl Leading {
             };
             amended(stated, finding, service.generation, now.wall)
         };
-        let moves = !service.listed.says(&ingress);
+        let moves = ingress.is_some();
         if !moves && !self.is_to_be_explained(key, amend(&refusals).is_some(), now) {
             return None;
         }
@@ -120,7 +126,6 @@ impl Leading {
             uid: service.uid.clone(),
             version: service.version,
             ingress,
-            moves,
             condition,
         })
     }
@@ -137,6 +142,19 @@ impl Leading {
         let (uid, condition) = (&service.uid, service.condition.as_ref());
         self.notices
             .conflicts(key, uid, refusals, condition, now.instant)
+    }
+
+    /// Lets the notices know what is wrong with the Service.
+    fn look_at_problems(&mut self, key: &ServiceKey, service: &ServiceRecord, now: Now) {
+        let overwritten = self.overwrites.problem(key).cloned();
+        let problems: Vec<Problem> = service
+            .problems()
+            .iter()
+            .cloned()
+            .chain(overwritten)
+            .collect();
+        self.notices
+            .problems(key, &service.uid, &problems, now.instant);
     }
 
     /// Whether the condition alone is worth a write now: it has been wrong for a while,
@@ -193,14 +211,13 @@ impl Engine {
         for key in touched {
             match self.index.service(&key) {
                 Some(service) => {
-                    leading
-                        .notices
-                        .problems(&key, &service.uid, service.problems(), now.instant);
+                    leading.look_at_problems(&key, service, now);
                     leading.schedule.touch(&key, now.instant);
                 }
                 None => {
                     leading.schedule.forget(&key);
                     leading.notices.forget(&key);
+                    leading.overwrites.forget(&key);
                     leading.unexplained.remove(&key);
                 }
             }
@@ -235,7 +252,7 @@ impl Engine {
         let mut took = None;
         let mut written = None;
         if let WriteResult::Written(view) = result {
-            written = Some(view.uid.clone());
+            written = Some((view.uid.clone(), view.listed.clone()));
             self.index.written(key, *view, now);
             let since = self.index.take_waiting(key);
             took = since.map(|since| now.instant.saturating_duration_since(since));
@@ -245,10 +262,13 @@ impl Engine {
                 _ => leading.schedule.done(key, now.instant),
             }
         }
-        if let (Some(uid), Some(leading)) = (written, &mut self.leading) {
+        if let (Some((uid, listed)), Some(leading)) = (written, &mut self.leading) {
             leading.schedule.done(key, now.instant);
-            if write.moves {
+            if write.ingress.is_some() {
                 leading.notices.updated(key, &uid, now.instant);
+                if let Some(service) = self.index.service(key) {
+                    leading.overwrites.wrote(key, service, listed);
+                }
             }
             // What the condition says now may be told now.
             let decided = self.index.decide(key).zip(self.index.service(key));

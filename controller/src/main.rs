@@ -18,6 +18,7 @@ mod metrics;
 mod names;
 mod notice_text;
 mod notices;
+mod overwrites;
 mod refusals;
 mod schedule;
 mod watches;

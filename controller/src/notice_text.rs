@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use highwire_api::ServiceKey;
+use highwire_api::{Problem, ServiceKey};
 
 use crate::{conflict_news::ConflictNews, desired::Decision, index::Index, notices::Notice};
 
@@ -69,7 +69,14 @@ pub(crate) fn announce(index: &Index, key: &ServiceKey, notice: Notice) -> Optio
             let note = format!("No node refuses {port} any more");
             (Severity::Normal, "PortConflictResolved", note)
         }
-        Notice::Problem(ref problem) => (Severity::Warning, problem.reason(), problem.to_string()),
+        Notice::Problem(ref problem) => {
+            // That another load balancer does its work is no trouble.
+            let severity = match problem {
+                Problem::ManagedElsewhere { .. } => Severity::Normal,
+                _ => Severity::Warning,
+            };
+            (severity, problem.reason(), problem.to_string())
+        }
     };
     let mut hasher = DefaultHasher::new();
     (&service.uid, reason).hash(&mut hasher);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{ClassPolicy, ResourceVersion, ServiceKey};
+use highwire_api::{ClassPolicy, ResourceVersion, ServiceKey, names::FIELD_MANAGER};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use serde_json::{Value, json};
 
@@ -24,7 +24,6 @@ use crate::{
         service::ServiceView,
     },
     liveness::Now,
-    names::FIELD_MANAGER,
     notice_text::Announcement,
 };
 
@@ -359,8 +358,12 @@ impl World {
         }
         self.version += 1;
         service["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        service["metadata"]["managedFields"] = managed_by(FIELD_MANAGER);
-        service["status"]["loadBalancer"]["ingress"] = json!(write.ingress.to_api());
+        if write.ingress.is_some() || service["metadata"]["managedFields"].is_null() {
+            service["metadata"]["managedFields"] = managed_by(FIELD_MANAGER);
+        }
+        if let Some(ingress) = &write.ingress {
+            service["status"]["loadBalancer"]["ingress"] = json!(ingress.to_api());
+        }
         if let Some(condition) = &write.condition {
             merge_by_type(&mut service["status"]["conditions"], json!(condition));
         }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use highwire_api::{ClassPolicy, runtime::errors::explain};
+use highwire_api::{ClassPolicy, names::FIELD_MANAGER, runtime::errors::explain};
 use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api, Client,
@@ -20,7 +20,6 @@ use crate::{
     engine::{StatusWrite, WriteResult},
     index::service::ServiceView,
     metrics::Metrics,
-    names::FIELD_MANAGER,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -96,26 +95,29 @@ impl Writer {
 
 /// What was written, in words.
 fn summary(write: &StatusWrite) -> String {
-    match &write.condition {
-        None => write.ingress.to_string(),
-        Some(condition) => format!(
-            "{}; {} {}: {}",
-            write.ingress, PORTS_ERROR, condition.status, condition.message
-        ),
-    }
+    let addresses = write.ingress.as_ref().map(ToString::to_string);
+    let condition = write
+        .condition
+        .as_ref()
+        .map(|condition| format!("{PORTS_ERROR} {}: {}", condition.status, condition.message));
+    let parts: Vec<String> = addresses.into_iter().chain(condition).collect();
+    parts.join("; ")
 }
 
 /// A strategic merge patch: it replaces the ingress as a whole, and of the conditions,
 /// a list by type, only ours, so that those of others and whatever else is in the
 /// status stay. With UID and version, so that it only hits what was looked at.
 fn patch(write: &StatusWrite) -> Value {
-    let entries = write.ingress.to_api();
-    let entries = if entries.is_empty() {
-        Value::Null
-    } else {
-        json!(entries)
-    };
-    let mut status = json!({ "loadBalancer": { "ingress": entries } });
+    let mut status = json!({});
+    if let Some(ingress) = &write.ingress {
+        let entries = ingress.to_api();
+        let entries = if entries.is_empty() {
+            Value::Null
+        } else {
+            json!(entries)
+        };
+        status["loadBalancer"] = json!({ "ingress": entries });
+    }
     if let Some(condition) = &write.condition {
         status["conditions"] = json!([condition]);
     }
@@ -139,8 +141,7 @@ mod tests {
             key: key("web"),
             uid: "u1".into(),
             version: ResourceVersion(7),
-            ingress: Ingress::default(),
-            moves: true,
+            ingress: Some(Ingress::default()),
             condition: None,
         };
         let looked_at = json!({"uid": "u1", "resourceVersion": "7"});
@@ -155,5 +156,7 @@ mod tests {
         .unwrap();
         write.condition = Some(condition.clone());
         assert_eq!(patch(&write)["status"]["conditions"], json!([condition]));
+        write.ingress = None;
+        assert_eq!(patch(&write)["status"], json!({"conditions": [condition]}));
     }
 }

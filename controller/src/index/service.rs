@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use highwire_api::{
     ClassPolicy, Interpretation, Problem, ResourceVersion, ServiceSpec,
+    ownership::{IngressAuthor, is_adopted, is_condition_ours},
     service::{TrafficPolicy, interpret},
 };
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
@@ -11,7 +12,6 @@ use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Con
 use crate::{
     condition::{self, PORTS_ERROR},
     ingress::Listed,
-    names::FIELD_MANAGER,
 };
 
 /// A Service object, read and pruned.
@@ -25,8 +25,10 @@ pub(crate) struct ServiceView {
     pub(crate) asks: Interpretation,
     /// What its status advertises.
     pub(crate) listed: Listed,
-    /// Whether the ingress in its status is our work, by the API server's books.
-    pub(crate) written_by_us: bool,
+    /// Who wrote that, by the API server's books.
+    pub(crate) author: IngressAuthor,
+    /// Whether a person has handed it over to us.
+    pub(crate) adopted: bool,
     /// Its condition `LoadBalancerPortsError`.
     pub(crate) condition: Option<Condition>,
     /// Whether that is our work.
@@ -43,12 +45,10 @@ impl ServiceView {
             version: ResourceVersion::of(&service.metadata).unwrap_or_default(),
             asks: interpret(service, policy),
             listed: Listed::of(service),
-            written_by_us: is_ours(service, "/f:status/f:loadBalancer/f:ingress"),
+            author: IngressAuthor::of(service),
+            adopted: is_adopted(service),
             condition: condition::stated(service),
-            explained_by_us: is_ours(
-                service,
-                &format!("/f:status/f:conditions/k:{{\"type\":\"{PORTS_ERROR}\"}}"),
-            ),
+            explained_by_us: is_condition_ours(service, PORTS_ERROR),
             generation: service.metadata.generation,
         }
     }
@@ -58,25 +58,17 @@ impl ServiceView {
     /// Whether it still says what we once said of it. An ingress that is another
     /// controller's means that the Service is its business now.
     fn is_left_behind(&self) -> bool {
-        if self.listed.is_empty() {
-            self.explained_by_us && condition::is_true(self.condition.as_ref())
-        } else {
-            self.written_by_us
+        match self.author {
+            IngressAuthor::Nobody => self.is_explained(),
+            IngressAuthor::Highwire => true,
+            IngressAuthor::Other(_) => false,
         }
     }
-}
 
-/// `metadata.managedFields` says who wrote a field last. It survives restarts and
-/// changes of leader, and it moves to whoever writes another value.
-fn is_ours(service: &Service, field: &str) -> bool {
-    let managers = service.metadata.managed_fields.iter().flatten();
-    managers
-        .filter(|entry| {
-            entry.manager.as_deref() == Some(FIELD_MANAGER)
-                && entry.subresource.as_deref() == Some("status")
-        })
-        .filter_map(|entry| entry.fields_v1.as_ref())
-        .any(|fields| fields.0.pointer(field).is_some())
+    /// Whether a True condition of ours stands there.
+    fn is_explained(&self) -> bool {
+        self.explained_by_us && condition::is_true(self.condition.as_ref())
+    }
 }
 
 /// What a Service asks of us, with what is known from before.
@@ -96,6 +88,13 @@ pub(crate) enum Asks {
     Pending,
     /// Not ours any more, but its ingress or its condition is our work.
     Abandoned,
+    /// Another program wrote its addresses, so nothing is written there.
+    Elsewhere {
+        /// That, in words; one problem.
+        problem: [Problem; 1],
+        /// Whether a condition of ours still stands there, from the time before.
+        explained: bool,
+    },
 }
 
 /// A Service and its history as far as it matters.
@@ -109,6 +108,10 @@ pub(crate) struct ServiceRecord {
     pub(crate) asks: Asks,
     /// What its status advertises.
     pub(crate) listed: Listed,
+    /// See [`ServiceView::author`].
+    pub(crate) author: IngressAuthor,
+    /// See [`ServiceView::adopted`].
+    pub(crate) adopted: bool,
     /// Its condition `LoadBalancerPortsError`.
     pub(crate) condition: Option<Condition>,
     /// See [`ServiceView::generation`].
@@ -130,6 +133,7 @@ impl ServiceRecord {
     ) -> Option<Self> {
         let old = old.filter(|old| old.uid == view.uid);
         let before = old.map(|old| &old.asks);
+        let (explained, left_behind) = (view.is_explained(), view.is_left_behind());
         let asks = match view.asks {
             Interpretation::Serve(spec) => Asks::Serve(spec),
             Interpretation::Invalid(problems) => match before {
@@ -140,7 +144,11 @@ impl ServiceRecord {
             },
             Interpretation::Unsupported(problems) => Asks::Refused(problems),
             Interpretation::Pending => Asks::Pending,
-            Interpretation::NotOurs if view.is_left_behind() => Asks::Abandoned,
+            Interpretation::ManagedElsewhere(manager) => Asks::Elsewhere {
+                problem: [Problem::ManagedElsewhere { manager }],
+                explained,
+            },
+            Interpretation::NotOurs if left_behind => Asks::Abandoned,
             Interpretation::NotOurs => return None,
         };
         let unchanged = old.filter(|old| needs_same_rules(&old.asks, &asks));
@@ -151,6 +159,8 @@ impl ServiceRecord {
             version: view.version,
             asks,
             listed: view.listed,
+            author: view.author,
+            adopted: view.adopted,
             condition: view.condition,
             generation: view.generation,
         })
@@ -162,7 +172,11 @@ impl ServiceRecord {
             Asks::Serve(spec) | Asks::Frozen(spec, _) => {
                 spec.external_policy == TrafficPolicy::Local
             }
-            Asks::Unreadable(_) | Asks::Refused(_) | Asks::Pending | Asks::Abandoned => false,
+            Asks::Unreadable(_)
+            | Asks::Refused(_)
+            | Asks::Pending
+            | Asks::Abandoned
+            | Asks::Elsewhere { .. } => false,
         }
     }
 
@@ -172,6 +186,7 @@ impl ServiceRecord {
             Asks::Frozen(_, problems) | Asks::Unreadable(problems) | Asks::Refused(problems) => {
                 problems
             }
+            Asks::Elsewhere { problem, .. } => problem,
             Asks::Serve(_) | Asks::Pending | Asks::Abandoned => &[],
         }
     }
@@ -193,17 +208,19 @@ impl ServiceRecord {
             Asks::Refused(_) => "unsupported",
             Asks::Pending => "pending",
             Asks::Abandoned => "abandoned",
+            Asks::Elsewhere { .. } => "managed_elsewhere",
         }
     }
 
     /// The states [`Self::state`] can give.
-    pub(crate) const STATES: [&str; 6] = [
+    pub(crate) const STATES: [&str; 7] = [
         "served",
         "unserved",
         "invalid",
         "unsupported",
         "pending",
         "abandoned",
+        "managed_elsewhere",
     ];
 }
 

@@ -1,13 +1,13 @@
 use std::{net::IpAddr, time::Instant};
 
-use highwire_api::names::{EXCLUDE_LABEL, NODE_SELECTOR_ANNOTATION};
+use highwire_api::names::{EXCLUDE_LABEL, FIELD_MANAGER, NODE_SELECTOR_ANNOTATION};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
     absence::Shortage,
-    testing::{agent_report, facts, key, lease, node, report, service, slice, view},
+    testing::{agent_report, facts, key, lease, managed_by, node, report, service, slice, view},
 };
 
 fn now() -> Now {
@@ -49,7 +49,10 @@ impl Case {
 /// The addresses, or why there are none.
 fn outcome(decision: Decision) -> Result<Vec<IpAddr>, String> {
     match decision {
-        Decision::Publish { ingress, .. } if !ingress.is_empty() => Ok(ingress
+        Decision::Publish {
+            ingress: Some(ingress),
+            ..
+        } if !ingress.is_empty() => Ok(ingress
             .to_api()
             .iter()
             .map(|entry| entry.ip.as_ref().unwrap().parse().unwrap())
@@ -189,6 +192,7 @@ fn an_unproven_lease_keeps_a_listed_node_and_adds_none() {
         let mut web = service("web");
         web["metadata"]["resourceVersion"] = json!("10");
         if listed {
+            web["metadata"]["managedFields"] = managed_by(FIELD_MANAGER);
             web["status"]["loadBalancer"]["ingress"] = json!([{"ip": "192.0.2.1", "ipMode": "Proxy", "ports": [{"port": 80, "protocol": "TCP"}]}]);
         }
         let mut old = lease(now, None);
@@ -251,6 +255,7 @@ fn any_events() -> impl Strategy<Value = Vec<Input>> {
                 json!({"ip": format!("192.0.2.{n}"), "ipMode": "Proxy",
                                        "ports": [{"port": 80, "protocol": "TCP"}]})
             };
+            object["metadata"]["managedFields"] = managed_by(FIELD_MANAGER);
             object["status"]["loadBalancer"]["ingress"] = (0..listed).map(entry).collect();
             Input::Service(Fed::Put(key(&format!("s{name}")), view(&object)))
         },
@@ -331,7 +336,7 @@ proptest! {
         events.iter().for_each(|event| index.apply(event.clone(), now));
         let keys: Vec<ServiceKey> = index.services.keys().cloned().collect();
         for key in keys {
-            let Some(Decision::Publish { ingress, .. }) = index.decide(&key) else { continue };
+            let Some(Decision::Publish { ingress: Some(ingress), .. }) = index.decide(&key) else { continue };
             let record = index.services.get_mut(&key).unwrap();
             record.listed = crate::ingress::Listed { ingress: ingress.clone(), exact: true };
             prop_assert_eq!(publishes(&index, &key), Some(ingress));
@@ -363,7 +368,7 @@ proptest! {
 
 fn publishes(index: &Index, key: &ServiceKey) -> Option<crate::ingress::Ingress> {
     match index.decide(key) {
-        Some(Decision::Publish { ingress, .. }) => Some(ingress),
+        Some(Decision::Publish { ingress, .. }) => ingress,
         _ => None,
     }
 }
