@@ -2,14 +2,13 @@
 
 use std::{io, path::PathBuf, process::Stdio, time::Duration};
 
-use nftables::schema::Nftables;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use crate::ruleset::{
     DataPath, Elements, TABLE, Transaction,
-    json::{read_elements, render},
+    json::{change, read_elements},
 };
 
 /// How long one run of nft may take. Replacing 10,000 elements beside a large
@@ -108,13 +107,8 @@ impl Kernel {
                 found: printed.trim().to_owned(),
             })?;
         for path in DataPath::ALL {
-            let document = encode(&render(&Transaction::Replace(path, Elements::default())))?;
-            self.run(
-                "--check",
-                &["--json", "--check", "--file", "-"],
-                Some(document),
-            )
-            .await?;
+            self.check(&Transaction::Replace(path, Elements::default()))
+                .await?;
         }
         Ok(format!("{}.{}.{}", version.0, version.1, version.2))
     }
@@ -124,10 +118,18 @@ impl Kernel {
     /// # Errors
     /// If nft or the kernel refuses; then nothing has changed.
     pub async fn apply(&self, transaction: &Transaction) -> Result<(), NftError> {
-        let document = encode(&render(transaction))?;
-        self.run("apply", &["--json", "--file", "-"], Some(document))
-            .await
-            .map(drop)
+        let Script { arguments, text } = script(transaction)?;
+        self.run("apply", arguments, Some(text)).await.map(drop)
+    }
+
+    /// Finds out whether [`Self::apply`] would succeed, without changing anything.
+    ///
+    /// # Errors
+    /// Those it would have.
+    pub async fn check(&self, transaction: &Transaction) -> Result<(), NftError> {
+        let Script { arguments, text } = script(transaction)?;
+        let arguments = [&["--check"], arguments].concat();
+        self.run("--check", &arguments, Some(text)).await.map(drop)
     }
 
     /// The elements of our table as the kernel has them; `None` if there is no
@@ -241,10 +243,27 @@ impl Kernel {
     }
 }
 
-fn encode(document: &Nftables<'_>) -> Result<Vec<u8>, NftError> {
-    serde_json::to_vec(document).map_err(|error| NftError::Unreadable {
+/// What nft is given to read.
+struct Script {
+    arguments: &'static [&'static str],
+    text: Vec<u8>,
+}
+
+/// Structure goes as text: nft's JSON has no `typeof` before 1.1. Elements go as JSON.
+fn script(transaction: &Transaction) -> Result<Script, NftError> {
+    let Transaction::Change { delete, add } = transaction else {
+        return Ok(Script {
+            arguments: &["--file", "-"],
+            text: transaction.to_string().into_bytes(),
+        });
+    };
+    let text = serde_json::to_vec(&change(delete, add)).map_err(|error| NftError::Unreadable {
         step: "encode",
         message: error.to_string(),
+    })?;
+    Ok(Script {
+        arguments: &["--json", "--file", "-"],
+        text,
     })
 }
 

@@ -9,6 +9,8 @@ mod plans;
 
 #[path = "kernel/dnat.rs"]
 mod dnat;
+#[path = "kernel/nft_versions.rs"]
+mod nft_versions;
 
 use std::{net::IpAddr, process::Command, thread, time::Duration};
 
@@ -86,16 +88,16 @@ fn the_probe_accepts_this_kernel_and_changes_nothing() {
 fn what_the_kernel_gets_is_what_the_golden_text_says() {
     for (name, path, plan) in plans::golden() {
         let text = plans::golden_file(name).display().to_string();
-        let from_text = in_new_namespace(async move || {
+        let from_file = in_new_namespace(async move || {
             command(&format!("nft --check --file {text}"));
             command(&format!("nft --file {text}"));
             command("nft list table inet highwire")
         });
-        let from_json = in_new_namespace(async move || {
+        let applied = in_new_namespace(async move || {
             kernel().apply(&replace(path, &plan)).await.unwrap();
             command("nft list table inet highwire")
         });
-        assert_eq!(from_json, from_text, "{name}");
+        assert_eq!(applied, from_file, "{name}");
     }
 }
 

@@ -1,26 +1,12 @@
 //! The chains and rules, which depend on the [`DataPath`] alone. Those of
-//! [`DataPath::FirstPacket`] and those that both have are here.
-//!
-//! Each rule is written twice, as the nft sentence a person reads and as the
-//! expression the kernel gets; the kernel tests prove that the two are one.
+//! [`DataPath::FirstPacket`] and those that both have are here. A rule is the
+//! sentence that nft reads.
+
+use std::fmt;
 
 use highwire_api::Family;
-use nftables::{
-    expr::Expression,
-    stmt::Statement,
-    types::{NfChainType, NfHook},
-};
 
-use super::{
-    DataPath, dnat,
-    elements::Container,
-    expression::{
-        accept, back, count, ct_state, daddr, dport, drop, goto, has_listener, has_no_udp_checksum,
-        has_ports, is_dnatted, is_family, is_in, is_not_dnatted, is_not_in, jump, l4proto_dport,
-        l4proto_dport_saddr, l4proto_original_dport, map, masquerade, original_daddr,
-        original_dport, set,
-    },
-};
+use super::{DataPath, dnat, elements::Container};
 
 /// Before kube-proxy's nat (-100), after conntrack (-200) and mangle (-150).
 const BEFORE_NAT: i32 = -105;
@@ -48,6 +34,11 @@ pub const COUNTERS: [&str; 4] = [
     DENIED_COUNTER,
 ];
 
+/// A socket on this host waits for the packet, whatever its address.
+pub(super) const HAS_LISTENER: &str = "socket wildcard { 0, 1 }";
+/// The protocols that Services have ports of.
+const HAS_PORTS: &str = "meta l4proto { tcp, udp, sctp }";
+
 /// A chain of the table.
 #[derive(Debug)]
 pub struct Chain {
@@ -55,28 +46,62 @@ pub struct Chain {
     pub name: &'static str,
     /// Where the kernel enters it; `None` for one that is jumped to.
     pub base: Option<Base>,
-    /// Its rules, in order.
-    pub rules: Vec<Rule>,
+    /// Its rules in nft's language, in order.
+    pub rules: Vec<String>,
 }
 
 /// Where a base chain hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Base {
     /// The chain type.
-    pub kind: NfChainType,
+    pub kind: ChainType,
     /// The netfilter hook.
-    pub hook: NfHook,
+    pub hook: Hook,
     /// The priority at the hook.
     pub priority: i32,
 }
 
-/// A rule of a chain.
-#[derive(Debug)]
-pub struct Rule {
-    /// The rule in nft's language.
-    pub sentence: String,
-    /// The same for the kernel.
-    pub statements: Vec<Statement<'static>>,
+/// As nft declares it, its policy included.
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            ChainType::Filter => "filter",
+            ChainType::Route => "route",
+            ChainType::Nat => "nat",
+        };
+        let hook = match self.hook {
+            Hook::Prerouting => "prerouting",
+            Hook::Output => "output",
+            Hook::Postrouting => "postrouting",
+        };
+        let priority = self.priority;
+        write!(
+            f,
+            "type {kind} hook {hook} priority {priority}; policy accept;"
+        )
+    }
+}
+
+/// What a base chain may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainType {
+    /// Anything but what the others are for.
+    Filter,
+    /// At output: packets whose header it changes are routed again.
+    Route,
+    /// Decides the mapping of a new connection.
+    Nat,
+}
+
+/// Where in the kernel packets enter a base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// As they come in, from outside or a Pod.
+    Prerouting,
+    /// As the node itself sends them.
+    Output,
+    /// As they leave.
+    Postrouting,
 }
 
 /// `ip` or `ip6`.
@@ -84,13 +109,6 @@ pub(super) fn ip(family: Family) -> &'static str {
     match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",
-    }
-}
-
-pub(super) fn rule(sentence: impl Into<String>, statements: Vec<Statement<'static>>) -> Rule {
-    Rule {
-        sentence: sentence.into(),
-        statements,
     }
 }
 
@@ -114,36 +132,36 @@ fn first_packet() -> Vec<Chain> {
         restore(),
         base(
             "prerouting",
-            NfChainType::Filter,
-            NfHook::Prerouting,
+            ChainType::Filter,
+            Hook::Prerouting,
             BEFORE_NAT,
             prerouting(),
         ),
         base(
             "output",
-            NfChainType::Route,
-            NfHook::Output,
+            ChainType::Route,
+            Hook::Output,
             BEFORE_NAT,
             output("rewrite"),
         ),
         base(
             "giveback",
-            NfChainType::Filter,
-            NfHook::Prerouting,
+            ChainType::Filter,
+            Hook::Prerouting,
             AFTER_NAT,
             vec![giveback()],
         ),
         base(
             "giveback_output",
-            NfChainType::Route,
-            NfHook::Output,
+            ChainType::Route,
+            Hook::Output,
             AFTER_NAT,
             vec![giveback()],
         ),
         base(
             "postrouting",
-            NfChainType::NAT,
-            NfHook::Postrouting,
+            ChainType::Nat,
+            Hook::Postrouting,
             AFTER_MASQUERADE,
             // Connections that went the NodePort way are masqueraded by kube-proxy, as
             // the traffic policy says.
@@ -156,10 +174,10 @@ fn first_packet() -> Vec<Chain> {
 
 pub(super) fn base(
     name: &'static str,
-    kind: NfChainType,
-    hook: NfHook,
+    kind: ChainType,
+    hook: Hook,
     priority: i32,
-    rules: Vec<Rule>,
+    rules: Vec<String>,
 ) -> Chain {
     Chain {
         name,
@@ -173,29 +191,18 @@ pub(super) fn base(
 }
 
 /// Packets for a served address and port go to that chain.
-pub(super) fn to_served(family: Family, chain: &'static str) -> Rule {
-    let (node, ports) = (Container::Node(family), Container::Ports(family));
-    rule(
-        format!(
-            "{} daddr @{} meta l4proto . th dport @{} jump {chain}",
-            ip(family),
-            node.name(),
-            ports.name()
-        ),
-        vec![
-            is_in(daddr(family), node),
-            is_in(l4proto_dport(), ports),
-            jump(chain),
-        ],
+pub(super) fn to_served(family: Family, chain: &'static str) -> String {
+    format!(
+        "{} daddr @{} meta l4proto . th dport @{} jump {chain}",
+        ip(family),
+        Container::Node(family).name(),
+        Container::Ports(family).name()
     )
 }
 
 /// Packets from outside and from Pods.
-pub(super) fn prerouting() -> Vec<Rule> {
-    let mut rules = vec![rule(
-        "ct state established,related accept",
-        vec![ct_state(&["established", "related"]), accept()],
-    )];
+pub(super) fn prerouting() -> Vec<String> {
+    let mut rules = vec!["ct state established,related accept".to_owned()];
     rules.extend(Family::ALL.map(|family| to_served(family, "inbound")));
     rules
 }
@@ -204,19 +211,10 @@ pub(super) fn prerouting() -> Vec<Rule> {
 pub(super) fn inbound(next: &'static str) -> Chain {
     let rules = vec![
         // Whoever may bind a host port is trusted more than whoever may create a Service.
-        rule(
-            "socket wildcard { 0, 1 } counter name listener accept",
-            vec![has_listener(), count(LISTENER_COUNTER), accept()],
-        ),
+        format!("{HAS_LISTENER} counter name {LISTENER_COUNTER} accept"),
         // Else the node's own stack would reset the client's connection.
-        rule(
-            "ct state invalid drop",
-            vec![ct_state(&["invalid"]), drop()],
-        ),
-        rule(
-            format!("ct state new jump {next}"),
-            vec![ct_state(&["new"]), jump(next)],
-        ),
+        "ct state invalid drop".to_owned(),
+        format!("ct state new jump {next}"),
     ];
     Chain {
         name: "inbound",
@@ -227,16 +225,10 @@ pub(super) fn inbound(next: &'static str) -> Chain {
 
 /// Packets of clients on the node itself. No listener rule here: the socket
 /// would be the client's own.
-pub(super) fn output(next: &'static str) -> Vec<Rule> {
-    let opening = |family| {
-        let Rule {
-            sentence,
-            mut statements,
-        } = to_served(family, next);
-        statements.insert(0, ct_state(&["new"]));
-        rule(format!("ct state new {sentence}"), statements)
-    };
-    Family::ALL.map(opening).into()
+pub(super) fn output(next: &'static str) -> Vec<String> {
+    Family::ALL
+        .map(|family| format!("ct state new {}", to_served(family, next)))
+        .into()
 }
 
 /// The first packet gets the ClusterIP into its header; kube-proxy's nat rules
@@ -244,35 +236,16 @@ pub(super) fn output(next: &'static str) -> Vec<Rule> {
 /// that misses ends the rule without effect.
 fn rewrite() -> Chain {
     let to_cluster_ip = |family| {
-        let clusterip = Container::ClusterIp(family);
-        rule(
-            format!(
-                "{} daddr set meta l4proto . th dport map @{} accept",
-                ip(family),
-                clusterip.name()
-            ),
-            vec![
-                set(daddr(family), map(l4proto_dport(), clusterip)),
-                accept(),
-            ],
-        )
+        let (ip, map) = (ip(family), Container::ClusterIp(family).name());
+        format!("{ip} daddr set meta l4proto . th dport map @{map} accept")
     };
     let to_node_port = |family| {
-        let (address, ip) = (Container::NodeAddress(family), ip(family));
+        let (ip, map) = (ip(family), Container::NodeAddress(family).name());
         let chain = node_port(family).name;
-        rule(
-            format!(
-                "{ip} daddr set meta l4proto . th dport map @{} goto {chain}",
-                address.name()
-            ),
-            vec![
-                set(daddr(family), map(l4proto_dport(), address)),
-                goto(chain),
-            ],
-        )
+        format!("{ip} daddr set meta l4proto . th dport map @{map} goto {chain}")
     };
-    let mut rules: Vec<Rule> = Family::ALL.map(guarded).into();
-    rules.push(rule("counter name rewrite", vec![count(REWRITE_COUNTER)]));
+    let mut rules: Vec<String> = Family::ALL.map(guarded).into();
+    rules.push(format!("counter name {REWRITE_COUNTER}"));
     rules.extend(Family::ALL.map(to_cluster_ip));
     rules.extend(Family::ALL.map(to_node_port));
     Chain {
@@ -283,44 +256,24 @@ fn rewrite() -> Chain {
 }
 
 /// Connections to a port that not every client may use.
-pub(super) fn guarded(family: Family) -> Rule {
-    let guarded = Container::Guarded(family);
+pub(super) fn guarded(family: Family) -> String {
+    let guarded = Container::Guarded(family).name();
     let nfproto = match family {
         Family::V4 => "ipv4",
         Family::V6 => "ipv6",
     };
-    rule(
-        format!(
-            "meta nfproto {nfproto} meta l4proto . th dport @{} jump guard",
-            guarded.name()
-        ),
-        vec![
-            is_family(family),
-            is_in(l4proto_dport(), guarded),
-            jump("guard"),
-        ],
-    )
+    format!("meta nfproto {nfproto} meta l4proto . th dport @{guarded} jump guard")
 }
 
 /// `loadBalancerSourceRanges`, before anything is rewritten. kube-proxy cannot do
 /// it: it sees a ClusterIP or a NodePort, for which they do not count.
 pub(super) fn guard() -> Chain {
     let allowed = |family| {
-        let allowed = Container::Allowed(family);
-        rule(
-            format!(
-                "meta l4proto . th dport . {} saddr @{} return",
-                ip(family),
-                allowed.name()
-            ),
-            vec![is_in(l4proto_dport_saddr(family), allowed), back()],
-        )
+        let (ip, allowed) = (ip(family), Container::Allowed(family).name());
+        format!("meta l4proto . th dport . {ip} saddr @{allowed} return")
     };
-    let mut rules: Vec<Rule> = Family::ALL.map(allowed).into();
-    rules.push(rule(
-        "counter name denied drop",
-        vec![count(DENIED_COUNTER), drop()],
-    ));
+    let mut rules: Vec<String> = Family::ALL.map(allowed).into();
+    rules.push(format!("counter name {DENIED_COUNTER} drop"));
     Chain {
         name: "guard",
         base: None,
@@ -330,67 +283,34 @@ pub(super) fn guard() -> Chain {
 
 /// New connections that nobody has claimed: without this a client of a Service
 /// without endpoints would wait for its timeout.
-fn giveback() -> Rule {
-    rule(
-        "ct state new ct status & dnat == 0 meta l4proto { tcp, udp, sctp } jump restore",
-        vec![
-            ct_state(&["new"]),
-            is_not_dnatted(),
-            has_ports(),
-            jump("restore"),
-        ],
-    )
+fn giveback() -> String {
+    format!("ct state new ct status & dnat == 0 {HAS_PORTS} jump restore")
 }
 
 fn restore() -> Chain {
     let address = |family| {
         let (node, ports) = (Container::Node(family), Container::Ports(family));
-        let ip = ip(family);
-        rule(
-            format!(
-                "{ip} daddr != @{0} meta l4proto {{ tcp, udp, sctp }} ct original {ip} daddr @{0} \
-                 meta l4proto . ct original proto-dst @{1} counter name giveback \
-                 {ip} daddr set ct original {ip} daddr accept",
-                node.name(),
-                ports.name()
-            ),
-            vec![
-                // Else it was never rewritten, because a listener has it.
-                is_not_in(daddr(family), node),
-                // Without it nft cannot tell the width of `ct original proto-dst`.
-                has_ports(),
-                is_in(original_daddr(family), node),
-                is_in(l4proto_original_dport(), ports),
-                count(GIVEBACK_COUNTER),
-                set(daddr(family), original_daddr(family)),
-                accept(),
-            ],
+        let (ip, node, ports) = (ip(family), node.name(), ports.name());
+        // If it does not lead elsewhere, it was never rewritten, because a listener has
+        // it. Without its protocol nft cannot tell the width of `ct original proto-dst`.
+        format!(
+            "{ip} daddr != @{node} {HAS_PORTS} ct original {ip} daddr @{node} \
+             meta l4proto . ct original proto-dst @{ports} counter name {GIVEBACK_COUNTER} \
+             {ip} daddr set ct original {ip} daddr accept"
         )
     };
     let address_and_port = |family| {
         let (node, viaport) = (Container::Node(family), Container::ViaPort(family));
-        let ip = ip(family);
-        rule(
-            format!(
-                "meta l4proto {{ tcp, udp, sctp }} meta l4proto . th dport != @{1} \
-                 ct original {ip} daddr @{0} meta l4proto . ct original proto-dst @{1} \
-                 counter name giveback {ip} daddr set ct original {ip} daddr jump restore_port",
-                node.name(),
-                viaport.name()
-            ),
-            vec![
-                has_ports(),
-                // As above: it still has the port the client asked for.
-                is_not_in(l4proto_dport(), viaport),
-                is_in(original_daddr(family), node),
-                is_in(l4proto_original_dport(), viaport),
-                count(GIVEBACK_COUNTER),
-                set(daddr(family), original_daddr(family)),
-                jump("restore_port"),
-            ],
+        let (ip, node, viaport) = (ip(family), node.name(), viaport.name());
+        // As above: one that a listener has still has the port the client asked for.
+        format!(
+            "{HAS_PORTS} meta l4proto . th dport != @{viaport} \
+             ct original {ip} daddr @{node} meta l4proto . ct original proto-dst @{viaport} \
+             counter name {GIVEBACK_COUNTER} {ip} daddr set ct original {ip} daddr \
+             jump restore_port"
         )
     };
-    let mut rules: Vec<Rule> = Family::ALL.map(address).into();
+    let mut rules: Vec<String> = Family::ALL.map(address).into();
     rules.extend(Family::ALL.map(address_and_port));
     Chain {
         name: "restore",
@@ -403,76 +323,45 @@ fn restore_port() -> Chain {
     Chain {
         name: "restore_port",
         base: None,
-        rules: set_port("ct original proto-dst", original_dport),
+        rules: set_port("ct original proto-dst"),
     }
 }
 
 /// To the NodePort, at the address where kube-proxy serves it.
 fn node_port(family: Family) -> Chain {
-    let nodeport = Container::NodePort(family);
     let name = match family {
         Family::V4 => "to_nodeport4",
         Family::V6 => "to_nodeport6",
     };
-    let sentence = format!("meta l4proto . th dport map @{}", nodeport.name());
+    let map = Container::NodePort(family).name();
     Chain {
         name,
         base: None,
-        rules: set_port(&sentence, || map(l4proto_dport(), nodeport)),
+        rules: set_port(&format!("meta l4proto . th dport map @{map}")),
     }
 }
 
 /// Sets the destination port. `th dport set` alone would leave the checksum
 /// wrong; that of a UDP packet sent without one must stay zero (RFC 768), which
 /// `udp dport set` would not do.
-fn set_port(value: &str, expression: impl Fn() -> Expression<'static>) -> Vec<Rule> {
-    let write = |header: &str| format!("{header} dport set {value} accept");
-    vec![
-        rule(
-            write("tcp"),
-            vec![set(dport("tcp"), expression()), accept()],
-        ),
-        rule(
-            format!("udp checksum 0 {}", write("th")),
-            vec![
-                has_no_udp_checksum(),
-                set(dport("th"), expression()),
-                accept(),
-            ],
-        ),
-        rule(
-            write("udp"),
-            vec![set(dport("udp"), expression()), accept()],
-        ),
-        rule(
-            write("sctp"),
-            vec![set(dport("sctp"), expression()), accept()],
-        ),
-    ]
+fn set_port(value: &str) -> Vec<String> {
+    ["tcp", "udp checksum 0 th", "udp", "sctp"]
+        .map(|header| format!("{header} dport set {value} accept"))
+        .into()
 }
 
 /// kube-proxy does not masquerade Pods, nor anyone when it has no cluster CIDR;
 /// without this a Pod's reply to a Pod on its own node would go past this node.
 /// Ports in `exempt` are none of our business.
-pub(super) fn postrouting(family: Family, exempt: Container) -> Rule {
+pub(super) fn postrouting(family: Family, exempt: Container) -> String {
     let (node, ports) = (Container::Node(family), Container::Ports(family));
-    rule(
-        format!(
-            "meta l4proto {{ tcp, udp, sctp }} ct status dnat ct original {} daddr @{} \
-             meta l4proto . ct original proto-dst @{} \
-             meta l4proto . ct original proto-dst != @{} masquerade fully-random",
-            ip(family),
-            node.name(),
-            ports.name(),
-            exempt.name()
-        ),
-        vec![
-            has_ports(),
-            is_dnatted(),
-            is_in(original_daddr(family), node),
-            is_in(l4proto_original_dport(), ports),
-            is_not_in(l4proto_original_dport(), exempt),
-            masquerade(),
-        ],
+    format!(
+        "{HAS_PORTS} ct status dnat ct original {} daddr @{} \
+         meta l4proto . ct original proto-dst @{} \
+         meta l4proto . ct original proto-dst != @{} masquerade fully-random",
+        ip(family),
+        node.name(),
+        ports.name(),
+        exempt.name()
     )
 }

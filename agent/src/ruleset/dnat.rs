@@ -9,15 +9,13 @@
 //! them must stand in a chain of type filter.
 
 use highwire_api::Family;
-use nftables::types::{NfChainType, NfHook};
 
 use super::{
     chains::{
-        AFTER_MASQUERADE, Chain, REWRITE_COUNTER, base, guard, guarded, inbound, ip, output,
-        postrouting, prerouting, rule, to_served,
+        AFTER_MASQUERADE, Chain, ChainType, HAS_LISTENER, Hook, REWRITE_COUNTER, base, guard,
+        guarded, inbound, ip, output, postrouting, prerouting, to_served,
     },
     elements::Container,
-    expression::{accept, count, dnat, goto, has_listener, l4proto_dport, map},
 };
 
 /// Before our nat, after conntrack (-200) and mangle (-150).
@@ -33,15 +31,15 @@ pub(super) fn chains() -> Vec<Chain> {
         inbound("admit"),
         base(
             "prerouting",
-            NfChainType::Filter,
-            NfHook::Prerouting,
+            ChainType::Filter,
+            Hook::Prerouting,
             BEFORE_OUR_NAT,
             prerouting(),
         ),
         base(
             "output",
-            NfChainType::Filter,
-            NfHook::Output,
+            ChainType::Filter,
+            Hook::Output,
             BEFORE_OUR_NAT,
             output("admit"),
         ),
@@ -49,8 +47,8 @@ pub(super) fn chains() -> Vec<Chain> {
         nat_inbound(),
         base(
             "nat_prerouting",
-            NfChainType::NAT,
-            NfHook::Prerouting,
+            ChainType::Nat,
+            Hook::Prerouting,
             OUR_NAT,
             Family::ALL
                 .map(|family| to_served(family, "nat_inbound"))
@@ -59,8 +57,8 @@ pub(super) fn chains() -> Vec<Chain> {
         // No listener rule here either: the socket would be the client's own.
         base(
             "nat_output",
-            NfChainType::NAT,
-            NfHook::Output,
+            ChainType::Nat,
+            Hook::Output,
             OUR_NAT,
             Family::ALL
                 .map(|family| to_served(family, "to_service"))
@@ -68,8 +66,8 @@ pub(super) fn chains() -> Vec<Chain> {
         ),
         base(
             "postrouting",
-            NfChainType::NAT,
-            NfHook::Postrouting,
+            ChainType::Nat,
+            Hook::Postrouting,
             AFTER_MASQUERADE,
             // Ours has kept kube-proxy's nat rules from marking the connection, so
             // nobody else masquerades it, whichever way it went.
@@ -96,11 +94,8 @@ fn nat_inbound() -> Chain {
         base: None,
         rules: vec![
             // As in `inbound`, which has counted it and can tell us nothing without a mark.
-            rule(
-                "socket wildcard { 0, 1 } accept",
-                vec![has_listener(), accept()],
-            ),
-            rule("goto to_service", vec![goto("to_service")]),
+            format!("{HAS_LISTENER} accept"),
+            "goto to_service".to_owned(),
         ],
     }
 }
@@ -109,34 +104,18 @@ fn nat_inbound() -> Chain {
 /// ipvs. A lookup that misses ends the rule without effect.
 fn to_service() -> Chain {
     let to_cluster_ip = |family| {
-        let clusterip = Container::ClusterIp(family);
-        rule(
-            format!(
-                "dnat {} to meta l4proto . th dport map @{}",
-                ip(family),
-                clusterip.name()
-            ),
-            vec![dnat(family, map(l4proto_dport(), clusterip), None)],
-        )
+        let (ip, map) = (ip(family), Container::ClusterIp(family).name());
+        format!("dnat {ip} to meta l4proto . th dport map @{map}")
     };
     let to_node_port = |family| {
-        let address = Container::NodeAddress(family);
-        let port = Container::NodePort(family);
-        rule(
-            format!(
-                "dnat {} to meta l4proto . th dport map @{} : meta l4proto . th dport map @{}",
-                ip(family),
-                address.name(),
-                port.name()
-            ),
-            vec![dnat(
-                family,
-                map(l4proto_dport(), address),
-                Some(map(l4proto_dport(), port)),
-            )],
+        let address = Container::NodeAddress(family).name();
+        let port = Container::NodePort(family).name();
+        format!(
+            "dnat {} to meta l4proto . th dport map @{address} : meta l4proto . th dport map @{port}",
+            ip(family)
         )
     };
-    let mut rules = vec![rule("counter name rewrite", vec![count(REWRITE_COUNTER)])];
+    let mut rules = vec![format!("counter name {REWRITE_COUNTER}")];
     rules.extend(Family::ALL.map(to_cluster_ip));
     rules.extend(Family::ALL.map(to_node_port));
     Chain {

@@ -1,128 +1,29 @@
-//! Transactions as nft's JSON (libnftables-json(5)), and the table read back.
+//! Changes of elements as nft's JSON (libnftables-json(5)), and the table read back.
 
-use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use highwire_api::{Family, PortKey, Protocol, arbitration::Slot};
 use ipnet::IpNet;
 use nftables::{
     expr::{Expression, NamedExpression, Prefix},
-    schema::{
-        self, Counter, NfCmd, NfListObject, NfObject, Nftables, SetFlag, SetType, SetTypeValue,
-        Table,
-    },
-    types::{NfChainPolicy, NfFamily},
+    schema::{self, NfCmd, NfListObject, NfObject, Nftables},
+    types::NfFamily,
 };
 use serde_json::Value;
 
-use super::{
-    Container, Element, Elements, Mapped, TABLE, Transaction,
-    chains::{COUNTERS, Chain, chains},
-    elements::protocol_name,
-};
+use super::{Container, Element, Elements, Mapped, TABLE, elements::protocol_name};
 
-/// The document that makes nft carry the transaction out.
+/// The document that makes nft delete and add these elements.
 #[must_use]
-pub fn render(transaction: &Transaction) -> Nftables<'static> {
-    let mut commands = Vec::new();
-    match transaction {
-        Transaction::Replace(path, elements) => {
-            commands.extend(remove());
-            commands.push(NfCmd::Add(table()));
-            commands.extend(COUNTERS.map(|name| NfCmd::Add(counter(name))));
-            commands.extend(Container::of(*path).map(|kind| {
-                let members = elements
-                    .of_container(kind)
-                    .map(|(e, value)| expression(e, value));
-                NfCmd::Add(container(kind, members.collect()))
-            }));
-            let chains = chains(*path);
-            commands.extend(chains.iter().map(|chain| NfCmd::Add(declaration(chain))));
-            commands.extend(chains.into_iter().flat_map(rules).map(NfCmd::Add));
-        }
-        Transaction::Change { delete, add } => {
-            let deleted = delete.iter().map(|element| (*element, None));
-            commands.extend(grouped(deleted).map(NfCmd::Delete));
-            commands.extend(grouped(add.iter().copied()).map(NfCmd::Add));
-        }
-        Transaction::Remove => commands.extend(remove()),
-    }
-    let objects: Vec<_> = commands.into_iter().map(NfObject::CmdObject).collect();
+pub fn change(delete: &[Element], add: &[(Element, Option<Mapped>)]) -> Nftables<'static> {
+    let deleted = delete.iter().map(|element| (*element, None));
+    let commands = grouped(deleted)
+        .map(NfCmd::Delete)
+        .chain(grouped(add.iter().copied()).map(NfCmd::Add));
+    let objects: Vec<_> = commands.map(NfObject::CmdObject).collect();
     Nftables {
         objects: objects.into(),
     }
-}
-
-fn table() -> NfListObject<'static> {
-    NfListObject::Table(Table {
-        family: NfFamily::INet,
-        name: TABLE.into(),
-        handle: None,
-    })
-}
-
-/// Adding the table first makes deleting safe whether it exists or not
-/// (`destroy` needs nft 1.0.8).
-fn remove() -> [NfCmd<'static>; 2] {
-    [NfCmd::Add(table()), NfCmd::Delete(table())]
-}
-
-fn counter(name: &'static str) -> NfListObject<'static> {
-    NfListObject::Counter(Counter {
-        family: NfFamily::INet,
-        table: TABLE.into(),
-        name: name.into(),
-        ..Counter::default()
-    })
-}
-
-fn container(container: Container, members: Vec<Expression<'static>>) -> NfListObject<'static> {
-    let elem = (!members.is_empty()).then(|| Cow::from(members));
-    let port =
-        SetTypeValue::Concatenated(Cow::Borrowed(&[SetType::InetProto, SetType::InetService]));
-    let address = |family| {
-        SetTypeValue::Single(match family {
-            Family::V4 => SetType::Ipv4Addr,
-            Family::V6 => SetType::Ipv6Addr,
-        })
-    };
-    let set = |set_type| {
-        NfListObject::Set(Box::new(schema::Set {
-            family: NfFamily::INet,
-            table: TABLE.into(),
-            name: container.name().into(),
-            set_type,
-            flags: container.is_interval().then(|| [SetFlag::Interval].into()),
-            elem: elem.clone(),
-            ..schema::Set::default()
-        }))
-    };
-    let map = |value| {
-        NfListObject::Map(Box::new(schema::Map {
-            family: NfFamily::INet,
-            table: TABLE.into(),
-            name: container.name().into(),
-            set_type: port.clone(),
-            map: value,
-            elem: elem.clone(),
-            ..schema::Map::default()
-        }))
-    };
-    match container {
-        Container::Node(family) => set(address(family)),
-        Container::Ports(_)
-        | Container::ViaPort(_)
-        | Container::LocalPolicy(_)
-        | Container::Guarded(_) => set(port.clone()),
-        Container::Allowed(Family::V4) => set(port_and(SetType::Ipv4Addr)),
-        Container::Allowed(Family::V6) => set(port_and(SetType::Ipv6Addr)),
-        Container::ClusterIp(family) | Container::NodeAddress(family) => map(address(family)),
-        Container::NodePort(_) => map(SetTypeValue::Single(SetType::InetService)),
-    }
-}
-
-fn port_and(address: SetType) -> SetTypeValue<'static> {
-    let types = vec![SetType::InetProto, SetType::InetService, address];
-    SetTypeValue::Concatenated(types.into())
 }
 
 /// One command per container, however many elements.
@@ -180,32 +81,6 @@ fn expression(element: Element, value: Option<Mapped>) -> Expression<'static> {
     Expression::List(vec![key, value])
 }
 
-fn declaration(chain: &Chain) -> NfListObject<'static> {
-    NfListObject::Chain(schema::Chain {
-        family: NfFamily::INet,
-        table: TABLE.into(),
-        name: chain.name.into(),
-        _type: chain.base.map(|base| base.kind),
-        hook: chain.base.map(|base| base.hook),
-        prio: chain.base.map(|base| base.priority),
-        policy: chain.base.map(|_| NfChainPolicy::Accept),
-        ..schema::Chain::default()
-    })
-}
-
-fn rules(chain: Chain) -> impl Iterator<Item = NfListObject<'static>> {
-    let name = chain.name;
-    chain.rules.into_iter().map(move |rule| {
-        NfListObject::Rule(schema::Rule {
-            family: NfFamily::INet,
-            table: TABLE.into(),
-            chain: name.into(),
-            expr: rule.statements.into(),
-            ..schema::Rule::default()
-        })
-    })
-}
-
 /// Reads the elements out of `nft -j list table inet highwire`. The crate's own
 /// types cannot read nft's output (design §2.3), so this looks for the few
 /// fields it needs. Elements that are none of ours are `None`.
@@ -257,17 +132,22 @@ fn read_mapped(value: &Value) -> Option<Mapped> {
 
 fn read_slot(family: Family, key: &Value) -> Option<Slot> {
     let parts = key["concat"].as_array()?;
-    let protocol = match parts.first()?.as_str()? {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        "sctp" => Protocol::Sctp,
-        _ => return None,
-    };
+    let protocol = read_protocol(parts.first()?)?;
     let number = i32::try_from(parts.get(1)?.as_i64()?).ok()?;
     Some(Slot {
         family,
         port: PortKey::new(protocol, number)?,
     })
+}
+
+/// A protocol. nft prints its number where there is no /etc/protocols.
+fn read_protocol(value: &Value) -> Option<Protocol> {
+    match (value.as_str(), value.as_u64()) {
+        (Some("tcp"), _) | (_, Some(6)) => Some(Protocol::Tcp),
+        (Some("udp"), _) | (_, Some(17)) => Some(Protocol::Udp),
+        (Some("sctp"), _) | (_, Some(132)) => Some(Protocol::Sctp),
+        _ => None,
+    }
 }
 
 /// A network, or a single address, which nft prints without its prefix.

@@ -4,14 +4,13 @@
 //! rules are the same on every node with a kube-proxy of the same kind ([`chains`],
 //! by [`DataPath`]); everything that changes is an element of a set or map
 //! ([`elements`]). A [`Transaction`] is a value with one canonical text, which is
-//! itself a valid nft script; what goes to the kernel is the JSON of [`json`], and
-//! the kernel tests prove that both are the same.
+//! itself a valid nft script. nft gets that text; changes of elements it gets as JSON
+//! ([`json`]), and the kernel tests prove that both are the same.
 
 pub mod chains;
 pub mod data_path;
 mod dnat;
 pub mod elements;
-mod expression;
 pub mod json;
 pub mod transaction;
 

@@ -2,11 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use nftables::types::{NfChainType, NfHook};
-
 use super::{
     Container, DataPath, Element, Elements, Mapped, TABLE,
-    chains::{Base, COUNTERS, chains},
+    chains::{COUNTERS, chains},
 };
 
 /// One atomic change of the kernel's table.
@@ -112,9 +110,9 @@ fn write_table(f: &mut fmt::Formatter<'_>, path: DataPath, elements: &Elements) 
         let kind = if container.is_map() { "map" } else { "set" };
         writeln!(
             f,
-            "  {kind} {} {{\n    type {}",
+            "  {kind} {} {{\n    typeof {}",
             container.name(),
-            type_text(container)
+            typeof_text(container)
         )?;
         if container.is_interval() {
             writeln!(f, "    flags interval")?;
@@ -130,64 +128,38 @@ fn write_table(f: &mut fmt::Formatter<'_>, path: DataPath, elements: &Elements) 
     }
     for chain in chains(path) {
         writeln!(f, "  chain {} {{", chain.name)?;
-        if let Some(Base {
-            kind,
-            hook,
-            priority,
-        }) = chain.base
-        {
-            let (kind, hook) = (chain_type_text(kind), hook_text(hook));
-            writeln!(
-                f,
-                "    type {kind} hook {hook} priority {priority}; policy accept;"
-            )?;
+        if let Some(base) = chain.base {
+            writeln!(f, "    {base}")?;
         }
         for rule in chain.rules {
-            writeln!(f, "    {}", rule.sentence)?;
+            writeln!(f, "    {rule}")?;
         }
         writeln!(f, "  }}")?;
     }
     writeln!(f, "}}")
 }
 
-fn type_text(container: Container) -> &'static str {
+/// What the keys and values are, by where they stand in a packet. Never by `type`: a
+/// set or map that nft 1.1.2 or later declares with a plain one makes nft 1.1.1 and
+/// older, kube-proxy's maybe, crash when they list any table (kubernetes#136786).
+fn typeof_text(container: Container) -> &'static str {
     use highwire_api::Family::{V4, V6};
     match container {
-        Container::Node(V4) => "ipv4_addr",
-        Container::Node(V6) => "ipv6_addr",
+        Container::Node(V4) => "ip daddr",
+        Container::Node(V6) => "ip6 daddr",
         Container::Ports(_)
         | Container::ViaPort(_)
         | Container::LocalPolicy(_)
-        | Container::Guarded(_) => "inet_proto . inet_service",
-        Container::NodePort(_) => "inet_proto . inet_service : inet_service",
+        | Container::Guarded(_) => "meta l4proto . th dport",
+        Container::NodePort(_) => "meta l4proto . th dport : th dport",
         Container::ClusterIp(V4) | Container::NodeAddress(V4) => {
-            "inet_proto . inet_service : ipv4_addr"
+            "meta l4proto . th dport : ip daddr"
         }
         Container::ClusterIp(V6) | Container::NodeAddress(V6) => {
-            "inet_proto . inet_service : ipv6_addr"
+            "meta l4proto . th dport : ip6 daddr"
         }
-        Container::Allowed(V4) => "inet_proto . inet_service . ipv4_addr",
-        Container::Allowed(V6) => "inet_proto . inet_service . ipv6_addr",
-    }
-}
-
-fn chain_type_text(kind: NfChainType) -> &'static str {
-    match kind {
-        NfChainType::Filter => "filter",
-        NfChainType::Route => "route",
-        NfChainType::NAT => "nat",
-    }
-}
-
-fn hook_text(hook: NfHook) -> &'static str {
-    match hook {
-        NfHook::Ingress => "ingress",
-        NfHook::Prerouting => "prerouting",
-        NfHook::Forward => "forward",
-        NfHook::Input => "input",
-        NfHook::Output => "output",
-        NfHook::Postrouting => "postrouting",
-        NfHook::Egress => "egress",
+        Container::Allowed(V4) => "meta l4proto . th dport . ip saddr",
+        Container::Allowed(V6) => "meta l4proto . th dport . ip6 saddr",
     }
 }
 

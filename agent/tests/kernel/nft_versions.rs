@@ -1,0 +1,124 @@
+//! Several nft beside each other on one table, as an agent in a container, a
+//! kube-proxy in another and the host's own nft are. `hack/nft-versions` fetches them.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use highwire_agent::{
+    kernel::Kernel,
+    ruleset::{DataPath, Elements, Transaction},
+};
+use highwire_api::{Family, Protocol};
+use nix::sched::{CloneFlags, unshare};
+
+use super::{command, in_new_namespace, plans, replace};
+
+/// Too old for the agent, but it may be the host's own (Debian 11).
+const LISTS_ONLY: &str = "bullseye";
+const RELEASES: [&str; 3] = ["bookworm", "trixie", "sid"];
+
+/// The nft of each of these releases.
+fn programs(releases: &[&str]) -> Vec<PathBuf> {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../hack/nft-versions");
+    let folder = PathBuf::from(command(&script.display().to_string()).trim());
+    releases
+        .iter()
+        .map(|release| folder.join(release).join("nft"))
+        .collect()
+}
+
+#[test]
+fn every_nft_lists_what_any_other_has_written() {
+    let writers = programs(&RELEASES);
+    let readers = programs(&[&[LISTS_ONLY], &RELEASES[..]].concat());
+    for writer in writers {
+        for (name, path, plan) in plans::golden() {
+            let (writer, readers) = (writer.clone(), readers.clone());
+            in_new_namespace(async move || {
+                let kernel = Kernel::new(writer.clone());
+                kernel.probe().await.unwrap();
+                kernel.apply(&replace(path, &plan)).await.unwrap();
+                for reader in readers {
+                    for what in [
+                        "list tables",
+                        "list ruleset",
+                        "list table inet highwire",
+                        "--json list table inet highwire",
+                        "list sets",
+                        "list maps",
+                        "list chains",
+                        "list counters",
+                    ] {
+                        let listed = Command::new(&reader)
+                            .args(what.split(' '))
+                            .output()
+                            .unwrap();
+                        assert!(
+                            listed.status.success(),
+                            "{name} by {}: {} {what}: {listed:?}",
+                            writer.display(),
+                            reader.display()
+                        );
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// What one agent leaves, the next reads and changes, with whatever nft it has.
+async fn one_writes_and_another_goes_on(writer: PathBuf, reader: PathBuf) {
+    let (_, path, plan) = plans::golden()[1].clone();
+    let (writer, reader) = (Kernel::new(writer), Kernel::new(reader));
+    writer.apply(&replace(path, &plan)).await.unwrap();
+    let before = Elements::of(&plan, path);
+    assert_eq!(reader.elements().await.unwrap().as_ref(), Some(&before));
+    let mut plan = plan;
+    plan.forwards.pop_first();
+    for (protocol, port) in [
+        (Protocol::Tcp, 81),
+        (Protocol::Udp, 81),
+        (Protocol::Sctp, 81),
+    ] {
+        let (slot, target) = plans::forward(Family::V4, protocol, port, "10.96.0.99");
+        plan.forwards.insert(slot, target);
+    }
+    let (slot, networks) = plans::guard(Family::V4, Protocol::Tcp, 81, &["0.0.0.0/0"]);
+    plan.guards.insert(slot, networks);
+    let after = Elements::of(&plan, DataPath::FirstPacket);
+    let change = Transaction::between(&before, &after).unwrap();
+    reader.apply(&change).await.unwrap();
+    for kernel in [writer, reader] {
+        assert_eq!(kernel.elements().await.unwrap().as_ref(), Some(&after));
+        assert_eq!(kernel.counters().await.unwrap().len(), 4);
+    }
+}
+
+#[test]
+fn an_agent_goes_on_with_what_another_nft_has_written() {
+    for writer in programs(&RELEASES) {
+        for reader in programs(&RELEASES) {
+            let writer = writer.clone();
+            in_new_namespace(async move || one_writes_and_another_goes_on(writer, reader).await);
+        }
+    }
+}
+
+#[test]
+fn without_names_of_protocols_numbers_are_read_and_written() {
+    for writer in programs(&RELEASES) {
+        for reader in programs(&RELEASES) {
+            let writer = writer.clone();
+            in_new_namespace(async move || {
+                unshare(CloneFlags::CLONE_NEWNS).unwrap();
+                command("mount --make-rprivate /");
+                if Path::new("/etc/protocols").exists() {
+                    command("mount --bind /dev/null /etc/protocols");
+                }
+                one_writes_and_another_goes_on(writer, reader).await;
+            });
+        }
+    }
+}
