@@ -14,6 +14,7 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
+    desired::Advertising,
     engine::{Engine, StatusWrite, WriteResult},
     index::{Input, listing::Fed},
     liveness::Now,
@@ -70,6 +71,8 @@ pub(crate) struct Actor {
     pub(crate) leading: watch::Receiver<bool>,
     /// Is told when another controller gave leadership up.
     pub(crate) released: Arc<Notify>,
+    /// How nodes are advertised.
+    pub(crate) advertising: Advertising,
     /// Writes statuses.
     pub(crate) writer: Arc<Writer>,
     /// Sends Events.
@@ -88,7 +91,7 @@ impl Actor {
     /// Turns until `stop`, then waits for the writes under way, or until the inputs end.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
-        let mut engine = Engine::default();
+        let mut engine = Engine::new(self.advertising.clone());
         let mut flights = Flights::new();
         let mut batch = Vec::with_capacity(BATCH);
         let mut counted = Instant::now();

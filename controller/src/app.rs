@@ -63,6 +63,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         inputs: received,
         leading: led,
         released: Arc::clone(&released),
+        advertising: config.advertising.clone(),
         writer: Arc::new(Writer::new(
             client.clone(),
             config.class_policy,

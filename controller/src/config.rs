@@ -1,11 +1,11 @@
 //! The command line: raw flags, and what they mean once validated.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::{ArgAction, Parser};
 use highwire_api::{ClassPolicy, runtime::logging::LogFormat};
 
-use crate::index::node::ExcludeLabel;
+use crate::{desired::Advertising, index::node::ExcludeLabel};
 
 /// Writes the addresses of the nodes that serve a LoadBalancer Service into its status.
 #[derive(Debug, Parser)]
@@ -28,6 +28,11 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = false, action = ArgAction::Set,
           num_args = 0..=1, default_missing_value = "true")]
     ignore_exclude_label: bool,
+    /// How many seconds a Service's list of addresses is held that would become empty
+    /// only because agents are silent; 0 for not at all. Who watches the status, such as
+    /// ExternalDNS, takes an empty list at its word.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    empty_hold: u32,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
@@ -44,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) class_policy: ClassPolicy,
     /// What the label that keeps a node out of load balancers does.
     pub(crate) exclude_label: ExcludeLabel,
+    /// How nodes are advertised.
+    pub(crate) advertising: Advertising,
 }
 
 impl From<Args> for Config {
@@ -60,6 +67,9 @@ impl From<Args> for Config {
                 ExcludeLabel::Ignored
             } else {
                 ExcludeLabel::Honoured
+            },
+            advertising: Advertising {
+                empty_hold: Duration::from_secs(args.empty_hold.into()),
             },
         }
     }

@@ -6,7 +6,7 @@
 //! and go nor claims a port before a node serves it, and a controller that has just
 //! started, and cannot know since when the Service is as it is, changes nothing.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use highwire_api::{Family, PortKey, ServiceKey, ServiceSpec, service::AddressType};
 
@@ -19,6 +19,21 @@ use crate::{
     ingress::Ingress,
     refusals::Refusals,
 };
+
+/// How nodes are advertised, by flags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Advertising {
+    /// How long a list is held that would become empty because agents are silent.
+    pub(crate) empty_hold: Duration,
+}
+
+impl Default for Advertising {
+    fn default() -> Self {
+        Self {
+            empty_hold: Duration::from_secs(30),
+        }
+    }
+}
 
 /// What to do about a Service's ingress.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +65,13 @@ impl Decision {
     }
 }
 
+/// What to think of nodes whose agents are silent since a moment ago.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    IsAbsence,
+    ProvesNothing,
+}
+
 /// How far a node may be listed for a Service.
 enum Claim {
     /// With all ports.
@@ -65,6 +87,7 @@ pub(crate) fn decide<'a>(
     service: &ServiceRecord,
     nodes: impl Iterator<Item = (&'a String, &'a NodeRecord)> + Clone,
     has_endpoint: &dyn Fn(&str, Family) -> bool,
+    advertising: &Advertising,
 ) -> Decision {
     let (spec, frozen) = match &service.asks {
         Asks::Serve(spec) => (spec, false),
@@ -84,7 +107,11 @@ pub(crate) fn decide<'a>(
         frozen,
         has_endpoint,
     };
-    let ingress = view.ingress(nodes.clone());
+    let mut ingress = view.ingress(nodes.clone(), Silence::IsAbsence);
+    // Who watches the status, such as ExternalDNS, takes an empty list at its word.
+    if ingress.is_empty() && !advertising.empty_hold.is_zero() {
+        ingress = view.ingress(nodes.clone(), Silence::ProvesNothing);
+    }
     let refusals = view.refusals(nodes.clone());
     let shortage = ingress.is_empty().then(|| view.shortage(nodes));
     Decision::Publish {
@@ -104,11 +131,15 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn ingress<'a>(&self, nodes: impl Iterator<Item = (&'a String, &'a NodeRecord)>) -> Ingress {
+    fn ingress<'a>(
+        &self,
+        nodes: impl Iterator<Item = (&'a String, &'a NodeRecord)>,
+        silence: Silence,
+    ) -> Ingress {
         let mut external = Ingress::default();
         let mut internal = Ingress::default();
         for (name, node) in nodes {
-            let (Ok(claim), Some(facts)) = (self.claim(name, node), &node.facts) else {
+            let (Ok(claim), Some(facts)) = (self.claim(name, node, silence), &node.facts) else {
                 continue;
             };
             if self.spec.address_type != AddressType::InternalIp {
@@ -155,10 +186,12 @@ impl View<'_> {
     }
 
     /// Whether and how far the node may be listed.
-    fn claim(&self, name: &str, node: &NodeRecord) -> Result<Claim, Absence> {
+    fn claim(&self, name: &str, node: &NodeRecord, silence: Silence) -> Result<Claim, Absence> {
         let standing = node.standing();
-        if let Standing::Out(absence) = standing {
-            return Err(absence);
+        match standing {
+            Standing::Out(absence) => return Err(absence),
+            Standing::Lost(absence) if silence == Silence::IsAbsence => return Err(absence),
+            Standing::Live | Standing::Kept | Standing::Lost(_) => {}
         }
         if !node.facts.as_ref().is_some_and(|facts| self.selects(facts)) {
             return Err(Absence::NotSelected);
@@ -246,7 +279,7 @@ impl View<'_> {
             AddressType::InternalIp => facts.internal.contains(*address),
         };
         let all = facts.external.union(&facts.internal);
-        match self.claim(name, node) {
+        match self.claim(name, node, Silence::IsAbsence) {
             Err(absence) => absence,
             Ok(_)
                 if !all

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use crate::{
     condition::{Finding, amended},
     conflict_news::SETTLE,
-    desired::Decision,
+    desired::{Advertising, Decision},
     index::{
         Index, Input,
         service::{ServiceRecord, ServiceView},
@@ -175,6 +175,14 @@ impl Leading {
 }
 
 impl Engine {
+    /// An engine that knows nothing yet and does not lead.
+    pub(crate) fn new(advertising: Advertising) -> Self {
+        Self {
+            index: Index::new(advertising),
+            leading: None,
+        }
+    }
+
     /// What the watches said.
     pub(crate) fn index(&self) -> &Index {
         &self.index

@@ -7,6 +7,10 @@
 //! and if our watch hangs we don't hear of renewals. So a Lease only goes stale
 //! while others are seen to be renewed: [`Pulse`]. The controllers' own Lease is
 //! renewed every two seconds, so even in a cluster with one agent there is a pulse.
+//!
+//! And an API server may throttle the agents alone (they share one flow of its
+//! priority and fairness), while kubelets and controllers renew. So Leases that lapse
+//! together prove nothing: [`lapse_together`].
 
 use std::time::{Duration, Instant};
 
@@ -41,10 +45,15 @@ pub(crate) enum Freshness {
     /// Renewed within its duration. Goes to `Stale` when that has passed.
     Fresh,
     /// Expired by its own time stamps when first seen, or nothing was heard for a
-    /// while: alive or dead, we can't tell. Whoever is advertised stays, nobody is
-    /// added. Goes to `Fresh` by a renewal, to `Stale` when its duration has passed.
+    /// while, or it lapsed together with others: alive or dead, we can't tell. Whoever
+    /// is advertised stays, nobody is added. Goes to `Fresh` by a renewal. Judged again
+    /// when another duration has passed.
     Unproven,
-    /// Not renewed for its duration. Goes to `Fresh` by a renewal.
+    /// Not renewed for its duration, a moment ago: its node is advertised no more,
+    /// unless a list would become empty. Goes to `Fresh` by a renewal, to `Stale` when
+    /// the hold has passed.
+    Lost,
+    /// Not renewed for its duration and the hold. Goes to `Fresh` by a renewal.
     Stale,
 }
 
@@ -53,7 +62,10 @@ pub(crate) enum Freshness {
 pub(crate) struct Vitality {
     renewed: Option<Timestamp>,
     duration: Duration,
-    expires: Instant,
+    /// When the last renewal was seen.
+    heard: Instant,
+    /// When the next judgement is due.
+    due: Instant,
     freshness: Freshness,
 }
 
@@ -67,7 +79,8 @@ impl Vitality {
         Self {
             renewed,
             duration,
-            expires: now.instant + duration,
+            heard: now.instant,
+            due: now.instant + duration,
             freshness: if expired {
                 Freshness::Unproven
             } else {
@@ -89,30 +102,42 @@ impl Vitality {
         *self = Self {
             renewed,
             duration,
-            expires: now.instant + duration,
+            heard: now.instant,
+            due: now.instant + duration,
             freshness: Freshness::Fresh,
         };
         true
     }
 
-    /// Passes judgement if the duration has passed. Returns whether that changed anything.
-    pub(crate) fn expire(&mut self, now: Now) -> bool {
-        let due = self.freshness != Freshness::Stale && self.expires <= now.instant;
-        if due {
-            self.freshness = Freshness::Stale;
+    /// Passes judgement if it is due: the Lease is lost, and after `hold` stale; or it is
+    /// unproven, if it lapsed `together` with others. Returns whether that changed
+    /// anything.
+    pub(crate) fn judge(&mut self, together: bool, hold: Duration, now: Now) -> bool {
+        if self.due().is_none_or(|due| due > now.instant) {
+            return false;
         }
-        due
+        self.freshness = match self.freshness {
+            Freshness::Fresh | Freshness::Unproven if together => return self.reprieve(now),
+            Freshness::Fresh | Freshness::Unproven if !hold.is_zero() => Freshness::Lost,
+            _ => Freshness::Stale,
+        };
+        self.due = now.instant + hold;
+        true
     }
 
-    /// Gives another duration after a time in which nothing was heard. Returns
-    /// whether that changed the freshness.
+    /// Gives another duration, because silence proves nothing now. Returns whether that
+    /// changed the freshness.
     pub(crate) fn reprieve(&mut self, now: Now) -> bool {
         if self.freshness == Freshness::Stale {
             return false;
         }
-        let lapsed = self.expires <= now.instant;
-        self.expires = now.instant + self.duration;
-        lapsed && std::mem::replace(&mut self.freshness, Freshness::Unproven) == Freshness::Fresh
+        let lapsed = self.due <= now.instant;
+        self.due = self.due.max(now.instant + self.duration);
+        if lapsed && self.freshness == Freshness::Fresh {
+            self.freshness = Freshness::Unproven;
+            return true;
+        }
+        false
     }
 
     /// What the Lease says now.
@@ -121,9 +146,35 @@ impl Vitality {
     }
 
     /// When the next judgement is due; `None` if it has been passed.
-    pub(crate) fn expires(&self) -> Option<Instant> {
-        (self.freshness != Freshness::Stale).then_some(self.expires)
+    pub(crate) fn due(&self) -> Option<Instant> {
+        (self.freshness != Freshness::Stale).then_some(self.due)
     }
+
+    /// Whether it is unproven or has missed a renewal. Agents renew three times in a
+    /// duration.
+    fn is_silent(&self, now: Now) -> bool {
+        self.freshness == Freshness::Unproven
+            || now.instant.duration_since(self.heard) > self.duration * 2 / 3
+    }
+
+    /// Whether it is unproven or was good within the last duration.
+    fn is_recent(&self, now: Now) -> bool {
+        self.freshness == Freshness::Unproven
+            || now.instant.duration_since(self.heard) <= self.duration * 2
+    }
+}
+
+/// Whether so many of these Leases are silent at once that the API server is the
+/// likelier cause than so many deaths: at least two, and more than a third of those
+/// that were good within their last duration. So one agent of one, two or three that
+/// dies is dead.
+pub(crate) fn lapse_together<'a>(leases: impl Iterator<Item = &'a Vitality>, now: Now) -> bool {
+    let (mut recent, mut silent) = (0, 0);
+    for lease in leases.filter(|lease| lease.is_recent(now)) {
+        recent += 1;
+        silent += usize::from(lease.is_silent(now));
+    }
+    silent >= 2 && 3 * silent > recent
 }
 
 /// Whether renewals are heard at all.

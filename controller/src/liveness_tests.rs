@@ -31,12 +31,15 @@ fn a_renewed_lease_is_fresh_for_its_duration() {
     let clock = Clock::new();
     let mut lease = Vitality::first_seen(clock.stamp(0), DURATION, clock.at(0));
     assert!(lease.seen_again(clock.stamp(4), DURATION, clock.at(4)));
-    assert!(!lease.expire(clock.at(15)));
+    assert!(!lease.judge(false, Duration::ZERO, clock.at(15)));
     assert_eq!(lease.freshness(), Freshness::Fresh);
-    assert!(lease.expire(clock.at(16)));
+    assert!(lease.judge(false, Duration::ZERO, clock.at(16)));
     assert_eq!(lease.freshness(), Freshness::Stale);
-    assert!(!lease.expire(clock.at(17)), "judged once");
-    assert_eq!(lease.expires(), None);
+    assert!(
+        !lease.judge(false, Duration::ZERO, clock.at(17)),
+        "judged once"
+    );
+    assert_eq!(lease.due(), None);
 }
 
 #[test]
@@ -44,14 +47,14 @@ fn seeing_the_same_renewal_again_proves_nothing() {
     let clock = Clock::new();
     let mut lease = Vitality::first_seen(clock.stamp(0), DURATION, clock.at(0));
     assert!(!lease.seen_again(clock.stamp(0), DURATION, clock.at(8)));
-    assert!(lease.expire(clock.at(12)));
+    assert!(lease.judge(false, Duration::ZERO, clock.at(12)));
 }
 
 #[test]
 fn a_stale_lease_comes_back_by_a_renewal_only() {
     let clock = Clock::new();
     let mut lease = Vitality::first_seen(clock.stamp(0), DURATION, clock.at(0));
-    lease.expire(clock.at(12));
+    lease.judge(false, Duration::ZERO, clock.at(12));
     assert!(!lease.reprieve(clock.at(13)));
     assert_eq!(lease.freshness(), Freshness::Stale);
     assert!(lease.seen_again(clock.stamp(14), DURATION, clock.at(14)));
@@ -63,8 +66,8 @@ fn an_old_lease_seen_first_is_unproven_and_then_stale() {
     let clock = Clock::new();
     let mut lease = Vitality::first_seen(clock.stamp(-13), DURATION, clock.at(0));
     assert_eq!(lease.freshness(), Freshness::Unproven);
-    assert!(!lease.expire(clock.at(11)));
-    assert!(lease.expire(clock.at(12)));
+    assert!(!lease.judge(false, Duration::ZERO, clock.at(11)));
+    assert!(lease.judge(false, Duration::ZERO, clock.at(12)));
 }
 
 #[test]
@@ -76,7 +79,7 @@ fn an_agents_clock_does_not_matter_once_it_renews() {
     assert_eq!(lease.freshness(), Freshness::Fresh);
     let ahead = Vitality::first_seen(clock.stamp(3600), DURATION, clock.at(0));
     assert_eq!(
-        ahead.expires(),
+        ahead.due(),
         Some(clock.at(12).instant),
         "no longer than anyone"
     );
@@ -93,4 +96,47 @@ fn silence_is_noticed_when_it_ends() {
     assert!(pulse.is_silent(clock.at(10)));
     assert!(pulse.beat(clock.at(60)));
     assert!(!pulse.beat(clock.at(62)));
+}
+
+#[test]
+fn who_lapses_alone_is_lost_then_stale_and_who_lapses_with_others_unproven() {
+    let (clock, hold) = (Clock::new(), Duration::from_secs(30));
+    let mut alone = Vitality::first_seen(clock.stamp(0), DURATION, clock.at(0));
+    let mut other = alone.clone();
+    assert!(alone.judge(false, hold, clock.at(12)));
+    assert_eq!(alone.freshness(), Freshness::Lost);
+    assert!(
+        !alone.judge(true, hold, clock.at(41)),
+        "what is lost stays it"
+    );
+    assert!(alone.judge(true, hold, clock.at(42)));
+    assert_eq!(alone.freshness(), Freshness::Stale);
+
+    assert!(other.judge(true, hold, clock.at(12)));
+    assert_eq!(other.freshness(), Freshness::Unproven);
+    assert!(!other.judge(true, hold, clock.at(24)), "it stays unproven");
+    assert!(other.judge(false, hold, clock.at(36)), "until it is alone");
+    assert_eq!(other.freshness(), Freshness::Lost);
+}
+
+#[test]
+fn more_than_a_third_and_more_than_one_lapse_together() {
+    let clock = Clock::new();
+    let together = |live: usize, silent: usize, dead: usize| {
+        let renewed =
+            |at: u64| Vitality::first_seen(clock.stamp(at.cast_signed()), DURATION, clock.at(at));
+        let live = (0..live).map(|_| renewed(97));
+        // Between the last renewals of two agents there may be 4 s.
+        let silent = (0..silent).map(|number| renewed(88 + number as u64 % 4));
+        let dead = (0..dead).map(|_| renewed(50));
+        let leases: Vec<Vitality> = live.chain(silent).chain(dead).collect();
+        lapse_together(leases.iter(), clock.at(100))
+    };
+    for (all, single) in [(1, 1), (2, 1), (3, 1), (6, 2), (30, 10)] {
+        assert!(!together(all - single, single, 0), "{single} of {all}");
+        assert!(!together(all - single, single, 50), "whoever died before");
+    }
+    for (all, many) in [(2, 2), (3, 2), (5, 2), (30, 11), (30, 30)] {
+        assert!(together(all - many, many, 0), "{many} of {all}");
+    }
 }

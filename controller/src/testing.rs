@@ -9,12 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{ClassPolicy, ResourceVersion, ServiceKey, names::FIELD_MANAGER};
+use highwire_api::{
+    ClassPolicy, ResourceVersion, ServiceKey,
+    names::{CONTROLLER_LEASE, FIELD_MANAGER},
+};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use serde_json::{Value, json};
 
 use crate::{
     condition::PORTS_ERROR,
+    desired::Advertising,
     engine::{Engine, StatusWrite, WriteResult},
     index::{
         Input,
@@ -141,18 +145,25 @@ pub(crate) struct World {
     listing: bool,
     /// The nodes whose agents renew their Leases as time passes.
     renewing: Vec<u8>,
+    /// Whether the API server is away, so that nobody renews a Lease.
+    away: bool,
     last_renewal: Instant,
 }
 
 impl World {
     /// A leading controller whose watches have listed nothing.
     pub(crate) fn new() -> Self {
+        Self::with(Advertising::default())
+    }
+
+    /// The same with these flags.
+    pub(crate) fn with(advertising: Advertising) -> Self {
         let now = Now {
             instant: Instant::now(),
             wall: "2026-01-02T03:04:05Z".parse().unwrap(),
         };
         let mut world = Self {
-            engine: Engine::default(),
+            engine: Engine::new(advertising),
             now,
             writes: Vec::new(),
             announcements: Vec::new(),
@@ -161,6 +172,7 @@ impl World {
             version: 100,
             listing: false,
             renewing: Vec::new(),
+            away: false,
             last_renewal: now.instant,
         };
         world.list_nothing();
@@ -297,14 +309,16 @@ impl World {
         self.renewing.retain(|known| *known != number);
     }
 
-    /// Nobody renews any more, as if the API server were away.
+    /// Nobody renews any more: the API server is away.
     pub(crate) fn silence(&mut self) -> Vec<u8> {
+        self.away = true;
         std::mem::take(&mut self.renewing)
     }
 
     /// They renew again from now on.
     pub(crate) fn resume(&mut self, numbers: Vec<u8>) {
         self.renewing = numbers;
+        self.away = false;
         self.last_renewal = self.now.instant;
     }
 
@@ -323,6 +337,11 @@ impl World {
                     .clone()
                     .into_iter()
                     .for_each(|number| self.lease(number));
+                if !self.away {
+                    // The leader's own, which is nothing but a pulse.
+                    let own = Fed::Put(CONTROLLER_LEASE.to_owned(), lease(self.now, None));
+                    self.feed(Input::Lease(own));
+                }
             }
             if self
                 .engine

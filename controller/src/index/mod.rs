@@ -22,7 +22,7 @@ use highwire_api::{Family, ServiceKey, names::agent_lease};
 
 use crate::{
     condition,
-    desired::{Decision, decide},
+    desired::{Advertising, Decision, decide},
     liveness::Now,
 };
 use changes::Changes;
@@ -56,6 +56,7 @@ pub(crate) struct Index {
     endpoints: Endpoints,
     listings: Listings,
     touched: Touched,
+    advertising: Advertising,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +78,14 @@ struct Touched {
 }
 
 impl Index {
+    /// An index that knows nothing yet.
+    pub(crate) fn new(advertising: Advertising) -> Self {
+        Self {
+            advertising,
+            ..Self::default()
+        }
+    }
+
     /// Takes an event in.
     pub(crate) fn apply(&mut self, input: Input, now: Now) {
         match input {
@@ -168,9 +177,10 @@ impl Index {
     /// What a Service's ingress should say.
     pub(crate) fn decide(&self, key: &ServiceKey) -> Option<Decision> {
         let has_endpoint = |node: &str, family: Family| self.endpoints.is_ready(key, node, family);
+        let (nodes, advertising) = (self.nodes.iter(), &self.advertising);
         self.services
             .get(key)
-            .map(|service| decide(key, service, self.nodes.iter(), &has_endpoint))
+            .map(|service| decide(key, service, nodes, &has_endpoint, advertising))
     }
 
     /// Why Services are refused a port, for metrics: one reason per Service.
@@ -220,9 +230,9 @@ impl Index {
         self.nodes.next_judgement()
     }
 
-    /// Lets Leases go stale whose time has come.
+    /// Judges the Leases whose time has come.
     pub(crate) fn expire(&mut self, now: Now) {
-        let concern = self.nodes.expire(now);
+        let concern = self.nodes.expire(self.advertising.empty_hold, now);
         self.touch(concern);
     }
 

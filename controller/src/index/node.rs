@@ -47,6 +47,20 @@ pub(crate) enum Departure {
     Marked,
 }
 
+/// What a Node's condition `Ready` says: the kubelet's word, or, once that is silent,
+/// the node lifecycle controller's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NodeReady {
+    /// True.
+    Ready,
+    /// False or Unknown.
+    NotReady,
+    /// There is no such condition: the Node has no kubelet to say so. The agent's own
+    /// report decides then.
+    #[default]
+    Unsaid,
+}
+
 /// What matters of a Node object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NodeFacts {
@@ -58,8 +72,8 @@ pub(crate) struct NodeFacts {
     pub(crate) excluded: bool,
     /// Why it will soon be gone, if so.
     pub(crate) departure: Option<Departure>,
-    /// Whether its `Ready` condition does not say otherwise.
-    pub(crate) ready: bool,
+    /// What its `Ready` condition says.
+    pub(crate) ready: NodeReady,
     /// Its addresses of type ExternalIP.
     pub(crate) external: BTreeSet<IpAddr>,
     /// Its addresses of type InternalIP.
@@ -93,9 +107,11 @@ impl NodeFacts {
             excluded: exclude == ExcludeLabel::Honoured && labels.contains_key(EXCLUDE_LABEL),
             labels,
             departure: departure(node),
-            // A Node without the condition has no kubelet to say so; the agent's
-            // own report decides then.
-            ready: ready.is_none_or(|condition| condition.status == "True"),
+            ready: match ready.map(|condition| condition.status.as_str()) {
+                None => NodeReady::Unsaid,
+                Some("True") => NodeReady::Ready,
+                Some(_) => NodeReady::NotReady,
+            },
             external: addresses("ExternalIP"),
             internal: addresses("InternalIP"),
         }
@@ -226,6 +242,9 @@ pub(crate) enum Standing {
     Live,
     /// It may go on with what it is listed for, but not begin anything.
     Kept,
+    /// Its agent is silent since a moment ago, which is no proof: it may go on with
+    /// what it is listed for where the list would become empty without.
+    Lost(Absence),
     /// It cannot.
     Out(Absence),
 }
@@ -237,7 +256,7 @@ impl Standing {
             Self::Live => "live",
             Self::Kept => "unproven",
             Self::Out(Absence::NotOptedIn) => "not_opted_in",
-            Self::Out(_) => "out",
+            Self::Lost(_) | Self::Out(_) => "out",
         }
     }
 
@@ -268,20 +287,33 @@ impl NodeRecord {
         if facts.excluded {
             return Standing::Out(Absence::Excluded);
         }
-        if !facts.ready {
+        if facts.ready == NodeReady::NotReady {
             return Standing::Out(Absence::NodeNotReady);
         }
-        let Some(report) = &self.report else {
-            return Standing::Out(Absence::NoReport);
-        };
-        if let Some(reason) = &report.not_ready {
+        let not_ready = self.report.as_ref().map(|report| &report.not_ready);
+        if let Some(Some(reason)) = not_ready {
             return Standing::Out(Absence::AgentNotReady(reason.clone()));
         }
-        match self.lease.as_ref().map(|lease| lease.vitality.freshness()) {
-            Some(Freshness::Fresh) => Standing::Live,
-            Some(Freshness::Unproven) => Standing::Kept,
-            Some(Freshness::Stale) | None => Standing::Out(Absence::Silent),
+        match (not_ready, self.freshness()) {
+            (None, Some(Freshness::Stale) | None) => Standing::Out(Absence::NoReport),
+            (None, Some(_)) => Standing::Lost(Absence::NoReport),
+            (Some(_), Some(Freshness::Fresh)) => Standing::Live,
+            (Some(_), Some(Freshness::Unproven)) => Standing::Kept,
+            (Some(_), Some(Freshness::Lost)) => Standing::Lost(Absence::Silent),
+            // An agent that leaves deletes its Lease, which is proof.
+            (Some(_), Some(Freshness::Stale) | None) => Standing::Out(Absence::Silent),
         }
+    }
+
+    fn freshness(&self) -> Option<Freshness> {
+        self.lease.as_ref().map(|lease| lease.vitality.freshness())
+    }
+
+    /// Whether somebody else than its agent says that the machine is alive, and would
+    /// say so if it were not.
+    pub(crate) fn is_vouched_for(&self) -> bool {
+        let vouched = |facts: &NodeFacts| facts.opted_in && facts.ready == NodeReady::Ready;
+        self.facts.as_ref().is_some_and(vouched)
     }
 
     /// The version up to which every Service event is in the node's kernel.
@@ -304,10 +336,10 @@ impl NodeRecord {
         if self.facts.as_ref().filter(in_service).is_none() {
             return Voice::Silent;
         }
-        match self.lease.as_ref().map(|lease| lease.vitality.freshness()) {
+        match self.freshness() {
             Some(Freshness::Fresh) => Voice::Heard,
             Some(Freshness::Unproven) => Voice::Doubtful,
-            Some(Freshness::Stale) | None => Voice::Silent,
+            Some(Freshness::Lost | Freshness::Stale) | None => Voice::Silent,
         }
     }
 

@@ -1,12 +1,16 @@
 //! All nodes: which Services a change of one concerns, and when a silent one dies.
 
-use std::{collections::BTreeMap, mem, time::Instant};
+use std::{
+    collections::BTreeMap,
+    mem,
+    time::{Duration, Instant},
+};
 
 use highwire_api::{ResourceVersion, ServiceKey, names::node_of_agent_lease};
 use jiff::Timestamp;
 
 use super::node::{AgentReport, LeaseRecord, LeaseView, NodeFacts, NodeRecord};
-use crate::liveness::{Now, Pulse, Vitality};
+use crate::liveness::{Now, Pulse, Vitality, lapse_together};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -108,7 +112,7 @@ impl Nodes {
                         vitality
                     }
                 };
-                expires = vitality.expires();
+                expires = vitality.due();
                 LeaseRecord {
                     vitality,
                     observed: view.observed,
@@ -127,8 +131,9 @@ impl Nodes {
         self.next_judgement
     }
 
-    /// Lets Leases go stale whose time has come.
-    pub(super) fn expire(&mut self, now: Now) -> Concern {
+    /// Judges the Leases whose time has come: they are lost, and after `hold` stale,
+    /// unless they lapse together while their Nodes are Ready.
+    pub(super) fn expire(&mut self, hold: Duration, now: Now) -> Concern {
         if self.next_judgement.is_none_or(|due| due > now.instant) {
             return Concern::NONE;
         }
@@ -137,25 +142,31 @@ impl Nodes {
             self.next_judgement = None;
             return Concern::NONE;
         }
-        Concern::all_if(self.judge(|vitality| vitality.expire(now)))
+        let vouched_for = self.by_name.values().filter(|node| node.is_vouched_for());
+        let leases = vouched_for.filter_map(|node| node.lease.as_ref());
+        let together = lapse_together(leases.map(|lease| &lease.vitality), now);
+        Concern::all_if(
+            self.judge(|vitality, vouched_for| vitality.judge(together && vouched_for, hold, now)),
+        )
     }
 
     /// A renewal was seen. Returns whether it changed what is thought of any node.
     fn hear(&mut self, now: Now) -> bool {
-        self.pulse.beat(now) && self.judge(|vitality| vitality.reprieve(now))
+        self.pulse.beat(now) && self.judge(|vitality, _| vitality.reprieve(now))
     }
 
-    fn judge(&mut self, mut judge: impl FnMut(&mut Vitality) -> bool) -> bool {
+    /// Lets `judge` look at every Lease, and at whether somebody else vouches for the
+    /// node.
+    fn judge(&mut self, mut judge: impl FnMut(&mut Vitality, bool) -> bool) -> bool {
         let mut changed = false;
-        for lease in self
-            .by_name
-            .values_mut()
-            .filter_map(|node| node.lease.as_mut())
-        {
-            changed |= judge(&mut lease.vitality);
+        for node in self.by_name.values_mut() {
+            let vouched_for = node.is_vouched_for();
+            if let Some(lease) = &mut node.lease {
+                changed |= judge(&mut lease.vitality, vouched_for);
+            }
         }
         let leases = self.by_name.values().filter_map(|node| node.lease.as_ref());
-        self.next_judgement = leases.filter_map(|lease| lease.vitality.expires()).min();
+        self.next_judgement = leases.filter_map(|lease| lease.vitality.due()).min();
         changed
     }
 

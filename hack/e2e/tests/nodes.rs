@@ -116,6 +116,42 @@ async fn a_node_leaves_with_its_readiness_its_label_its_taint_and_its_object() -
 }
 
 #[tokio::test]
+async fn agents_that_fall_silent_together_are_not_dead_until_a_node_says_so() -> Result<()> {
+    let bed = Bed::up("sil", &[], &["--empty-hold=15"]).await?;
+    let (cluster, service) = (&bed.cluster, &bed.service);
+    let nodes_are = |state: &str, count: f64| {
+        let metric = format!("highwire_controller_nodes{{state=\"{state}\"}}");
+        async move {
+            wait_for(&format!("{metric} {count}"), LONG, || async {
+                let leader = cluster.controller(&highwire::leader(cluster).await?)?;
+                let found = leader.metric(&metric)?;
+                ensure!(found == count, "{found}");
+                Ok(())
+            })
+            .await;
+        }
+    };
+    // As if the API server throttled them: their Nodes are Ready.
+    for node in highwire::SERVING {
+        cluster.agent(node)?.kill()?;
+    }
+    nodes_are("unproven", 2.0).await;
+    ensure!(service.ingress_ips().await? == BOTH);
+    // Who is proven dead goes. The other one, silent alone now, is dead too, but
+    // the list would become empty.
+    bed.set_ready("Unknown")?;
+    ingress_is(service, &N2).await;
+    nodes_are("out", 2.0).await;
+    ensure!(service.ingress_ips().await? == N2, "it is held");
+    ingress_is(service, &[]).await;
+
+    bed.set_ready("True")?;
+    highwire::start(cluster).await?;
+    ingress_is(service, &BOTH).await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_nodes_addresses_reach_the_ingress_list() -> Result<()> {
     let bed = Bed::up("adr", &[], &[]).await?;
     let (cluster, service) = (&bed.cluster, &bed.service);
