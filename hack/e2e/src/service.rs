@@ -222,6 +222,21 @@ impl Svc {
             .with_context(|| format!("patch Service {}", self.name()))
     }
 
+    /// Writes `status.loadBalancer.ingress` as another load balancer would, under the
+    /// name `manager`.
+    pub async fn write_ingress(&self, manager: &str, ingress: Value) -> Result<Service> {
+        let patch = json!({ "status": { "loadBalancer": { "ingress": ingress } } });
+        let params = PatchParams {
+            field_manager: Some(manager.to_owned()),
+            ..PatchParams::default()
+        };
+        let written = self
+            .api
+            .patch_status(self.name(), &params, &Patch::Merge(patch))
+            .await;
+        written.with_context(|| format!("{manager} writes the status of {}", self.name()))
+    }
+
     /// Deletes it.
     pub async fn delete(&self) -> Result<()> {
         match self.api.delete(self.name(), &DeleteParams::default()).await {

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use common::conflicts::event;
 use common::{BOTH, LONG, SHORT, all_answer, answers, ingress_is, refuses, web};
 use highwire_e2e::{ConnectError, Pod, wait_for};
 use serde_json::json;
@@ -318,5 +319,25 @@ async fn topology_is_kube_proxys_business_and_stays_it() -> Result<()> {
             .label_node(&node.name, "topology.kubernetes.io/zone", None)
             .await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_service_that_kube_proxy_leaves_alone_is_not_advertised() -> Result<()> {
+    let (cluster, scope) = web("foreignproxy").await?;
+    let port = scope.free_port()?;
+    let service = scope.service("web").load_balancer();
+    let service = service.tcp(port, 8080).create().await?;
+    ingress_is(&service, &BOTH).await;
+    let label = "service.kubernetes.io/service-proxy-name";
+    let labelled = |value| json!({"metadata": {"labels": {label: value}}});
+    service.patch(labelled(json!("other"))).await?;
+    ingress_is(&service, &[]).await;
+    let said = event(&scope, &service, "Unsupported").await;
+    ensure!(said.contains(label) && said.contains("remove"), "{said}");
+    refuses(&cluster.outside(), cluster.node("n1")?.v4(port)).await;
+    service.patch(labelled(serde_json::Value::Null)).await?;
+    ingress_is(&service, &BOTH).await;
+    answers(&cluster.outside(), cluster.node("n1")?.v4(port)).await;
     Ok(())
 }
