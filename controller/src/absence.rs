@@ -87,6 +87,17 @@ pub(crate) enum ShortageKind {
     NoneReady,
 }
 
+impl ShortageKind {
+    /// Its name in a condition.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::NoOptedIn => "NoNodes",
+            Self::SelectorMatchesNone => "NodeSelectorMatchesNone",
+            Self::NoneReady => "NoReadyNodes",
+        }
+    }
+}
+
 impl Shortage {
     /// Its kind, unless `PortConflict` tells all there is to tell.
     pub(crate) fn to_tell(&self) -> Option<ShortageKind> {

@@ -3,7 +3,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::{
-    condition::{Finding, amended},
+    condition::{PORTS_ERROR, amended, ports_error},
     refusals::Refusal,
 };
 
@@ -46,12 +46,9 @@ impl Case {
         self.board.look(refusals, self.condition.as_ref(), self.now);
         self.now += Duration::from_millis(ms);
         if ms >= 400 {
-            let new = amended(
-                self.condition.as_ref(),
-                Finding::Refusals(refusals),
-                None,
-                Timestamp::UNIX_EPOCH,
-            );
+            let stated = self.condition.as_ref();
+            let new = ports_error(stated, refusals)
+                .and_then(|words| amended(stated, PORTS_ERROR, words, None, Timestamp::UNIX_EPOCH));
             self.condition = new.or(self.condition.take());
         }
         self.board.look(refusals, self.condition.as_ref(), self.now);

@@ -134,7 +134,7 @@ fn another_holder_is_told_and_is_no_release() {
         "True HostListener: 80/TCP is held by socket 0.0.0.0:80 uid 0 on n1"
     );
     assert_eq!(world.advertised("young").len(), 4);
-    let mut written = world.writes.iter().filter_map(|w| w.condition.as_ref());
+    let mut written = world.writes.iter().flat_map(|w| &w.conditions);
     assert!(
         written.all(|condition| condition.status == "True"),
         "not even for a moment"

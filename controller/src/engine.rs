@@ -10,7 +10,8 @@ use highwire_api::{Problem, ResourceVersion, ServiceKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
-    condition::{Finding, amended},
+    absence::Shortage,
+    condition::{self, PORTS_ERROR, SERVING, amended},
     conflict_news::SETTLE,
     desired::{Advertising, Decision},
     index::{
@@ -26,6 +27,10 @@ use crate::{
     schedule::Schedule,
 };
 
+/// How long a Service must be without an address before its condition, and an Event, say
+/// why.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// A status to be written, if the Service is still as it was when this was decided.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StatusWrite {
@@ -37,8 +42,8 @@ pub(crate) struct StatusWrite {
     pub(crate) version: ResourceVersion,
     /// What the status should advertise, if that is anything else than now.
     pub(crate) ingress: Option<Ingress>,
-    /// What our condition shall say, if that is anything else than now.
-    pub(crate) condition: Option<Condition>,
+    /// Our conditions that should say anything else than now.
+    pub(crate) conditions: Vec<Condition>,
 }
 
 /// How a write ended.
@@ -68,8 +73,37 @@ struct Leading {
     schedule: Schedule,
     notices: Notices,
     overwrites: Overwrites,
-    /// Since when nothing but the condition of these Services was to be written.
-    unexplained: BTreeMap<ServiceKey, Instant>,
+    /// Since when the conditions of these Services are wrong.
+    unexplained: BTreeMap<ServiceKey, Unexplained>,
+}
+
+/// Since when the conditions of a Service are wrong, as far as they are.
+#[derive(Debug, Default)]
+struct Unexplained {
+    ports: Since,
+    serving: Since,
+}
+
+/// What the conditions of a Service are to be about.
+struct Findings<'a> {
+    /// Who refuses it, if that is known.
+    refusals: Option<&'a Refusals>,
+    /// What of that has lasted long enough to be told.
+    settled: Option<&'a Refusals>,
+    /// What the condition `highwire.dev/Serving` should say, if anything else than now.
+    serving: Option<Condition>,
+}
+
+/// Since when something is so.
+#[derive(Debug, Default)]
+struct Since(Option<Instant>);
+
+impl Since {
+    /// It is so now, or not. Returns when it will have been so for that long.
+    fn due(&mut self, is_so: bool, long: Duration, now: Instant) -> Option<Instant> {
+        self.0 = is_so.then(|| self.0.unwrap_or(now));
+        self.0.map(|since| since + long)
+    }
 }
 
 impl Leading {
@@ -81,14 +115,17 @@ impl Leading {
         decision: Decision,
         now: Now,
     ) -> Option<StatusWrite> {
-        let Decision::Publish {
-            ingress,
-            shortage,
-            refusals,
-        } = decision
-        else {
-            self.schedule.settled(key);
-            return None;
+        let (ingress, shortage, refusals) = match decision {
+            Decision::Leave => (None, None, None),
+            Decision::Publish {
+                ingress,
+                shortage,
+                refusals,
+            } => (ingress, shortage, Some(refusals)),
+        };
+        let listed = match &ingress {
+            Some(ingress) => !ingress.is_empty(),
+            None => !service.listed.is_empty(),
         };
         let ingress = ingress.filter(|ingress| !service.listed.says(ingress));
         if ingress.is_some() && self.overwrites.is_lost(key, service, now.instant) {
@@ -96,28 +133,24 @@ impl Leading {
             self.schedule.settled(key);
             return None;
         }
-        let shortage = shortage.and_then(|shortage| shortage.to_tell());
-        self.notices
-            .shortage(key, &service.uid, shortage, now.instant);
-        let settled = self.look_at_conflicts(key, service, refusals.clone(), now);
-        let amend = |refusals: &Refusals| {
-            let stated = service.condition.as_ref();
-            let finding = match service.unsupported() {
-                Some(problems) => Finding::Unsupported(problems),
-                None => Finding::Refusals(refusals),
-            };
-            amended(stated, finding, service.generation, now.wall)
-        };
         let moves = ingress.is_some();
-        if !moves && !self.is_to_be_explained(key, amend(&refusals).is_some(), now) {
-            return None;
-        }
-        // A cause that has not settled must not look like none.
-        let condition = Some(settled)
-            .filter(|settled| settled.is_empty() == refusals.is_empty())
-            .and_then(|settled| amend(&settled));
-        if !moves && condition.is_none() {
-            self.schedule.wait(key, now.instant + SETTLE);
+        let footing = service.footing(listed, shortage.as_ref());
+        let serving = footing.and_then(|footing| {
+            let stated = service.serving.as_ref();
+            let words = condition::serving(stated, footing)?;
+            amended(stated, SERVING, words, service.generation, now.wall)
+        });
+        self.look_at_shortage(key, service, shortage.as_ref(), now);
+        let settled = refusals
+            .clone()
+            .map(|refusals| self.look_at_conflicts(key, service, refusals, now));
+        let findings = Findings {
+            refusals: refusals.as_ref(),
+            settled: settled.as_ref(),
+            serving,
+        };
+        let conditions = self.conditions(key, service, findings, moves, now);
+        if !moves && conditions.is_empty() {
             return None;
         }
         self.unexplained.remove(key);
@@ -126,8 +159,76 @@ impl Leading {
             uid: service.uid.clone(),
             version: service.version,
             ingress,
-            condition,
+            conditions,
         })
+    }
+
+    /// The conditions to be written now. If there are none and the addresses don't move,
+    /// the schedule knows when to look again.
+    fn conditions(
+        &mut self,
+        key: &ServiceKey,
+        service: &ServiceRecord,
+        findings: Findings<'_>,
+        moves: bool,
+        now: Now,
+    ) -> Vec<Condition> {
+        let amend = |refusals: &Refusals| {
+            let stated = service.condition.as_ref();
+            let words = condition::ports_error(stated, refusals)?;
+            amended(stated, PORTS_ERROR, words, service.generation, now.wall)
+        };
+        let Findings {
+            refusals,
+            settled,
+            serving,
+        } = findings;
+        let wrong = self.unexplained.entry(key.clone()).or_default();
+        let ports_wrong = refusals.and_then(amend).is_some();
+        let ports_due = wrong.ports.due(ports_wrong, SETTLE, now.instant);
+        let serving_due = wrong.serving.due(serving.is_some(), GRACE, now.instant);
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now.instant);
+        let ports_error = settled
+            // A cause that has not settled must not look like none.
+            .filter(|settled| Some(settled.is_empty()) == refusals.map(Refusals::is_empty))
+            .filter(|_| moves || is_due(ports_due))
+            .and_then(amend);
+        // What passes within a moment is not said, but what is said is true.
+        let serving = serving.filter(|_| is_due(serving_due) || moves && service.serving.is_some());
+        let conditions: Vec<Condition> = ports_error.into_iter().chain(serving).collect();
+        if !moves && conditions.is_empty() {
+            // What is due and still not written waits for a cause to settle.
+            let ports_due = ports_due.map(|at| {
+                if is_due(Some(at)) {
+                    now.instant + SETTLE
+                } else {
+                    at
+                }
+            });
+            match ports_due.into_iter().chain(serving_due).min() {
+                Some(at) => self.schedule.wait(key, at),
+                None => {
+                    self.unexplained.remove(key);
+                    self.schedule.settled(key);
+                }
+            }
+        }
+        conditions
+    }
+
+    /// Lets the notices know why no node serves the Service, once its condition says so.
+    fn look_at_shortage(
+        &mut self,
+        key: &ServiceKey,
+        service: &ServiceRecord,
+        shortage: Option<&Shortage>,
+        now: Now,
+    ) {
+        let stated = service.serving.as_ref();
+        let kind = shortage
+            .and_then(Shortage::to_tell)
+            .filter(|kind| stated.is_some_and(|stated| stated.reason == kind.reason()));
+        self.notices.shortage(key, &service.uid, kind, now.instant);
     }
 
     /// Lets the notices know who refuses the Service, and returns what of it has
@@ -155,22 +256,6 @@ impl Leading {
             .collect();
         self.notices
             .problems(key, &service.uid, &problems, now.instant);
-    }
-
-    /// Whether the condition alone is worth a write now: it has been wrong for a while,
-    /// in which all nodes that have to say the same could say it.
-    fn is_to_be_explained(&mut self, key: &ServiceKey, wrong: bool, now: Now) -> bool {
-        if !wrong {
-            self.unexplained.remove(key);
-            self.schedule.settled(key);
-            return false;
-        }
-        let since = self.unexplained.entry(key.clone()).or_insert(now.instant);
-        let due = *since + SETTLE;
-        if due > now.instant {
-            self.schedule.wait(key, due);
-        }
-        due <= now.instant
     }
 }
 

@@ -261,16 +261,16 @@ fn what_cannot_be_read_keeps_what_it_had_and_what_is_not_done_is_cleared() {
         .filter(|reason| *reason == "Unsupported")
         .collect();
     assert_eq!(told.len(), 1);
-    let condition = world.condition("web").unwrap();
-    let expected = "True Unsupported: spec.clusterIP: \"None\": ";
+    let condition = world.serving("web").unwrap();
+    let expected = "False Unsupported: spec.clusterIP: \"None\": ";
     assert!(condition.starts_with(expected), "{condition}");
 
     world.edit("web", |s| s["spec"]["clusterIPs"] = json!(["10.96.0.10"]));
     world.all_report([1]);
     world.pass(5 * SECOND);
     assert_eq!(world.advertised("web"), ["192.0.2.1:80"]);
-    let condition = world.condition("web").unwrap();
-    assert!(condition.starts_with("False "), "{condition}");
+    let condition = world.serving("web").unwrap();
+    assert_eq!(condition, "True Serving: it has addresses");
 }
 
 #[test]

@@ -144,6 +144,11 @@ impl Listed {
     pub(crate) fn says(&self, wanted: &Ingress) -> bool {
         self.exact && self.ingress == *wanted
     }
+
+    /// Whether the status has no entry at all, readable or not.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.exact && self.ingress.is_empty()
+    }
 }
 
 #[cfg(test)]

@@ -76,6 +76,7 @@ fn what_others_wrote_is_not_exact() {
     ] {
         let listed = listed(entries.clone());
         assert_eq!(listed.exact, exact, "{entries}");
+        assert_eq!(listed.is_empty(), entries == json!([]), "{entries}");
     }
 }
 

@@ -39,7 +39,7 @@ use serde_json::{Value, json};
 use sim_node::SimNode;
 
 use crate::{
-    condition::PORTS_ERROR,
+    condition::{PORTS_ERROR, SERVING},
     index::{Input, listing::Fed, node::AgentReport},
     refusals::Refusal,
     testing::{World, facts, key, lease, node, service},
@@ -294,7 +294,8 @@ impl Cluster {
         for _ in 0..30 {
             let before = self.world.version();
             NODES.into_iter().for_each(|number| self.sync(number));
-            self.world.pass(SECOND);
+            // Longer than it takes until a lack of addresses is explained.
+            self.world.pass(3 * SECOND);
             if self.world.version() == before {
                 let writes = self.world.writes.len();
                 self.world.pass(3 * SECOND);
@@ -345,9 +346,21 @@ impl Cluster {
                 !refusals.is_empty(),
                 "{key}: {condition:?} {refusals:?}"
             );
+            // Who has no address says why, in one condition or the other.
+            let serving = self.world.serving(&key.name);
+            let is_false = serving.is_some_and(|text| text.starts_with("False"));
+            assert!(
+                if advertised.is_empty() {
+                    is_false || is_true
+                } else {
+                    !is_false
+                },
+                "{key}: {advertised:?} {:?} {condition:?}",
+                self.world.serving(&key.name)
+            );
             self.check_events(key, &refusals);
         }
-        self.check_conditions_begin_true();
+        self.check_conditions_begin_with_trouble();
         self.check_no_event_is_repeated();
     }
 
@@ -378,19 +391,22 @@ impl Cluster {
         assert_eq!(told, refused, "{key}: the owner believes {believed:?}");
     }
 
-    fn check_conditions_begin_true(&self) {
+    fn check_conditions_begin_with_trouble(&self) {
         let mut begun = BTreeSet::new();
         for write in &self.world.writes {
-            let Some(condition) = &write.condition else {
-                continue;
-            };
-            assert_eq!(condition.type_, PORTS_ERROR);
-            let known = !begun.insert(write.uid.clone());
-            assert!(
-                known || condition.status == "True",
-                "{}: never was True",
-                write.key
-            );
+            for condition in &write.conditions {
+                let trouble = match condition.type_.as_str() {
+                    PORTS_ERROR => "True",
+                    SERVING => "False",
+                    other => panic!("{other}"),
+                };
+                let known = !begun.insert((write.uid.clone(), condition.type_.clone()));
+                assert!(
+                    known || condition.status == trouble,
+                    "{}: never was in trouble",
+                    write.key
+                );
+            }
         }
     }
 

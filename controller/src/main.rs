@@ -29,6 +29,8 @@ mod conflict_tests;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
+mod serving_tests;
+#[cfg(test)]
 mod silence_tests;
 #[cfg(test)]
 mod testing;

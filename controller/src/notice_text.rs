@@ -46,17 +46,13 @@ pub(crate) fn announce(index: &Index, key: &ServiceKey, notice: Notice) -> Optio
             let note = format!("Advertised at {}", service.listed.ingress);
             (Severity::Normal, "LoadBalancerUpdated", note)
         }
-        Notice::NoReadyNodes => match index.decide(key)? {
-            Decision::Publish {
-                shortage: Some(shortage),
-                ..
-            } if shortage.to_tell().is_some() => (
-                Severity::Warning,
-                "NoReadyNodes",
-                format!("Not advertised: {shortage}"),
-            ),
-            _ => return None,
-        },
+        Notice::NoReadyNodes => {
+            let stated = service
+                .serving
+                .as_ref()
+                .filter(|said| said.status == "False")?;
+            (Severity::Warning, "NoReadyNodes", stated.message.clone())
+        }
         Notice::Conflict(ConflictNews::Refused(ref cause)) => {
             let sentence = match index.decide(key)? {
                 Decision::Publish { refusals, .. } => refusals.sentence(cause),
@@ -82,7 +78,13 @@ pub(crate) fn announce(index: &Index, key: &ServiceKey, notice: Notice) -> Optio
     (&service.uid, reason).hash(&mut hasher);
     match notice {
         // The version is the same after a restart as long as nobody wrote the Service.
-        Notice::Updated | Notice::NoReadyNodes => service.version.hash(&mut hasher),
+        Notice::Updated => service.version.hash(&mut hasher),
+        // The same for everyone as long as the condition says so.
+        Notice::NoReadyNodes => {
+            let condition = service.serving.as_ref();
+            let said = condition.map(|said| (&said.reason, said.last_transition_time.0));
+            said.hash(&mut hasher);
+        }
         Notice::Problem(problem) => problem.hash(&mut hasher),
         // The same for everyone as long as the condition stays True, or False.
         Notice::Conflict(news) => {

@@ -19,9 +19,6 @@ use crate::{
     refusals::Refusals,
 };
 
-/// How long a Service must be without a node before that is told.
-const GRACE: Duration = Duration::from_secs(2);
-
 /// How long to collect changes of the addresses before they are told.
 const COLLECT: Duration = Duration::from_secs(1);
 
@@ -83,7 +80,7 @@ impl Notices {
         }
     }
 
-    /// No node serves the Service, or one does (`None`).
+    /// The condition says that no node serves the Service, or not (`None`).
     pub(crate) fn shortage(
         &mut self,
         key: &ServiceKey,
@@ -95,9 +92,9 @@ impl Notices {
         if board.shortage.map(|(kind, _)| kind) == shortage {
             return;
         }
-        board.shortage = shortage.map(|kind| (kind, Telling::At(now + GRACE)));
+        board.shortage = shortage.map(|kind| (kind, Telling::At(now)));
         if shortage.is_some() {
-            self.due.insert((now + GRACE, key.clone()));
+            self.due.insert((now, key.clone()));
         }
     }
 

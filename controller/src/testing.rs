@@ -17,7 +17,7 @@ use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use serde_json::{Value, json};
 
 use crate::{
-    condition::PORTS_ERROR,
+    condition::{PORTS_ERROR, SERVING},
     desired::Advertising,
     engine::{Engine, StatusWrite, WriteResult},
     index::{
@@ -383,7 +383,7 @@ impl World {
         if let Some(ingress) = &write.ingress {
             service["status"]["loadBalancer"]["ingress"] = json!(ingress.to_api());
         }
-        if let Some(condition) = &write.condition {
+        for condition in &write.conditions {
             merge_by_type(&mut service["status"]["conditions"], json!(condition));
         }
         self.writes.push(write.clone());
@@ -406,9 +406,18 @@ impl World {
 
     /// The condition `LoadBalancerPortsError` of a Service as `True HostPort: message`.
     pub(crate) fn condition(&self, name: &str) -> Option<String> {
+        self.stated(name, PORTS_ERROR)
+    }
+
+    /// The condition `highwire.dev/Serving` of a Service in the same form.
+    pub(crate) fn serving(&self, name: &str) -> Option<String> {
+        self.stated(name, SERVING)
+    }
+
+    fn stated(&self, name: &str, type_: &str) -> Option<String> {
         let conditions = &self.services[&key(name)]["status"]["conditions"];
         let mut conditions = conditions.as_array().into_iter().flatten();
-        let found = conditions.find(|found| found["type"] == PORTS_ERROR)?;
+        let found = conditions.find(|found| found["type"] == type_)?;
         let text = |field: &str| found[field].as_str().unwrap().to_owned();
         Some(format!(
             "{} {}: {}",

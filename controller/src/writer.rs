@@ -16,7 +16,6 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::{
-    condition::PORTS_ERROR,
     engine::{StatusWrite, WriteResult},
     index::service::ServiceView,
     metrics::Metrics,
@@ -96,11 +95,11 @@ impl Writer {
 /// What was written, in words.
 fn summary(write: &StatusWrite) -> String {
     let addresses = write.ingress.as_ref().map(ToString::to_string);
-    let condition = write
-        .condition
-        .as_ref()
-        .map(|condition| format!("{PORTS_ERROR} {}: {}", condition.status, condition.message));
-    let parts: Vec<String> = addresses.into_iter().chain(condition).collect();
+    let conditions = write.conditions.iter().map(|condition| {
+        let (type_, status) = (&condition.type_, &condition.status);
+        format!("{type_} {status}: {}", condition.message)
+    });
+    let parts: Vec<String> = addresses.into_iter().chain(conditions).collect();
     parts.join("; ")
 }
 
@@ -118,8 +117,8 @@ fn patch(write: &StatusWrite) -> Value {
         };
         status["loadBalancer"] = json!({ "ingress": entries });
     }
-    if let Some(condition) = &write.condition {
-        status["conditions"] = json!([condition]);
+    if !write.conditions.is_empty() {
+        status["conditions"] = json!(write.conditions);
     }
     json!({
         "metadata": { "uid": write.uid, "resourceVersion": write.version.to_string() },
@@ -133,7 +132,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
     use super::*;
-    use crate::{ingress::Ingress, testing::key};
+    use crate::{condition::PORTS_ERROR, ingress::Ingress, testing::key};
 
     #[test]
     fn a_patch_holds_what_was_looked_at_and_no_condition_that_is_right() {
@@ -142,7 +141,7 @@ mod tests {
             uid: "u1".into(),
             version: ResourceVersion(7),
             ingress: Some(Ingress::default()),
-            condition: None,
+            conditions: Vec::new(),
         };
         let looked_at = json!({"uid": "u1", "resourceVersion": "7"});
         assert_eq!(
@@ -154,7 +153,7 @@ mod tests {
             "lastTransitionTime": "2026-01-02T03:04:05Z",
         }))
         .unwrap();
-        write.condition = Some(condition.clone());
+        write.conditions = vec![condition.clone()];
         assert_eq!(patch(&write)["status"]["conditions"], json!([condition]));
         write.ingress = None;
         assert_eq!(patch(&write)["status"], json!({"conditions": [condition]}));

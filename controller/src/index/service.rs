@@ -10,7 +10,8 @@ use highwire_api::{
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 
 use crate::{
-    condition::{self, PORTS_ERROR},
+    absence::Shortage,
+    condition::{self, Footing, PORTS_ERROR, SERVING},
     ingress::Listed,
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct ServiceView {
     pub(crate) condition: Option<Condition>,
     /// Whether that is our work.
     pub(crate) explained_by_us: bool,
+    /// Its condition `highwire.dev/Serving`.
+    pub(crate) serving: Option<Condition>,
     /// The generation of its spec, if the API server counts them.
     pub(crate) generation: Option<i64>,
 }
@@ -47,8 +50,9 @@ impl ServiceView {
             listed: Listed::of(service),
             author: IngressAuthor::of(service),
             adopted: is_adopted(service),
-            condition: condition::stated(service),
+            condition: condition::stated(service, PORTS_ERROR),
             explained_by_us: is_condition_ours(service, PORTS_ERROR),
+            serving: condition::stated(service, SERVING),
             generation: service.metadata.generation,
         }
     }
@@ -65,9 +69,10 @@ impl ServiceView {
         }
     }
 
-    /// Whether a True condition of ours stands there.
+    /// Whether a condition of ours stands there that says it is ours.
     fn is_explained(&self) -> bool {
         self.explained_by_us && condition::is_true(self.condition.as_ref())
+            || condition::is_claimed(self.serving.as_ref())
     }
 }
 
@@ -114,6 +119,8 @@ pub(crate) struct ServiceRecord {
     pub(crate) adopted: bool,
     /// Its condition `LoadBalancerPortsError`.
     pub(crate) condition: Option<Condition>,
+    /// Its condition `highwire.dev/Serving`.
+    pub(crate) serving: Option<Condition>,
     /// See [`ServiceView::generation`].
     pub(crate) generation: Option<i64>,
     /// What a node must have observed to serve it as it is now. The first version
@@ -162,6 +169,7 @@ impl ServiceRecord {
             author: view.author,
             adopted: view.adopted,
             condition: view.condition,
+            serving: view.serving,
             generation: view.generation,
         })
     }
@@ -191,12 +199,23 @@ impl ServiceRecord {
         }
     }
 
-    /// What it asks for that we don't do; never empty.
-    pub(crate) fn unsupported(&self) -> Option<&[Problem]> {
-        match &self.asks {
-            Asks::Refused(problems) => Some(problems),
-            _ => None,
-        }
+    /// Whether it has addresses, if `listed` is what it has, or why not; `None` if that
+    /// is not known yet.
+    pub(crate) fn footing<'a>(
+        &'a self,
+        listed: bool,
+        shortage: Option<&'a Shortage>,
+    ) -> Option<Footing<'a>> {
+        Some(match (&self.asks, shortage) {
+            (Asks::Abandoned | Asks::Elsewhere { .. }, _) => Footing::NotOurs,
+            _ if listed => Footing::Serving,
+            (Asks::Frozen(_, problems) | Asks::Unreadable(problems), _) => {
+                Footing::Invalid(problems)
+            }
+            (Asks::Refused(problems), _) => Footing::Unsupported(problems),
+            (Asks::Serve(_), Some(shortage)) => Footing::Short(shortage),
+            (Asks::Serve(_) | Asks::Pending, _) => return None,
+        })
     }
 
     /// The name of the state, for metrics.

@@ -9,7 +9,7 @@ mod common;
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use common::conflicts::{event, ports_error};
+use common::conflicts::{event, serving};
 use common::{ALL, LONG, SHORT, answers, ingress_is, refuses, web, web_service};
 use highwire_e2e::{Cluster, ConnectError, Pod, Scope, Svc, highwire, wait_for};
 use serde_json::json;
@@ -258,9 +258,10 @@ async fn without_node_ports_it_is_explained_and_not_served() -> Result<()> {
         .spec("allocateLoadBalancerNodePorts", json!(false))
         .create()
         .await?;
-    let condition = ports_error(&service, "True").await;
+    let condition = serving(&service, "False").await;
+    ensure!(condition.reason == "Unsupported", "{}", condition.reason);
     let event = event(&scope, &service, "Unsupported").await;
-    for text in [condition, event] {
+    for text in [condition.message, event] {
         ensure!(
             text.contains("spec.externalTrafficPolicy")
                 && text.contains("spec.allocateLoadBalancerNodePorts"),
@@ -274,7 +275,7 @@ async fn without_node_ports_it_is_explained_and_not_served() -> Result<()> {
         .patch(json!({"spec": {"allocateLoadBalancerNodePorts": true}}))
         .await?;
     ingress_is(&service, &[N1[0]]).await;
-    ports_error(&service, "False").await;
+    serving(&service, "True").await;
     answers(&cluster.outside(), cluster.node("n1")?.v4(port)).await;
     Ok(())
 }

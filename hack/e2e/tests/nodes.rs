@@ -6,6 +6,7 @@
 mod common;
 
 use anyhow::{Result, ensure};
+use common::conflicts::serving;
 use common::{BOTH, LONG, SHORT, answers, ingress_is, refuses, web_pods, web_service};
 use highwire_e2e::{PrivateCluster, Scope, Svc, highwire, wait_for};
 use serde_json::{Value, json};
@@ -112,6 +113,38 @@ async fn a_node_leaves_with_its_readiness_its_label_its_taint_and_its_object() -
 
     cluster.kubectl(&["delete", "node", "n1"])?;
     ingress_is(service, &N2).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_service_says_why_it_has_no_address_until_a_node_joins() -> Result<()> {
+    let cluster = PrivateCluster::up("why", 2).await?;
+    highwire::apply(&cluster)?;
+    let controller = cluster.controller("c1")?;
+    controller.start(&[]).await?;
+    controller.wait_ready(highwire::READY).await?;
+    let scope = Scope::new(&cluster, "why").await?;
+    let service = web_service(&scope, "web", scope.free_port()?).await?;
+    let said = serving(&service, "False").await;
+    ensure!(said.reason == "NoNodes", "{}", said.reason);
+    let told = common::conflicts::event(&scope, &service, "NoReadyNodes").await;
+    ensure!(said.message == told, "{} {told}", said.message);
+    ensure!(told.contains("kubectl label node"), "{told}");
+
+    highwire::start(&cluster).await?;
+    ingress_is(&service, &BOTH).await;
+    serving(&service, "True").await;
+    let later = web_service(&scope, "later", scope.free_port()?).await?;
+    ingress_is(&later, &BOTH).await;
+    let conditions = later
+        .get()
+        .await?
+        .status
+        .and_then(|status| status.conditions);
+    ensure!(
+        conditions.unwrap_or_default().is_empty(),
+        "it was never in trouble"
+    );
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::{Cluster, Netns, Scope, Svc, wait_for};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
 
 use super::{LONG, SHORT};
@@ -40,26 +41,31 @@ pub(crate) fn events(scope: &Scope, service: &Svc, reason: &str) -> Result<Vec<S
 
 /// Waits until the condition LoadBalancerPortsError has this status; its message.
 pub(crate) async fn ports_error(service: &Svc, status: &str) -> String {
-    wait_for(
-        &format!("LoadBalancerPortsError {status}"),
-        LONG,
-        || async {
-            let conditions = service
-                .get()
-                .await
-                .map_err(|e| e.to_string())?
-                .status
-                .and_then(|s| s.conditions);
-            let conditions = conditions.unwrap_or_default();
-            let found = conditions
-                .iter()
-                .find(|c| c.type_ == "LoadBalancerPortsError");
-            match found {
-                Some(condition) if condition.status == status => Ok(condition.message.clone()),
-                other => Err(format!("{other:?}")),
-            }
-        },
-    )
+    condition(service, "LoadBalancerPortsError", status)
+        .await
+        .message
+}
+
+/// Waits until the condition highwire.dev/Serving has this status.
+pub(crate) async fn serving(service: &Svc, status: &str) -> Condition {
+    condition(service, "highwire.dev/Serving", status).await
+}
+
+async fn condition(service: &Svc, type_: &str, status: &str) -> Condition {
+    wait_for(&format!("{type_} {status}"), LONG, || async {
+        let conditions = service
+            .get()
+            .await
+            .map_err(|e| e.to_string())?
+            .status
+            .and_then(|s| s.conditions);
+        let conditions = conditions.unwrap_or_default();
+        let found = conditions.iter().find(|c| c.type_ == type_);
+        match found {
+            Some(condition) if condition.status == status => Ok(condition.clone()),
+            other => Err(format!("{other:?}")),
+        }
+    })
     .await
 }
 

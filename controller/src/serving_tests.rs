@@ -1,0 +1,129 @@
+//! The condition `highwire.dev/Serving` over a Service's life, by the whole engine.
+
+use std::time::Duration;
+
+use highwire_api::names::NODE_SELECTOR_ANNOTATION;
+use serde_json::json;
+
+use crate::testing::{World, service};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn who_has_no_address_says_why_for_as_long_as_it_is_so() {
+    let mut world = World::new();
+    world.put(service("web"));
+    world.pass(SECOND);
+    assert!(world.writes.is_empty(), "a new Service gets its time");
+    world.pass(2 * SECOND);
+    let said = world.serving("web").unwrap();
+    let expected = "False NoNodes: Not advertised: no node is labelled highwire.dev/enabled=true";
+    assert!(said.starts_with(expected), "{said}");
+    assert_eq!(world.reasons(), ["NoReadyNodes"]);
+    assert!(
+        said.ends_with(&world.announcements[0].note),
+        "the same words"
+    );
+    world.pass(3600 * SECOND);
+    assert_eq!((world.writes.len(), world.announcements.len()), (1, 1));
+
+    let selector = |world: &mut World, text: &str| {
+        let annotations = json!({NODE_SELECTOR_ANNOTATION: text});
+        world.edit("web", |s| s["metadata"]["annotations"] = annotations);
+        world.pass(3 * SECOND);
+        world.serving("web").unwrap()
+    };
+    world.live(1);
+    let said = selector(&mut world, "pool=edge");
+    assert!(
+        said.starts_with("False NodeSelectorMatchesNone: "),
+        "{said}"
+    );
+    let said = selector(&mut world, "pool in edge");
+    assert!(
+        said.starts_with("False InvalidSpec: metadata.annotations"),
+        "{said}"
+    );
+    let said = selector(&mut world, "!pool");
+    assert!(said.starts_with("False NoReadyNodes: "), "{said}");
+    assert!(said.contains("n1 (its agent has not caught up"), "{said}");
+
+    let writes = world.writes.len();
+    world.all_report([1]);
+    world.pass(10 * SECOND);
+    assert_eq!(world.advertised("web").len(), 1);
+    assert_eq!(
+        world.serving("web").unwrap(),
+        "True Serving: it has addresses"
+    );
+    assert_eq!(
+        world.writes.len(),
+        writes + 1,
+        "addresses and words in one write"
+    );
+    world.node(1, |node| node["metadata"]["labels"] = json!({}));
+    world.pass(SECOND);
+    assert!(
+        world.serving("web").unwrap().starts_with("False"),
+        "at once, now that it is there"
+    );
+}
+
+#[test]
+fn who_was_never_in_trouble_has_no_condition() {
+    let mut world = World::new();
+    world.live(1);
+    world.put(service("web"));
+    world.pass(SECOND);
+    world.all_report([1]);
+    world.pass(10 * SECOND);
+    assert_eq!((world.serving("web"), world.writes.len()), (None, 1));
+    // What passes within a moment is no trouble.
+    for status in ["Unknown", "True"] {
+        world.node(1, |node| {
+            node["status"]["conditions"][0]["status"] = json!(status)
+        });
+        world.pass(SECOND);
+    }
+    world.pass(10 * SECOND);
+    assert_eq!((world.serving("web"), world.writes.len()), (None, 3));
+}
+
+#[test]
+fn an_unreadable_new_service_says_what_is_wrong_with_it() {
+    let mut world = World::new();
+    world.live(1);
+    let mut wrong = service("web");
+    wrong["metadata"]["annotations"] = json!({NODE_SELECTOR_ANNOTATION: "pool in edge"});
+    world.put(wrong);
+    world.pass(5 * SECOND);
+    let said = world.serving("web").unwrap();
+    assert!(said.starts_with("False InvalidSpec: "), "{said}");
+    assert_eq!(world.writes.len(), 1);
+}
+
+#[test]
+fn a_new_leader_says_and_tells_the_same() {
+    let mut world = World::new();
+    world.put(service("web"));
+    world.pass(3 * SECOND);
+    world.restart();
+    world.list_nodes(|_| {});
+    world.pass(10 * SECOND);
+    assert_eq!(world.writes.len(), 1);
+    let digests: Vec<u64> = world.announcements.iter().map(|told| told.digest).collect();
+    assert_eq!(digests, [digests[0], digests[0]], "the API server knows it");
+}
+
+#[test]
+fn a_service_that_is_not_ours_any_more_does_not_say_what_was() {
+    let mut world = World::new();
+    world.put(service("web"));
+    world.pass(3 * SECOND);
+    world.edit("web", |s| s["spec"]["type"] = json!("ClusterIP"));
+    world.pass(3 * SECOND);
+    let said = world.serving("web").unwrap();
+    assert!(said.starts_with("False NotOurs: "), "{said}");
+    world.pass(60 * SECOND);
+    assert_eq!(world.writes.len(), 2);
+}
