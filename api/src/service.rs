@@ -96,7 +96,7 @@ pub enum ClassPolicy {
 /// Which node addresses a Service's ingress lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AddressType {
-    /// ExternalIPs if any serving node has one, else InternalIPs.
+    /// Per family: ExternalIPs if any serving node has one, else InternalIPs.
     #[default]
     Auto,
     /// Addresses of type ExternalIP only.
@@ -232,6 +232,15 @@ impl ServiceSpec {
     pub fn port_keys(&self) -> BTreeSet<PortKey> {
         self.ports.keys().copied().collect()
     }
+}
+
+/// The Service's primary family, which users expect first: that of its ClusterIP, the
+/// first of `spec.clusterIPs`. The API server never changes it.
+#[must_use]
+pub fn primary_family(service: &Service) -> Family {
+    let addresses = service.spec.iter().flat_map(|spec| &spec.cluster_ips);
+    let first = addresses.flatten().find_map(|ip| ip.parse().ok());
+    first.map_or(Family::V4, Family::of)
 }
 
 /// What a Service object means to Highwire.

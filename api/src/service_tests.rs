@@ -329,3 +329,16 @@ fn a_local_policy_enters_at_the_node_port() {
         );
     }
 }
+
+#[test]
+fn the_first_cluster_ip_has_the_primary_family() {
+    for (ips, primary) in [
+        (json!(["10.96.0.10", "fd00:96::10"]), Family::V4),
+        (json!(["fd00:96::10", "10.96.0.10"]), Family::V6),
+        (json!(["None"]), Family::V4),
+        (json!(null), Family::V4),
+    ] {
+        let service = service(|s| s["spec"]["clusterIPs"] = ips.clone());
+        assert_eq!(primary_family(&service), primary, "{ips}");
+    }
+}

@@ -149,12 +149,17 @@ impl View<'_> {
                 self.list(name, &claim, &facts.internal, &mut internal);
             }
         }
-        // Auto: ExternalIPs if any serving node has one.
-        if external.is_empty() {
-            internal
-        } else {
-            external
+        // Auto: a family's ExternalIPs if any serving node has one.
+        let mut chosen = Ingress::default();
+        for family in Family::ALL {
+            let list = if external.has_family(family) {
+                &external
+            } else {
+                &internal
+            };
+            chosen.add_family(list, family);
         }
+        chosen
     }
 
     fn list(&self, name: &str, claim: &Claim, addresses: &BTreeSet<IpAddr>, ingress: &mut Ingress) {

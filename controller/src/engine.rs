@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{Problem, ResourceVersion, ServiceKey};
+use highwire_api::{Family, Problem, ResourceVersion, ServiceKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
@@ -42,6 +42,8 @@ pub(crate) struct StatusWrite {
     pub(crate) version: ResourceVersion,
     /// What the status should advertise, if that is anything else than now.
     pub(crate) ingress: Option<Ingress>,
+    /// The family that comes first there.
+    pub(crate) primary: Family,
     /// Our conditions that should say anything else than now.
     pub(crate) conditions: Vec<Condition>,
 }
@@ -159,6 +161,7 @@ impl Leading {
             uid: service.uid.clone(),
             version: service.version,
             ingress,
+            primary: service.primary,
             conditions,
         })
     }

@@ -8,8 +8,9 @@ use std::{
 };
 
 use highwire_api::{
-    PortKey,
+    Family, PortKey,
     holdings::{advertised, ingress_of},
+    service::primary_family,
 };
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, PortStatus, Service};
 
@@ -73,10 +74,26 @@ impl Ingress {
         self.0.is_empty()
     }
 
-    /// How the API has it: one entry per address, IPv4 before IPv6, by number.
-    pub(crate) fn to_api(&self) -> Vec<LoadBalancerIngress> {
+    /// Advertises all addresses of that family that `other` does.
+    pub(crate) fn add_family(&mut self, other: &Self, family: Family) {
+        for (address, ports) in other.by_address() {
+            if Family::of(address) == family {
+                self.add(address, ports);
+            }
+        }
+    }
+
+    /// Whether an address of that family is advertised.
+    pub(crate) fn has_family(&self, family: Family) -> bool {
+        self.by_address()
+            .any(|(address, _)| Family::of(address) == family)
+    }
+
+    /// How the API has it: one entry per address, those of the Service's `primary` family
+    /// first, by number.
+    pub(crate) fn to_api(&self, primary: Family) -> Vec<LoadBalancerIngress> {
         let mut entries: Vec<(IpAddr, &BTreeSet<PortKey>)> = self.by_address().collect();
-        entries.sort_by_key(|(address, _)| *address);
+        entries.sort_by_key(|(address, _)| (Family::of(*address) != primary, *address));
         let entry = |(address, ports): (IpAddr, &BTreeSet<PortKey>)| LoadBalancerIngress {
             hostname: None,
             ip: Some(address.to_string()),
@@ -136,7 +153,7 @@ impl Listed {
     pub(crate) fn of(service: &Service) -> Self {
         let entries = ingress_of(service);
         let ingress = Ingress::from_api(entries);
-        let exact = ingress.to_api() == entries;
+        let exact = ingress.to_api(primary_family(service)) == entries;
         Self { ingress, exact }
     }
 

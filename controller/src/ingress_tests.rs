@@ -34,7 +34,7 @@ fn renders_sorted_by_number_with_every_port() {
         {"port": 53, "protocol": "UDP"},
     ]);
     assert_eq!(
-        serde_json::to_value(ingress.to_api()).unwrap(),
+        serde_json::to_value(ingress.to_api(Family::V4)).unwrap(),
         json!([
             {"ip": "192.0.2.20", "ipMode": "Proxy", "ports": ports},
             {"ip": "192.0.2.100", "ipMode": "Proxy", "ports": ports},
@@ -44,11 +44,34 @@ fn renders_sorted_by_number_with_every_port() {
 }
 
 #[test]
+fn the_primary_family_comes_first() {
+    let mut ingress = Ingress::default();
+    for address in ["192.0.2.1", "2001:db8:1::2", "2001:db8:1::1"] {
+        ingress.add(ip(address), &BTreeSet::from([port(Protocol::Tcp, 80)]));
+    }
+    let order = |primary| {
+        let entries = ingress.to_api(primary).into_iter();
+        entries.filter_map(|entry| entry.ip).collect::<Vec<_>>()
+    };
+    let (v4, v6) = ("192.0.2.1", ["2001:db8:1::1", "2001:db8:1::2"]);
+    assert_eq!(order(Family::V4), [v4, v6[0], v6[1]]);
+    assert_eq!(order(Family::V6), [v6[0], v6[1], v4]);
+
+    // What is written in another order is to be written again.
+    let mut service = json!({"metadata": {}, "spec": {"clusterIPs": ["fd00:96::1", "10.96.0.1"]}});
+    for (primary, exact) in [(Family::V4, false), (Family::V6, true)] {
+        service["status"]["loadBalancer"]["ingress"] = json!(ingress.to_api(primary));
+        let listed = Listed::of(&serde_json::from_value(service.clone()).unwrap());
+        assert_eq!(listed.says(&ingress), exact, "{primary} first");
+    }
+}
+
+#[test]
 fn an_address_of_two_nodes_is_one_entry_with_the_ports_of_both() {
     let mut ingress = Ingress::default();
     ingress.add(ip("192.0.2.1"), &BTreeSet::from([port(Protocol::Tcp, 80)]));
     ingress.add(ip("192.0.2.1"), &BTreeSet::from([port(Protocol::Tcp, 443)]));
-    let entries = ingress.to_api();
+    let entries = ingress.to_api(Family::V4);
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].ports.as_ref().map(Vec::len), Some(2));
 }
@@ -108,7 +131,7 @@ proptest! {
             let ports = ports.into_iter().map(|number| port(Protocol::Tcp, number)).collect();
             ingress.add(address, &ports);
         }
-        let read = listed(serde_json::to_value(ingress.to_api()).unwrap());
+        let read = listed(serde_json::to_value(ingress.to_api(Family::V4)).unwrap());
         prop_assert!(read.exact);
         prop_assert!(read.says(&ingress));
     }

@@ -381,7 +381,7 @@ impl World {
             service["metadata"]["managedFields"] = managed_by(FIELD_MANAGER);
         }
         if let Some(ingress) = &write.ingress {
-            service["status"]["loadBalancer"]["ingress"] = json!(ingress.to_api());
+            service["status"]["loadBalancer"]["ingress"] = json!(ingress.to_api(write.primary));
         }
         for condition in &write.conditions {
             merge_by_type(&mut service["status"]["conditions"], json!(condition));

@@ -109,7 +109,7 @@ fn summary(write: &StatusWrite) -> String {
 fn patch(write: &StatusWrite) -> Value {
     let mut status = json!({});
     if let Some(ingress) = &write.ingress {
-        let entries = ingress.to_api();
+        let entries = ingress.to_api(write.primary);
         let entries = if entries.is_empty() {
             Value::Null
         } else {
@@ -128,7 +128,7 @@ fn patch(write: &StatusWrite) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use highwire_api::ResourceVersion;
+    use highwire_api::{Family, ResourceVersion};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
     use super::*;
@@ -141,6 +141,7 @@ mod tests {
             uid: "u1".into(),
             version: ResourceVersion(7),
             ingress: Some(Ingress::default()),
+            primary: Family::V4,
             conditions: Vec::new(),
         };
         let looked_at = json!({"uid": "u1", "resourceVersion": "7"});

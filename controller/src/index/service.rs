@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use highwire_api::{
-    ClassPolicy, Interpretation, Problem, ResourceVersion, ServiceSpec,
+    ClassPolicy, Family, Interpretation, Problem, ResourceVersion, ServiceSpec,
     ownership::{IngressAuthor, is_adopted, is_condition_ours},
-    service::{TrafficPolicy, interpret},
+    service::{TrafficPolicy, interpret, primary_family},
 };
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 
@@ -26,6 +26,8 @@ pub(crate) struct ServiceView {
     pub(crate) asks: Interpretation,
     /// What its status advertises.
     pub(crate) listed: Listed,
+    /// The family that comes first there.
+    pub(crate) primary: Family,
     /// Who wrote that, by the API server's books.
     pub(crate) author: IngressAuthor,
     /// Whether a person has handed it over to us.
@@ -48,6 +50,7 @@ impl ServiceView {
             version: ResourceVersion::of(&service.metadata).unwrap_or_default(),
             asks: interpret(service, policy),
             listed: Listed::of(service),
+            primary: primary_family(service),
             author: IngressAuthor::of(service),
             adopted: is_adopted(service),
             condition: condition::stated(service, PORTS_ERROR),
@@ -113,6 +116,8 @@ pub(crate) struct ServiceRecord {
     pub(crate) asks: Asks,
     /// What its status advertises.
     pub(crate) listed: Listed,
+    /// The family that comes first there.
+    pub(crate) primary: Family,
     /// See [`ServiceView::author`].
     pub(crate) author: IngressAuthor,
     /// See [`ServiceView::adopted`].
@@ -166,6 +171,7 @@ impl ServiceRecord {
             version: view.version,
             asks,
             listed: view.listed,
+            primary: view.primary,
             author: view.author,
             adopted: view.adopted,
             condition: view.condition,

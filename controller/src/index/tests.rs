@@ -53,7 +53,7 @@ fn outcome(decision: Decision) -> Result<Vec<IpAddr>, String> {
             ingress: Some(ingress),
             ..
         } if !ingress.is_empty() => Ok(ingress
-            .to_api()
+            .to_api(Family::V4)
             .iter()
             .map(|entry| entry.ip.as_ref().unwrap().parse().unwrap())
             .collect()),
@@ -181,8 +181,16 @@ fn the_service_chooses_families_types_and_nodes() {
         let expected: Vec<IpAddr> = expected.iter().map(|ip| ip.parse().unwrap()).collect();
         assert_eq!(outcome(Case::decide(change)).unwrap(), expected);
     }
+    let ips =
+        |list: &[&str]| -> Vec<IpAddr> { list.iter().map(|ip| ip.parse().unwrap()).collect() };
     let found = outcome(Case::decide(external)).unwrap();
-    assert_eq!(found, ["203.0.113.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(found, ips(&["203.0.113.1"]));
+    // Each family for itself.
+    let found = outcome(Case::decide(|c| {
+        external(c);
+        c.service["spec"]["clusterIPs"] = json!(["fd00:96::1", "10.96.0.10"]);
+    }));
+    assert_eq!(found.unwrap(), ips(&["203.0.113.1", "2001:db8:1::1"]));
 }
 
 #[test]

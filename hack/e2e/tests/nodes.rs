@@ -7,7 +7,7 @@ mod common;
 
 use anyhow::{Result, ensure};
 use common::conflicts::serving;
-use common::{BOTH, LONG, SHORT, answers, ingress_is, refuses, web_pods, web_service};
+use common::{ALL, BOTH, LONG, SHORT, answers, ingress_is, refuses, web_pods, web_service};
 use highwire_e2e::{PrivateCluster, Scope, Svc, highwire, wait_for};
 use serde_json::{Value, json};
 
@@ -190,6 +190,8 @@ async fn a_nodes_addresses_reach_the_ingress_list() -> Result<()> {
     let (cluster, service) = (&bed.cluster, &bed.service);
     let internal = |last: u8| json!({"type": "InternalIP", "address": format!("192.0.2.{last}")});
     let external = |last: u8| json!({"type": "ExternalIP", "address": format!("203.0.113.{last}")});
+    let internal6 =
+        |last: u8| json!({"type": "InternalIP", "address": format!("2001:db8:1::{last}")});
     let addresses = |list: &[Value]| bed.patch_status(&json!({ "addresses": list }));
 
     // A public address that a router translates: packets come for the InternalIP.
@@ -201,6 +203,22 @@ async fn a_nodes_addresses_reach_the_ingress_list() -> Result<()> {
     ingress_is(service, &["203.0.113.11"]).await;
     let public = format!("203.0.113.11:{}", bed.port).parse()?;
     answers(&cluster.outside(), public).await;
+
+    // Which concerns no other family, and the primary one comes first.
+    let dual = bed
+        .scope
+        .service("dual")
+        .load_balancer()
+        .select("app", "web");
+    let dual = dual
+        .dual_stack()
+        .spec("ipFamilies", json!(["IPv6", "IPv4"]));
+    let dual = dual.class("highwire.dev/node");
+    let dual = dual.tcp(bed.scope.free_port()?, 8080).create().await?;
+    addresses(&[internal(11), external(11), internal6(11)])?;
+    ingress_is(&dual, &[ALL[2], ALL[3], "203.0.113.11"]).await;
+    addresses(&[internal(11), external(11)])?;
+    ingress_is(&dual, &[ALL[3], "203.0.113.11"]).await;
 
     let annotate = |kind: &str| {
         let annotation = json!({"highwire.dev/address-type": kind});
