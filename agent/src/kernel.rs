@@ -7,7 +7,7 @@ use thiserror::Error;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use crate::ruleset::{
-    DataPath, Elements, TABLE, Transaction,
+    DataPath, Elements, Structure, TABLE, Transaction,
     json::{change, read_elements},
 };
 
@@ -81,6 +81,15 @@ pub enum NftError {
     },
 }
 
+/// Our table as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its elements; `None` if some are not of a kind that we write.
+    pub elements: Option<Elements>,
+    /// All the rest.
+    pub structure: Structure,
+}
+
 /// A runner of nft in this network namespace.
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -138,7 +147,32 @@ impl Kernel {
     /// # Errors
     /// If nft cannot be run or its output not be read.
     pub async fn elements(&self) -> Result<Option<Elements>, NftError> {
-        Ok(self.list().await?.as_ref().and_then(read_elements))
+        Ok(self.list().await?.and_then(|listed| listed.elements))
+    }
+
+    /// Our table; `None` if there is none. Never anybody else's.
+    ///
+    /// # Errors
+    /// If nft cannot be run or its output not be read.
+    pub async fn list(&self) -> Result<Option<Listed>, NftError> {
+        let listing = self
+            .list_json(&["--json", "list", "table", "inet", TABLE])
+            .await?;
+        Ok(listing.map(|listing| Listed {
+            elements: read_elements(&listing),
+            structure: Structure::of(&listing),
+        }))
+    }
+
+    /// What [`Self::list`] says of the structure, without reading the elements.
+    ///
+    /// # Errors
+    /// If nft cannot be run or its output not be read.
+    pub async fn structure(&self) -> Result<Option<Structure>, NftError> {
+        let listing = self
+            .list_json(&["--json", "--terse", "list", "table", "inet", TABLE])
+            .await?;
+        Ok(listing.as_ref().map(Structure::of))
     }
 
     /// How many new connections each of the table's counters has seen.
@@ -170,11 +204,6 @@ impl Kernel {
     pub async fn exists(&self, object: &[&str]) -> bool {
         let arguments: Vec<&str> = ["--terse", "list"].iter().chain(object).copied().collect();
         self.run("list", &arguments, None).await.is_ok()
-    }
-
-    async fn list(&self) -> Result<Option<Value>, NftError> {
-        self.list_json(&["--json", "list", "table", "inet", TABLE])
-            .await
     }
 
     async fn list_json(&self, arguments: &[&str]) -> Result<Option<Value>, NftError> {

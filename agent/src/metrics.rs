@@ -20,6 +20,9 @@ pub struct Metrics {
     pub watch_errors: IntCounterVec,
     /// Times our table was found changed by somebody else and was put back.
     pub drift_repairs: IntCounter,
+    /// Times the table was read because another program may have changed it, by what
+    /// was found.
+    pub drift_looks: IntCounterVec,
     /// Failed writes of the status or the Lease, by object.
     pub report_errors: IntCounterVec,
     /// Stale UDP flows that were deleted.
@@ -61,6 +64,11 @@ impl Metrics {
             drift_repairs: counter(
                 "drift_repairs_total",
                 "Times the table was changed by another program and put back",
+            )?,
+            drift_looks: counters(
+                "drift_looks_total",
+                "Times the table was read because another program may have changed it",
+                &["result"],
             )?,
             report_errors: counters("report_errors_total", "Failed API writes", &["object"])?,
             udp_flows_deleted: counter(

@@ -13,7 +13,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tracing::{debug, error, info, warn};
+use tracing::info;
 
 use crate::{
     claims::HostFacts,
@@ -26,11 +26,12 @@ use crate::{
         sockets::Sockets,
         table_events::TableEvent,
     },
-    kernel::{Kernel, NftError},
+    kernel::Kernel,
+    kernel_table::{Failure, KernelTable},
     metrics::Metrics,
     node::NodeFacts,
     report::{Readiness, Report},
-    ruleset::{DataPath, Elements, Transaction},
+    ruleset::{DataPath, Elements},
     services::ServiceIndex,
     udp::Frontends,
 };
@@ -56,43 +57,17 @@ pub enum Input {
 const QUIET: Duration = Duration::from_millis(2);
 /// … or, so that a steady stream cannot starve the kernel, after this long.
 const LONGEST_BURST: Duration = Duration::from_millis(40);
-/// How often sysctls and counters are looked at.
+/// How often sysctls and sockets are looked at.
 const LOOK: Duration = Duration::from_secs(4);
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 
-/// What the kernel has, as far as we know.
-#[derive(Debug)]
-enum Table {
-    /// Not known: the next transaction builds the whole table.
-    Unknown,
-    /// The chains of this path and exactly these elements.
-    Holds(DataPath, Elements),
-}
-
-impl Table {
-    /// What makes it hold these elements; `None` if it does already.
-    fn transaction_to(&self, path: DataPath, wanted: &Elements) -> Option<Transaction> {
-        match self {
-            Self::Holds(held, now) if *held == path => Transaction::between(now, wanted),
-            // kube-proxy has changed its mode, or the table is not known.
-            Self::Holds(..) | Self::Unknown => Some(Transaction::Replace(path, wanted.clone())),
-        }
-    }
-}
-
-/// After a failed transaction: when to try again.
-#[derive(Clone, Copy, Debug)]
-struct Retry {
-    at: Instant,
-    delay: Duration,
-}
+/// A node whose rules could not be changed for less than this is as ready as before:
+/// the kernel has the last good ones.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// The owner of everything the agent knows.
 #[derive(Debug)]
 pub struct Programmer {
     address_policy: AddressPolicy,
-    kernel: Kernel,
     metrics: Metrics,
     heartbeat: Heartbeat,
     reports: watch::Sender<Option<Report>>,
@@ -104,12 +79,7 @@ pub struct Programmer {
     /// `None` until looked for.
     proxy_mode: Option<Option<ProxyMode>>,
     sockets: Sockets,
-    table: Table,
-    /// Every Service event up to this version is in the kernel.
-    observed: ResourceVersion,
-    /// Transactions of ours that the kernel has not told of yet.
-    own_changes_untold: u32,
-    retry: Option<Retry>,
+    table: KernelTable,
 }
 
 impl Programmer {
@@ -125,7 +95,7 @@ impl Programmer {
     ) -> Self {
         Self {
             address_policy: config.address_policy.clone(),
-            kernel,
+            table: KernelTable::new(kernel, metrics.clone()),
             metrics,
             heartbeat,
             reports,
@@ -136,10 +106,6 @@ impl Programmer {
             pods: PodIndex::default(),
             proxy_mode: None,
             sockets: Sockets::default(),
-            table: Table::Unknown,
-            observed: ResourceVersion::default(),
-            own_changes_untold: 0,
-            retry: None,
         }
     }
 
@@ -148,7 +114,7 @@ impl Programmer {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let retry_at = self.retry.map_or_else(Instant::now, |retry| retry.at);
+            let due = self.table.due();
             tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => {
@@ -157,8 +123,8 @@ impl Programmer {
                     }
                     None => return,
                 },
-                () = sleep_until(retry_at.into()), if self.retry.is_some() => {}
-                _ = look.tick() => self.show_connections().await,
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
+                _ = look.tick() => {}
             }
             self.heartbeat.beat();
             self.reconcile().await;
@@ -190,28 +156,13 @@ impl Programmer {
                 }
                 Event::Init | Event::InitDone => {}
             },
-            Input::Table(event) => self.notice(event),
+            Input::Table(event) => self.table.notice(event, Instant::now()),
             Input::Proxy(mode) => self.proxy_mode = Some(mode),
             Input::Pod(event) => self.pods.absorb(*event),
             Input::HostAddresses(addresses) => {
                 info!(count = addresses.len(), "host addresses read");
                 self.host_addresses = Some(addresses);
             }
-        }
-    }
-
-    /// Each transaction of ours is told once; what is told beyond that is
-    /// somebody else's.
-    fn notice(&mut self, event: TableEvent) {
-        if event == TableEvent::Changed && self.own_changes_untold > 0 {
-            self.own_changes_untold -= 1;
-            return;
-        }
-        self.own_changes_untold = 0;
-        if let Table::Holds(..) = self.table {
-            warn!("another program changed table inet highwire; it is put back");
-            self.metrics.drift_repairs.inc();
-            self.table = Table::Unknown;
         }
     }
 
@@ -239,60 +190,28 @@ impl Programmer {
             },
         });
         let (enabled, node_uid) = (node.enabled, node.uid.clone());
-        if self.retry.is_some_and(|retry| Instant::now() < retry.at) {
-            return;
-        }
         let path = DataPath::beside(proxy_mode);
         let wanted = Elements::of(&decision.plan, path);
-        let readiness = match self.bring_to(path, wanted).await {
+        match self.table.bring_to(path, &wanted).await {
             Ok(()) => {
-                self.retry = None;
-                self.observed = self.services.observed();
                 self.tell_udp(&decision.udp);
-                readiness(enabled, proxy_mode, &decision)
-            }
-            Err(error) => {
-                self.table = Table::Unknown;
-                let delay = self
-                    .retry
-                    .map_or(FIRST_RETRY, |r| (r.delay * 2).min(LAST_RETRY));
-                self.retry = Some(Retry {
-                    at: Instant::now() + delay,
-                    delay,
+                self.report(Report {
+                    node_uid,
+                    readiness: readiness(enabled, proxy_mode, &decision),
+                    decision,
+                    revision,
+                    observed: self.services.observed(),
+                    proxy_mode,
                 });
-                error!(retry_in = ?delay, "{error}");
-                Readiness::ApplyFailed(error.to_string())
             }
-        };
-        self.report(Report {
-            node_uid,
-            readiness,
-            decision,
-            revision,
-            observed: self.observed,
-            proxy_mode,
-        });
-    }
-
-    async fn bring_to(&mut self, path: DataPath, wanted: Elements) -> Result<(), NftError> {
-        let Some(transaction) = self.table.transaction_to(path, &wanted) else {
-            return Ok(());
-        };
-        let start = Instant::now();
-        let result = self.kernel.apply(&transaction).await;
-        let seconds = start.elapsed().as_secs_f64();
-        self.metrics.applied(&transaction, seconds, result.is_ok());
-        result?;
-        info!(
-            kind = transaction.kind(),
-            elements = transaction.cost(),
-            milliseconds = start.elapsed().as_millis(),
-            "nftables programmed"
-        );
-        debug!("transaction:\n{transaction}");
-        self.table = Table::Holds(path, wanted);
-        self.own_changes_untold += 1;
-        Ok(())
+            Err(failure) => {
+                let last = self.reports.borrow().clone();
+                let still = last
+                    .as_ref()
+                    .map(|last| readiness(enabled, proxy_mode, &last.decision));
+                self.report(behind(last, still, &failure, node_uid, proxy_mode));
+            }
+        }
     }
 
     /// Only once the kernel has the rules: a flow that is deleted before would be
@@ -360,11 +279,36 @@ impl Programmer {
             tell(gone, "port no longer refused");
         }
     }
+}
 
-    async fn show_connections(&self) {
-        if let (Table::Holds(..), Ok(counters)) = (&self.table, self.kernel.counters().await) {
-            self.metrics.show_connections(&counters);
-        }
+/// What to report while the kernel does not follow: what it still has. `still` is what
+/// that makes of the node.
+fn behind(
+    last: Option<Report>,
+    still: Option<Readiness>,
+    failure: &Failure,
+    node_uid: String,
+    proxy_mode: Option<ProxyMode>,
+) -> Report {
+    let failed = |report: &Report| matches!(report.readiness, Readiness::ApplyFailed(_));
+    let lasting = failure.since.elapsed() >= GRACE || last.as_ref().is_none_or(failed);
+    let readiness = match still {
+        Some(still) if !lasting => still,
+        _ => Readiness::ApplyFailed(failure.message.clone()),
+    };
+    let last = last.unwrap_or_else(|| Report {
+        node_uid: String::new(),
+        readiness: Readiness::NotEnabled,
+        decision: Decision::default(),
+        revision: 0,
+        observed: ResourceVersion::default(),
+        proxy_mode,
+    });
+    Report {
+        node_uid,
+        readiness,
+        proxy_mode,
+        ..last
     }
 }
 
@@ -408,22 +352,40 @@ mod tests {
     use crate::plan::Plan;
 
     #[test]
-    fn a_change_of_the_data_path_replaces_the_table_once() {
-        let elements = Elements::of(
-            &Plan {
-                addresses: ["192.0.2.11".parse().unwrap()].into(),
-                ..Plan::default()
+    fn the_node_stays_as_it_is_for_the_first_seconds_of_failure() {
+        let failure = |ago| Failure {
+            since: Instant::now().checked_sub(ago).unwrap(),
+            retry_at: Instant::now(),
+            message: "refused".into(),
+            refused: true,
+        };
+        let report = |readiness| Report {
+            node_uid: "u".into(),
+            readiness,
+            decision: Decision {
+                served: ["default/web".parse().unwrap()].into(),
+                ..Decision::default()
             },
-            DataPath::Dnat,
+            revision: 7,
+            observed: ResourceVersion(5),
+            proxy_mode: None,
+        };
+        let behind = |last: Option<Report>, ago| {
+            let still = last.as_ref().map(|_| Readiness::Programmed);
+            behind(last, still, &failure(ago), "u".into(), None)
+        };
+        let good = report(Readiness::Programmed);
+        let failed = report(Readiness::ApplyFailed("refused".into()));
+        assert_eq!(behind(Some(good.clone()), Duration::ZERO), good);
+        assert_eq!(
+            behind(Some(good), GRACE),
+            failed,
+            "with what the kernel has"
         );
-        let replacement = Transaction::Replace(DataPath::Dnat, elements.clone());
-        let table = Table::Holds(DataPath::FirstPacket, elements.clone());
-        let change = table.transaction_to(DataPath::Dnat, &elements);
-        assert_eq!(change.as_ref(), Some(&replacement));
-        let table = Table::Holds(DataPath::Dnat, elements.clone());
-        assert_eq!(table.transaction_to(DataPath::Dnat, &elements), None);
-        let change = Table::Unknown.transaction_to(DataPath::Dnat, &elements);
-        assert_eq!(change, Some(replacement));
+        assert_eq!(behind(Some(failed.clone()), Duration::ZERO), failed);
+        let never = behind(None, Duration::ZERO);
+        assert_eq!(never.readiness, Readiness::ApplyFailed("refused".into()));
+        assert_eq!(never.decision, Decision::default());
     }
 
     #[test]

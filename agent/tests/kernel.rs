@@ -9,6 +9,8 @@ mod plans;
 
 #[path = "kernel/dnat.rs"]
 mod dnat;
+#[path = "kernel/drift.rs"]
+mod drift;
 #[path = "kernel/nft_versions.rs"]
 mod nft_versions;
 

@@ -8,6 +8,7 @@
 
 use std::io;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_NETFILTER};
 use tokio::sync::mpsc;
 
@@ -33,6 +34,10 @@ const NFTA_TABLE_NAME: u16 = 1;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const ENOBUFS: i32 = 105;
 
+/// For what the kernel tells while we are busy: kube-proxy's table of 3,000 Services
+/// being rebuilt is some MiB. The kernel takes the memory only as long as it is unread.
+const RECEIVE_BUFFER: usize = 32 << 20;
+
 const MESSAGE_HEADER: usize = 16;
 const FAMILY_HEADER: usize = 4;
 const ATTRIBUTE_HEADER: usize = 4;
@@ -44,6 +49,10 @@ const ATTRIBUTE_HEADER: usize = 4;
 /// If the netlink socket cannot be used.
 pub async fn follow(sender: mpsc::Sender<TableEvent>) -> io::Result<()> {
     let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+    // Beyond net.core.rmem_max only with CAP_NET_ADMIN in the initial user namespace.
+    if setsockopt(socket.socket_ref(), sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        setsockopt(socket.socket_ref(), sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+    }
     socket.socket_mut().bind_auto()?;
     socket.socket_mut().add_membership(NFNLGRP_NFTABLES)?;
     let mut touched = false;

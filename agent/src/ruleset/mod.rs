@@ -12,10 +12,12 @@ pub mod data_path;
 mod dnat;
 pub mod elements;
 pub mod json;
+mod structure;
 pub mod transaction;
 
 pub use data_path::DataPath;
 pub use elements::{Container, Element, Elements, Mapped};
+pub use structure::Structure;
 pub use transaction::Transaction;
 
 /// The name of our table, of family `inet`.

@@ -1,0 +1,255 @@
+//! Changes of our table by other programs: each is put back once, and nothing else is
+//! taken for one.
+
+use std::{
+    fmt::Write,
+    io::Write as _,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use highwire_agent::{
+    host::table_events::{self, TableEvent},
+    kernel_table::KernelTable,
+    metrics::Metrics,
+    plan::Plan,
+    ruleset::{DataPath, Elements},
+};
+use highwire_api::{Family, Protocol};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+
+use super::{command, elements, in_new_namespace, kernel, plans, services};
+
+const PATH: DataPath = DataPath::FirstPacket;
+/// Within which the kernel tells of a change.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A table that follows the notifications, as the agent's does.
+struct Follower {
+    table: KernelTable,
+    metrics: Metrics,
+    events: mpsc::Receiver<TableEvent>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Follower {
+    async fn new() -> Self {
+        let (sender, events) = mpsc::channel(1024);
+        let task = tokio::spawn(table_events::follow(sender));
+        tokio::task::yield_now().await; // it subscribes
+        let metrics = Metrics::new().unwrap();
+        Self {
+            table: KernelTable::new(kernel(), metrics.clone()),
+            metrics,
+            events,
+            task,
+        }
+    }
+
+    fn repairs(&self) -> u64 {
+        self.metrics.drift_repairs.get()
+    }
+
+    fn looks(&self, result: &str) -> u64 {
+        self.metrics.drift_looks.with_label_values(&[result]).get()
+    }
+
+    async fn hold(&mut self, wanted: &Elements) {
+        self.table.bring_to(PATH, wanted).await.unwrap();
+    }
+
+    /// Takes in the next notification and does what it asks for.
+    async fn follow_one(&mut self, wanted: &Elements) {
+        let event = timeout(PATIENCE, self.events.recv()).await.expect("told");
+        self.table.notice(event.unwrap(), Instant::now());
+        if let Some(due) = self.table.due() {
+            tokio::time::sleep_until(due.into()).await;
+            self.hold(wanted).await;
+        }
+    }
+}
+
+#[test]
+fn each_change_by_another_program_is_put_back_once() {
+    for tamper in [
+        "delete element inet highwire ports4 { tcp . 80 }",
+        "add element inet highwire ports4 { tcp . 9999 }",
+        "add element inet highwire node4 { 198.51.100.99 }",
+        "delete element inet highwire clusterip4 { tcp . 80 }\n\
+         add element inet highwire clusterip4 { tcp . 80 : 10.96.0.99 }",
+        "flush set inet highwire allowed4",
+        "flush chain inet highwire guard",
+        "insert rule inet highwire inbound accept",
+        "add chain inet highwire more",
+        "add set inet highwire more { typeof ip daddr; }",
+        "add table inet highwire { flags dormant; }",
+        "flush table inet highwire",
+        "delete table inet highwire",
+        "flush ruleset",
+    ] {
+        in_new_namespace(async move || {
+            let mut follower = Follower::new().await;
+            let wanted = elements(&services());
+            follower.hold(&wanted).await;
+            follower.follow_one(&wanted).await;
+            let built = command("nft --stateless list table inet highwire");
+            assert_eq!((follower.repairs(), follower.table.due()), (0, None));
+            nft(tamper);
+            // What they did, and our replacement.
+            follower.follow_one(&wanted).await;
+            follower.follow_one(&wanted).await;
+            assert_eq!(follower.repairs(), 1, "{tamper}");
+            assert_eq!(follower.table.due(), None, "{tamper}");
+            let now = command("nft --stateless list table inet highwire");
+            assert_eq!(now, built, "{tamper}");
+        });
+    }
+}
+
+/// Has nft carry out a script in one transaction.
+fn nft(script: &str) {
+    let mut nft = Command::new("nft")
+        .args(["--file", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    nft.stdin
+        .take()
+        .unwrap()
+        .write_all(script.as_bytes())
+        .unwrap();
+    assert!(nft.wait().unwrap().success(), "{script}");
+}
+
+#[test]
+fn a_rule_that_is_deleted_is_put_back_once() {
+    in_new_namespace(async || {
+        let mut follower = Follower::new().await;
+        let wanted = elements(&services());
+        follower.hold(&wanted).await;
+        follower.follow_one(&wanted).await;
+        let listing = command("nft --handle list chain inet highwire guard");
+        let drop = listing.lines().find(|line| line.contains("drop")).unwrap();
+        let (_, handle) = drop.rsplit_once("handle ").unwrap();
+        nft(&format!("delete rule inet highwire guard handle {handle}"));
+        follower.follow_one(&wanted).await;
+        follower.follow_one(&wanted).await;
+        assert_eq!((follower.repairs(), follower.table.due()), (1, None));
+        let after = command("nft list chain inet highwire guard");
+        assert!(after.contains("drop"), "{after}");
+    });
+}
+
+#[test]
+fn what_changes_nothing_is_not_put_back() {
+    in_new_namespace(async || {
+        let mut follower = Follower::new().await;
+        let wanted = elements(&services());
+        follower.hold(&wanted).await;
+        follower.follow_one(&wanted).await;
+        // There and back again.
+        nft("delete element inet highwire ports4 { tcp . 80 }
+             add element inet highwire ports4 { tcp . 80 }");
+        follower.follow_one(&wanted).await;
+        assert_eq!((follower.repairs(), follower.looks("same")), (0, 1));
+        // The kernel has told more than we read.
+        follower.table.notice(TableEvent::Missed, Instant::now());
+        tokio::time::sleep_until(follower.table.due().unwrap().into()).await;
+        follower.hold(&wanted).await;
+        assert_eq!((follower.repairs(), follower.looks("same")), (0, 2));
+        assert_eq!(follower.table.due(), None);
+    });
+}
+
+#[test]
+fn a_table_that_is_gone_is_replaced_at_once_by_the_next_change() {
+    in_new_namespace(async || {
+        let mut follower = Follower::new().await;
+        follower.hold(&elements(&services())).await;
+        nft("flush ruleset");
+        // Before the notification is read.
+        let wanted = elements(&Plan {
+            forwards: [plans::forward(Family::V4, Protocol::Tcp, 81, "10.96.0.81")].into(),
+            ..services()
+        });
+        follower.hold(&wanted).await;
+        assert_eq!(kernel().elements().await.unwrap().as_ref(), Some(&wanted));
+        for _told in ["ours", "theirs", "ours again"] {
+            follower.follow_one(&wanted).await;
+        }
+        assert_eq!((follower.repairs(), follower.table.due()), (1, None));
+    });
+}
+
+const PORTS: i32 = 10_000;
+
+/// Many ports, none of which is the same in two rounds.
+fn many(round: i32) -> Elements {
+    let first = 1 + round * PORTS;
+    let forwards = (first..first + PORTS)
+        .map(|port| plans::forward(Family::V4, Protocol::Tcp, port, "10.96.0.10"));
+    elements(&Plan {
+        addresses: ["192.0.2.11".parse().unwrap()].into(),
+        forwards: forwards.collect(),
+        ..Plan::default()
+    })
+}
+
+/// A table as kube-proxy writes for so many Services, in its size.
+fn foreign_table(services: u32) -> String {
+    let mut text = String::from("table ip foreign\ndelete table ip foreign\ntable ip foreign {\n");
+    let mut map = String::new();
+    for service in 0..services {
+        let address = format!("10.97.{}.{}", service / 256, service % 256);
+        for endpoint in 0..2 {
+            writeln!(
+                text,
+                " chain endpoint-{service}-{endpoint} {{\n  ip saddr 10.244.0.{endpoint} \
+                 meta mark set 0x4000\n  meta l4proto tcp dnat to 10.244.0.{endpoint}:8080\n }}"
+            )
+            .unwrap();
+        }
+        writeln!(
+            text,
+            " chain service-{service} {{\n  ip daddr {address} tcp dport 80 ip saddr != \
+             10.244.0.0/16 meta mark set 0x4000\n  numgen random mod 2 vmap {{ 0 : goto \
+             endpoint-{service}-0, 1 : goto endpoint-{service}-1 }}\n }}"
+        )
+        .unwrap();
+        writeln!(map, "  {address} . tcp . 80 : goto service-{service},").unwrap();
+    }
+    writeln!(
+        text,
+        " map services {{\n  typeof ip daddr . meta l4proto . th dport : verdict\n  \
+         elements = {{\n{map} }}\n }}\n}}"
+    )
+    .unwrap();
+    text
+}
+
+#[test]
+fn ten_thousand_ports_beside_a_big_foreign_table_raise_no_false_alarm() {
+    in_new_namespace(async || {
+        let mut follower = Follower::new().await;
+        let foreign = foreign_table(3000);
+        let mut missed = 0;
+        for round in 0..5 {
+            let wanted = many(round);
+            follower.hold(&wanted).await;
+            nft(&foreign);
+            let mut told = 0;
+            while told == 0 || follower.table.due().is_some() {
+                let event = timeout(PATIENCE, follower.events.recv()).await;
+                let event = event.expect("told").unwrap();
+                missed += u32::from(event == TableEvent::Missed);
+                told += 1;
+                follower.table.notice(event, Instant::now());
+                follower.hold(&wanted).await;
+            }
+            assert_eq!(kernel().elements().await.unwrap().as_ref(), Some(&wanted));
+        }
+        println!("{missed} times the kernel had more to tell than was read");
+        assert_eq!((follower.repairs(), follower.looks("changed")), (0, 0));
+        assert!(!follower.task.is_finished());
+    });
+}
