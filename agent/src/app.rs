@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use highwire_api::runtime::{
-    admin::Admin,
+    admin::{Admin, Refresh},
     heartbeat::Heartbeat,
     signals,
     watch::{WatchHealth, follow},
@@ -46,7 +46,9 @@ pub async fn run(config: Config) -> Result<()> {
     let kernel = Kernel::new(config.nft.clone());
     let nft_version = kernel.probe().await?;
     let metrics = Metrics::new()?;
-    let admin = Admin::bind(config.listen).await?;
+    let admin = Admin::bind(config.listen)
+        .await?
+        .refreshed_by(read_counters(&kernel, &metrics));
     let client = client().await?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -103,7 +105,7 @@ pub async fn run(config: Config) -> Result<()> {
             "following the host's addresses"
         }
         () = pass_on(found_addresses, &inputs, Input::HostAddresses) => "following the host's addresses",
-        () = follow_proxy(&kernel, &inputs) => "looking at kube-proxy",
+        () = follow_proxy(&inputs) => "looking at kube-proxy",
         result = table_events::follow(table_events) => {
             result.context("cannot listen to nftables' notifications")?;
             "listening to nftables"
@@ -124,11 +126,24 @@ pub async fn run(config: Config) -> Result<()> {
     bail!("{ended} ended, which must never happen");
 }
 
+/// Reads the kernel's counters of connections, which only who looks at them needs.
+fn read_counters(kernel: &Kernel, metrics: &Metrics) -> Refresh {
+    let (kernel, metrics) = (kernel.clone(), metrics.clone());
+    Arc::new(move || {
+        let (kernel, metrics) = (kernel.clone(), metrics.clone());
+        Box::pin(async move {
+            if let Ok(counters) = kernel.counters().await {
+                metrics.show_connections(&counters);
+            }
+        })
+    })
+}
+
 /// Looks at kube-proxy, more often while there is no sign of it.
-async fn follow_proxy(kernel: &Kernel, inputs: &mpsc::Sender<Input>) {
+async fn follow_proxy(inputs: &mpsc::Sender<Input>) {
     let mut told = None;
     loop {
-        let mode = proxy::detect(kernel).await;
+        let mode = proxy::detect(told.flatten()).await;
         if told != Some(mode) && inputs.send(Input::Proxy(mode)).await.is_err() {
             return;
         }

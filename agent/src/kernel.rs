@@ -199,13 +199,6 @@ impl Kernel {
             .collect())
     }
 
-    /// Whether there is such an object, of anybody, as in `["table", "ip", "filter"]`.
-    /// Only for objects known to be small: nft prints what it lists.
-    pub async fn exists(&self, object: &[&str]) -> bool {
-        let arguments: Vec<&str> = ["--terse", "list"].iter().chain(object).copied().collect();
-        self.run("list", &arguments, None).await.is_ok()
-    }
-
     async fn list_json(&self, arguments: &[&str]) -> Result<Option<Value>, NftError> {
         let printed = match self.run("list", arguments, None).await {
             Err(NftError::Absent { .. }) => return Ok(None),

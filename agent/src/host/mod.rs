@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod forwarding;
 pub mod listeners;
+mod nf_objects;
 pub mod pods;
 pub mod proxy;
 pub mod service_ports;

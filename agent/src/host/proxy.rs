@@ -2,18 +2,19 @@
 //!
 //! It is asked itself first (`/proxyMode` on its metrics port, loopback only by
 //! default). If it does not answer, its traces in the kernel tell: they outlive a
-//! restart of it, and so does the forwarding.
+//! restart of it, and so does the forwarding. But they may also be left from a mode it
+//! was in before, so a mode that is known stays as long as its own traces do.
 
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
-use highwire_api::node::ProxyMode;
+use highwire_api::{Family, node::ProxyMode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 
-use crate::kernel::Kernel;
+use super::nf_objects::{self, Object};
 
 /// kube-proxy's `--metrics-bind-address` by default.
 const METRICS: SocketAddr =
@@ -22,30 +23,87 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longer than any answer that matters.
 const ANSWER_BYTES: u64 = 4096;
 
-/// The mode of kube-proxy on this node; `None` if there is no sign of it.
-pub async fn detect(kernel: &Kernel) -> Option<ProxyMode> {
+/// The mode of kube-proxy on this node; `None` if there is no sign of it. `known` is
+/// what this said last.
+pub async fn detect(known: Option<ProxyMode>) -> Option<ProxyMode> {
     let asked = timeout(ANSWER_TIMEOUT, ask(METRICS)).await.ok().flatten();
     if let Some(mode) = asked.as_deref().and_then(parse) {
         return Some(mode);
     }
-    if Path::new("/sys/class/net/kube-ipvs0").exists() {
-        return Some(ProxyMode::Ipvs);
-    }
-    if kernel.exists(&["table", "ip", "kube-proxy"]).await
-        || kernel.exists(&["table", "ip6", "kube-proxy"]).await
-    {
-        return Some(ProxyMode::Nftables);
-    }
-    // kube-proxy keeps an empty chain by which it notices a flush.
-    let canary = ["chain", "ip", "mangle", "KUBE-PROXY-CANARY"];
-    let canary6 = ["chain", "ip6", "mangle", "KUBE-PROXY-CANARY"];
-    if kernel.exists(&canary).await || kernel.exists(&canary6).await || legacy_nat() {
-        return Some(ProxyMode::Iptables);
-    }
-    None
+    Traces::find().await.mode(known)
 }
 
-/// nft cannot see into iptables-legacy; that it is used for NAT is all to know.
+/// What kube-proxy leaves in the kernel. Each of them is looked for without listing
+/// anything of anybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Traces {
+    /// The table of the nftables mode.
+    nftables: bool,
+    /// The empty chain by which it notices a flush, or iptables-legacy used for NAT,
+    /// which nftables cannot see into.
+    iptables: bool,
+    /// The interface that has the ClusterIPs in ipvs mode.
+    ipvs_interface: bool,
+    /// Virtual servers of ipvs.
+    virtual_servers: bool,
+}
+
+impl Traces {
+    async fn find() -> Self {
+        let [table, table6] = Family::ALL.map(|family| Object::Table {
+            family,
+            name: "kube-proxy",
+        });
+        let [canary, canary6] = Family::ALL.map(|family| Object::Chain {
+            family,
+            table: "mangle",
+            name: "KUBE-PROXY-CANARY",
+        });
+        Self {
+            nftables: nf_objects::exists(table).await || nf_objects::exists(table6).await,
+            iptables: nf_objects::exists(canary).await
+                || nf_objects::exists(canary6).await
+                || legacy_nat(),
+            ipvs_interface: Path::new("/sys/class/net/kube-ipvs0").exists(),
+            virtual_servers: virtual_servers(),
+        }
+    }
+
+    /// The mode they speak of. kube-proxy removes its nftables when it starts in another
+    /// mode, but iptables and ipvs leave each other's traces.
+    fn mode(self, known: Option<ProxyMode>) -> Option<ProxyMode> {
+        let left = |mode| match mode {
+            ProxyMode::Nftables => self.nftables,
+            ProxyMode::Iptables => self.iptables,
+            ProxyMode::Ipvs => self.ipvs_interface,
+        };
+        if known.is_some_and(left) {
+            return known;
+        }
+        if self.nftables {
+            Some(ProxyMode::Nftables)
+        } else if self.iptables {
+            Some(ProxyMode::Iptables)
+        } else if self.ipvs_interface && self.virtual_servers {
+            Some(ProxyMode::Ipvs)
+        } else {
+            None
+        }
+    }
+}
+
+/// Whether ipvs has any in this network namespace (net/netfilter/ipvs/ip_vs_ctl.c: each
+/// stands in a line of its own that begins with its protocol).
+fn virtual_servers() -> bool {
+    fs::read_to_string("/proc/net/ip_vs").is_ok_and(|text| {
+        text.lines().any(|line| {
+            ["TCP ", "UDP ", "SCTP "]
+                .iter()
+                .any(|p| line.starts_with(p))
+        })
+    })
+}
+
 fn legacy_nat() -> bool {
     ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
         .iter()
@@ -83,6 +141,44 @@ fn parse(mode: &str) -> Option<ProxyMode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_known_mode_stays_as_long_as_its_traces_do() {
+        let both = Traces {
+            iptables: true,
+            ipvs_interface: true,
+            virtual_servers: true,
+            ..Traces::default()
+        };
+        assert_eq!(both.mode(Some(ProxyMode::Ipvs)), Some(ProxyMode::Ipvs));
+        assert_eq!(
+            both.mode(Some(ProxyMode::Iptables)),
+            Some(ProxyMode::Iptables)
+        );
+        for known in [None, Some(ProxyMode::Nftables)] {
+            assert_eq!(both.mode(known), Some(ProxyMode::Iptables), "{known:?}");
+        }
+        assert_eq!(Traces::default().mode(Some(ProxyMode::Ipvs)), None);
+    }
+
+    #[test]
+    fn an_interface_that_ipvs_has_left_decides_nothing() {
+        let left = Traces {
+            ipvs_interface: true,
+            ..Traces::default()
+        };
+        assert_eq!(left.mode(None), None);
+        let alive = Traces {
+            virtual_servers: true,
+            ..left
+        };
+        assert_eq!(alive.mode(None), Some(ProxyMode::Ipvs));
+        let nftables = Traces {
+            nftables: true,
+            ..alive
+        };
+        assert_eq!(nftables.mode(None), Some(ProxyMode::Nftables));
+    }
 
     async fn answering(answer: &'static str) -> Option<String> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

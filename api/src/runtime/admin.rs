@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use futures::future::BoxFuture;
 use prometheus::{Encoder, Registry, TextEncoder};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -19,6 +20,9 @@ const STUCK: Duration = Duration::from_secs(60);
 
 /// What is not well, each in words; empty when all is.
 pub type Problems = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
+/// Brings the metrics up to date, just before they are served.
+pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Why the admin server does not run.
 #[derive(Debug, Error)]
@@ -42,10 +46,10 @@ pub enum AdminError {
 }
 
 /// The admin server, bound but not yet serving.
-#[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
     address: SocketAddr,
+    refresh: Refresh,
 }
 
 impl Admin {
@@ -57,7 +61,18 @@ impl Admin {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| AdminError::Bind { address, source })?;
-        Ok(Self { listener, address })
+        Ok(Self {
+            listener,
+            address,
+            refresh: Arc::new(|| Box::pin(async {})),
+        })
+    }
+
+    /// Runs this whenever metrics are asked for.
+    #[must_use]
+    pub fn refreshed_by(mut self, refresh: Refresh) -> Self {
+        self.refresh = refresh;
+        self
     }
 
     /// Serves until the process ends: `/healthz` by the loop's heartbeat,
@@ -71,10 +86,15 @@ impl Admin {
         heartbeat: Heartbeat,
         problems: Problems,
     ) -> Result<(), AdminError> {
+        let refresh = self.refresh;
+        let gathered = move || async move {
+            refresh().await;
+            metrics(&registry)
+        };
         let router = Router::new()
             .route("/healthz", get(move || async move { healthz(&heartbeat) }))
             .route("/readyz", get(move || async move { readyz(&problems()) }))
-            .route("/metrics", get(move || async move { metrics(&registry) }));
+            .route("/metrics", get(gathered));
         axum::serve(self.listener, router)
             .await
             .map_err(|source| AdminError::Serve {

@@ -32,6 +32,8 @@ async fn three_hundred_services_are_served_and_one_more_costs_its_own_elements_o
     for agent in &agents {
         services_are(agent, 0).await; // those of earlier tests are going
     }
+    let repairs = |agent: &Program| agent.metric("highwire_agent_drift_repairs_total");
+    let repaired = [repairs(&agents[0])?, repairs(&agents[1])?];
     let mut services: Vec<(u16, Svc)> = Vec::new();
     for batch in 0..MANY / 50 {
         let mut creating = Vec::new();
@@ -59,6 +61,13 @@ async fn three_hundred_services_are_served_and_one_more_costs_its_own_elements_o
     for (port, _) in services.iter().step_by(37) {
         answers(&client, cluster.node("n2")?.v4(*port)).await;
     }
+
+    // Nobody touches our table, whatever kube-proxy does to its own.
+    let repaired_since = [repairs(&agents[0])?, repairs(&agents[1])?];
+    ensure!(
+        repaired_since == repaired,
+        "{repaired:?} → {repaired_since:?}"
+    );
 
     let count = |agent: &Program| -> Result<[f64; 3]> {
         Ok([
