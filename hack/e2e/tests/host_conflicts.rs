@@ -125,6 +125,22 @@ async fn a_listener_that_comes_later_gets_the_next_connection_and_the_node_leave
     Ok(())
 }
 
+/// At output the kernel cannot tell a listener's socket from the client's own, so until
+/// the agent has found the listener a client on the node still gets the Service.
+#[tokio::test]
+async fn a_client_on_the_node_gets_the_listener_once_it_is_found() -> Result<()> {
+    let (cluster, scope) = web("local").await?;
+    let (n1, port) = (cluster.node("n1")?, scope.free_port()?);
+    let service = web_service(&scope, "web", port).await?;
+    ingress_is(&service, &BOTH).await;
+    answers(n1.netns(), n1.v4(port)).await;
+    let listener = bind_tcp(n1.netns(), "0.0.0.0", port)?;
+    greeted(&listener, &cluster.outside(), n1.v4(port)).context("from outside at once")?;
+    ingress_is(&service, &N2).await;
+    greeted(&listener, n1.netns(), n1.v4(port)).context("on the node once it has left")?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_services_own_pod_on_the_host_is_the_right_one_to_answer() -> Result<()> {
     let (cluster, scope) = web("own").await?;
