@@ -21,7 +21,7 @@ use crate::host::{
 };
 
 /// What is known of the host, besides its addresses.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct HostFacts<'a> {
     /// Sockets that wait for clients.
     pub listeners: &'a [Listener],

@@ -13,7 +13,7 @@ use highwire_api::{
     arbitration::{Claim, Slot, Verdict, arbitrate},
     clients::Clients,
     holdings::{Holdings, Tenure},
-    node::Conflict,
+    node::{Conflict, ConflictReason},
     service::{Entrance, ServicePort},
 };
 use ipnet::IpNet;
@@ -36,7 +36,7 @@ pub struct Wanted {
 }
 
 /// All that a decision depends on.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// The Services of ours, by key.
     pub services: &'a BTreeMap<ServiceKey, Wanted>,
@@ -48,6 +48,9 @@ pub struct Facts<'a> {
     pub address_policy: &'a AddressPolicy,
     /// What else the host has ports for.
     pub host: HostFacts<'a>,
+    /// The Services that are left out because nft refuses them, each with who has their
+    /// ports instead, in words.
+    pub left_out: &'a BTreeMap<ServiceKey, String>,
 }
 
 /// What the node does, and what it refuses.
@@ -82,6 +85,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         .services
         .values()
         .filter(|wanted| wanted.spec.node_selector.matches(&facts.node.labels))
+        .filter(|wanted| !facts.left_out.contains_key(&wanted.spec.key))
         .map(|wanted| claim(wanted, &families, primary, &own, &host))
         .filter(|claim| !claim.slots.is_empty())
         .collect();
@@ -111,6 +115,12 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         .filter_map(|key| facts.services.get(key))
         .flat_map(|wanted| udp_ports(&wanted.spec, &families, primary));
     let udp = Frontends::new(&addresses, udp_ports, own);
+    let left_out = facts.left_out.iter().filter_map(|(key, words)| {
+        let wanted = facts.services.get(key)?;
+        let here = wanted.spec.node_selector.matches(&facts.node.labels);
+        here.then(|| left_out(&wanted.spec, words, &families, primary))
+    });
+    let left_out: Vec<Conflict> = left_out.flatten().collect();
     let conflicts: BTreeSet<Conflict> = refused
         .into_iter()
         .flat_map(|(service, refusals)| {
@@ -122,6 +132,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
                 held_by: refusal.holder.to_string(),
             })
         })
+        .chain(left_out)
         .collect();
     Decision {
         plan: Plan {
@@ -159,6 +170,22 @@ fn claim(
         slots,
         taken,
     }
+}
+
+/// What to say of the ports of a Service that nft refuses.
+fn left_out<'a>(
+    spec: &'a ServiceSpec,
+    words: &'a str,
+    families: &'a BTreeSet<Family>,
+    primary: &'a BTreeMap<Family, IpAddr>,
+) -> impl Iterator<Item = Conflict> + 'a {
+    forwards(spec, families, primary).map(|(slot, _)| Conflict {
+        service: spec.key.clone(),
+        protocol: slot.port.protocol,
+        port: slot.port.port.get(),
+        reason: ConflictReason::RefusedByNft,
+        held_by: words.to_owned(),
+    })
 }
 
 /// The networks that may use each port, of each port's own family. Ranges of one

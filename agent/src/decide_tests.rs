@@ -62,6 +62,7 @@ fn decided(
             pods: &BTreeMap::new(),
             occupied: &Occupied::default(),
         },
+        left_out: &BTreeMap::new(),
     })
 }
 
@@ -241,6 +242,7 @@ fn a_node_that_is_not_enabled_forwards_nothing() {
             pods: &BTreeMap::new(),
             occupied: &Occupied::default(),
         },
+        left_out: &BTreeMap::new(),
     };
     assert_eq!(decide(&facts), Decision::default());
 }
@@ -298,6 +300,7 @@ fn where_its_own_pod_listens_the_source_ranges_are_kept_too() {
                 pods,
                 occupied: &Occupied::default(),
             },
+            left_out: &BTreeMap::new(),
         };
         decide(&facts).plan.own_listeners.len()
     };
@@ -313,4 +316,29 @@ fn where_its_own_pod_listens_the_source_ranges_are_kept_too() {
     );
     let service = ranged("web", json!(["203.0.113.0/24"]));
     assert_eq!(own_listeners(service, &BTreeMap::new()), 0, "no Pod");
+}
+
+#[test]
+fn a_service_that_nft_refuses_is_left_out_with_words_and_its_port_is_free() {
+    let key: ServiceKey = "ns/old".parse().unwrap();
+    let left_out = [(key.clone(), "nobody, but nft refuses it: no".to_owned())].into();
+    let services = [wanted("old", 1, |_| {}), wanted("new", 2, |_| {})].into();
+    let decision = decide(&Facts {
+        services: &services,
+        node: &node(),
+        host_addresses: &host(&["192.0.2.11"]),
+        address_policy: &AddressPolicy::Default,
+        host: HostFacts {
+            listeners: &[],
+            pods: &BTreeMap::new(),
+            occupied: &Occupied::default(),
+        },
+        left_out: &left_out,
+    });
+    assert_eq!(decision.served, ["ns/new".parse().unwrap()].into());
+    assert_eq!(decision.conflicts.len(), 1);
+    let conflict = &decision.conflicts[0];
+    assert_eq!(conflict.service, key);
+    assert_eq!(conflict.reason, ConflictReason::RefusedByNft);
+    assert_eq!(conflict.held_by, left_out[&key]);
 }

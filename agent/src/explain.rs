@@ -74,6 +74,7 @@ pub async fn explain(
             pods: pods.pods().unwrap_or(&no_pods),
             occupied: services.occupied(),
         },
+        left_out: &BTreeMap::new(),
     });
     print!("{}", table(node_name, &node, wanted, &decision));
     print!("{}", left_alone(services.elsewhere()));

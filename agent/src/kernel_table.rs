@@ -94,6 +94,13 @@ impl KernelTable {
         }
     }
 
+    /// Whether [`Self::bring_to`] would run nft now if it had to.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        let failure = self.failure.as_ref();
+        failure.is_none_or(|failure| failure.retry_at <= Instant::now())
+    }
+
     /// Has the kernel hold the chains of this path and exactly these elements. After a
     /// failure this does nothing until it is time to try again.
     ///
@@ -101,7 +108,7 @@ impl KernelTable {
     /// If it does not hold them. Then it has what it had, as far as others let it.
     pub async fn bring_to(&mut self, path: DataPath, wanted: &Elements) -> Result<(), Failure> {
         if let Some(failure) = &self.failure
-            && Instant::now() < failure.retry_at
+            && !self.is_due()
         {
             return Err(failure.clone());
         }
@@ -113,6 +120,12 @@ impl KernelTable {
             }
             Err(error) => Err(self.failed(&error)),
         }
+    }
+
+    /// Whether nft would build such a table. Changes nothing.
+    pub async fn accepts(&self, path: DataPath, elements: Elements) -> bool {
+        let transaction = Transaction::Replace(path, elements);
+        self.kernel.check(&transaction).await.is_ok()
     }
 
     /// Lets the next [`Self::bring_to`] try at once, because less will be wanted.

@@ -16,6 +16,7 @@ pub mod explain;
 pub mod host;
 pub mod kernel;
 pub mod kernel_table;
+pub mod left_out;
 pub mod lifecycle;
 pub mod metrics;
 pub mod mirror;

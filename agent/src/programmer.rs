@@ -1,9 +1,12 @@
 //! The agent's event loop: takes in what has changed, and has the kernel follow.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use highwire_api::{
-    Family, ResourceVersion,
+    Family, ResourceVersion, ServiceKey, ServiceSpec,
     node::{Conflict, ProxyMode},
     runtime::heartbeat::Heartbeat,
 };
@@ -13,7 +16,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     claims::HostFacts,
@@ -28,6 +31,7 @@ use crate::{
     },
     kernel::Kernel,
     kernel_table::{Failure, KernelTable},
+    left_out::{LeftOut, culprits},
     metrics::Metrics,
     node::NodeFacts,
     report::{Readiness, Report},
@@ -80,6 +84,7 @@ pub struct Programmer {
     proxy_mode: Option<Option<ProxyMode>>,
     sockets: Sockets,
     table: KernelTable,
+    left_out: LeftOut,
 }
 
 impl Programmer {
@@ -106,6 +111,7 @@ impl Programmer {
             pods: PodIndex::default(),
             proxy_mode: None,
             sockets: Sockets::default(),
+            left_out: LeftOut::default(),
         }
     }
 
@@ -178,21 +184,53 @@ impl Programmer {
             return;
         };
         let revision = self.services.revision();
-        let decision = decide(&Facts {
+        let now = Instant::now();
+        self.left_out.review(services, now);
+        let left_out = self.left_out.words().clone();
+        let facts = Facts {
             services,
             node,
             host_addresses,
             address_policy: &self.address_policy,
             host: HostFacts {
-                listeners: self.sockets.current(revision, Instant::now()),
+                listeners: self.sockets.current(revision, now),
                 pods,
                 occupied: self.services.occupied(),
             },
-        });
+            left_out: &left_out,
+        };
+        let mut decision = decide(&facts);
         let (enabled, node_uid) = (node.enabled, node.uid.clone());
         let path = DataPath::beside(proxy_mode);
         let wanted = Elements::of(&decision.plan, path);
-        match self.table.bring_to(path, &wanted).await {
+        let tried = self.table.is_due();
+        let mut result = self.table.bring_to(path, &wanted).await;
+        if let Err(failure) = &result
+            && failure.refused
+            && tried
+        {
+            let last = self
+                .reports
+                .borrow()
+                .as_ref()
+                .map(|last| last.decision.served.clone());
+            let before = last.unwrap_or_default();
+            let refused = refused_by_nft(&self.table, path, &facts, &decision, &before).await;
+            if !refused.is_empty() {
+                for spec in refused {
+                    warn!(service = %spec.key, "left out, because nft refuses it: {}", failure.message);
+                    self.left_out.add(&spec, &failure.message, Instant::now());
+                }
+                decision = decide(&Facts {
+                    left_out: self.left_out.words(),
+                    ..facts
+                });
+                self.table.retry_now();
+                let wanted = Elements::of(&decision.plan, path);
+                result = self.table.bring_to(path, &wanted).await;
+            }
+        }
+        match result {
             Ok(()) => {
                 self.tell_udp(&decision.udp);
                 self.report(Report {
@@ -279,6 +317,36 @@ impl Programmer {
             tell(gone, "port no longer refused");
         }
     }
+}
+
+/// The Services of this decision that nft refuses. Those that were served `before` are
+/// innocent at first.
+async fn refused_by_nft(
+    table: &KernelTable,
+    path: DataPath,
+    facts: &Facts<'_>,
+    decision: &Decision,
+    before: &BTreeSet<ServiceKey>,
+) -> Vec<ServiceSpec> {
+    let (served, others) = decision
+        .served
+        .iter()
+        .cloned()
+        .partition(|key| before.contains(key));
+    let accepts = async |some: &BTreeSet<ServiceKey>| {
+        let all = facts.services.keys();
+        let rest = all.filter(|key| !some.contains(*key));
+        let left_out = rest.map(|key| (key.clone(), String::new())).collect();
+        let plan = decide(&Facts {
+            left_out: &left_out,
+            ..*facts
+        })
+        .plan;
+        table.accepts(path, Elements::of(&plan, path)).await
+    };
+    let refused = culprits(served, others, accepts).await.unwrap_or_default();
+    let specs = refused.iter().filter_map(|key| facts.services.get(key));
+    specs.map(|wanted| wanted.spec.clone()).collect()
 }
 
 /// What to report while the kernel does not follow: what it still has. `still` is what

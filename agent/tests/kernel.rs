@@ -11,6 +11,8 @@ mod plans;
 mod dnat;
 #[path = "kernel/drift.rs"]
 mod drift;
+#[path = "kernel/left_out.rs"]
+mod left_out;
 #[path = "kernel/nft_versions.rs"]
 mod nft_versions;
 

@@ -124,17 +124,20 @@ pub enum ConflictReason {
     /// A Service has it at an externalIP that is an address of this node.
     #[serde(rename = "ExternalIP")]
     ExternalIp,
+    /// Nobody has it, but nft refuses the Service's rules.
+    RefusedByNft,
 }
 
 impl ConflictReason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::HeldByService,
         Self::HostListener,
         Self::HostPort,
         Self::NodePort,
         Self::HealthCheckNodePort,
         Self::ExternalIp,
+        Self::RefusedByNft,
     ];
 
     /// The reason as it stands in the API and in metrics.
@@ -147,6 +150,7 @@ impl ConflictReason {
             Self::NodePort => "NodePort",
             Self::HealthCheckNodePort => "HealthCheckNodePort",
             Self::ExternalIp => "ExternalIP",
+            Self::RefusedByNft => "RefusedByNft",
         }
     }
 }

@@ -82,7 +82,6 @@ fn each_change_by_another_program_is_put_back_once() {
         "insert rule inet highwire inbound accept",
         "add chain inet highwire more",
         "add set inet highwire more { typeof ip daddr; }",
-        "add table inet highwire { flags dormant; }",
         "flush table inet highwire",
         "delete table inet highwire",
         "flush ruleset",

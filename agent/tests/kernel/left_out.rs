@@ -1,0 +1,154 @@
+//! A Service that nft refuses takes nobody else out.
+
+use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt, time::Duration};
+
+use clap::Parser;
+use highwire_agent::{
+    config::{Cli, Config},
+    host::addresses::HostAddress,
+    kernel::Kernel,
+    metrics::Metrics,
+    programmer::{Input, Programmer},
+    report::Report,
+};
+use highwire_api::{
+    node::{ConflictReason, ProxyMode},
+    runtime::heartbeat::Heartbeat,
+};
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use super::{command, in_new_namespace, kernel};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The real nft, which does not like one port.
+const PICKY: &str = r#"#!/usr/bin/env bash
+for argument in "$@"; do [[ $argument != - ]] || reads=1; done
+[[ ${reads:-} ]] || exec nft "$@"
+text=$(cat)
+if grep -qE 'tcp \. 6666 |"tcp",6666' <<< "$text"; then
+  echo 'Error: Could not process rule: Argument list too long' >&2
+  exit 1
+fi
+exec nft "$@" <<< "$text"
+"#;
+
+fn service(name: &str, ports: &[u16]) -> Input {
+    let ports: Vec<Value> = ports
+        .iter()
+        .map(|port| json!({"name": format!("p{port}"), "port": port, "protocol": "TCP"}))
+        .collect();
+    let service = json!({
+        "metadata": {"name": name, "namespace": "ns", "uid": name, "resourceVersion": "5",
+                     "creationTimestamp": "2026-01-02T03:04:05Z"},
+        "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.10",
+                 "clusterIPs": ["10.96.0.10"], "ports": ports},
+    });
+    Input::Service(Box::new(Event::Apply(
+        serde_json::from_value(service).unwrap(),
+    )))
+}
+
+async fn until(
+    reports: &mut watch::Receiver<Option<Report>>,
+    is: impl Fn(&Report) -> bool,
+) -> Report {
+    let wanted = reports.wait_for(|report| report.as_ref().is_some_and(&is));
+    let report = tokio::time::timeout(PATIENCE, wanted).await;
+    report.expect("in time").unwrap().clone().unwrap()
+}
+
+fn served(report: &Report) -> Vec<String> {
+    let served = &report.decision.served;
+    served.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_service_that_nft_refuses_is_left_out_alone_and_comes_back_when_it_changes() {
+    in_new_namespace(async || {
+        command("sysctl -qw net.ipv4.ip_forward=1");
+        let folder = tempfile::tempdir().unwrap();
+        let nft = folder.path().join("nft");
+        fs::write(&nft, PICKY).unwrap();
+        fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
+        let cli = Cli::parse_from(["highwire-agent", "--node-name=n1"]);
+        let (inputs, received) = mpsc::channel(64);
+        let (sender, mut reports) = watch::channel(None);
+        let (udp, _frontends) = watch::channel(None);
+        let programmer = Programmer::new(
+            &Config::from(cli.run.unwrap()),
+            Kernel::new(nft),
+            Metrics::new().unwrap(),
+            Heartbeat::default(),
+            sender,
+            udp,
+        );
+        tokio::select! {
+            () = programmer.run(received) => panic!("it ended"),
+            () = one_is_refused(&inputs, &mut reports) => {}
+        }
+    });
+}
+
+async fn one_is_refused(
+    inputs: &mpsc::Sender<Input>,
+    reports: &mut watch::Receiver<Option<Report>>,
+) {
+    let address: IpAddr = "192.0.2.11".parse().unwrap();
+    let node = json!({
+        "metadata": {"name": "n1", "uid": "n", "labels": {"highwire.dev/enabled": "true"}},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+    });
+    for input in [
+        Input::Service(Box::new(Event::Init)),
+        Input::Service(Box::new(Event::InitDone)),
+        Input::Pod(Box::new(Event::Init)),
+        Input::Pod(Box::new(Event::InitDone)),
+        Input::Node(Box::new(Event::Apply(
+            serde_json::from_value(node).unwrap(),
+        ))),
+        Input::Proxy(Some(ProxyMode::Nftables)),
+        Input::HostAddresses(vec![HostAddress {
+            address,
+            interface: "eth0".into(),
+            global: true,
+            on_default_route: true,
+        }]),
+        service("before", &[80]),
+    ] {
+        inputs.send(input).await.unwrap();
+    }
+    until(reports, |report| served(report) == ["ns/before"]).await;
+    // It comes with others, and one of its ports is good.
+    for input in [
+        service("bad", &[6665, 6666]),
+        service("beside", &[81]),
+        service("later", &[82]),
+    ] {
+        inputs.send(input).await.unwrap();
+    }
+    let others = ["ns/before", "ns/beside", "ns/later"];
+    let report = until(reports, |report| served(report) == others).await;
+    assert!(report.readiness.is_ready(), "{:?}", report.readiness);
+    let conflicts = &report.decision.conflicts;
+    assert_eq!(conflicts.len(), 2, "all of its ports: {conflicts:?}");
+    for conflict in conflicts {
+        assert_eq!(conflict.service.to_string(), "ns/bad");
+        assert_eq!(conflict.reason, ConflictReason::RefusedByNft);
+        let words = &conflict.held_by;
+        assert!(words.contains("Argument list too long"), "{words}");
+    }
+    let ports = |elements: String| elements.matches("Port(").count();
+    let elements = kernel().elements().await.unwrap().unwrap();
+    assert_eq!(ports(format!("{:?}", elements.0.keys())), 3);
+    // It is tried again at once when it asks for something else.
+    inputs.send(service("bad", &[6665])).await.unwrap();
+    let report = until(reports, |report| served(report).len() == 4).await;
+    assert!(
+        report.decision.conflicts.is_empty(),
+        "{:?}",
+        report.decision.conflicts
+    );
+}
