@@ -7,10 +7,10 @@ use highwire_api::runtime::{
     admin::Admin,
     heartbeat::Heartbeat,
     signals,
-    watch::{WatchHealth, follow},
+    watch::{WatchHealth, follow, paged},
 };
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use kube::{Api, Client, runtime::watcher};
+use kube::{Api, Client};
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -72,7 +72,13 @@ pub async fn run(config: Config) -> Result<()> {
     // Of Services that went while no agent ran, UDP flows may be left.
     let left = kernel.elements().await?.unwrap_or_default();
     let taken = udp::taken_by(&left);
-    let cleaner = Cleaner::new(client.clone(), health.clone(), metrics.clone(), taken);
+    let cleaner = Cleaner::new(
+        client.clone(),
+        config.node_name.clone(),
+        health.clone(),
+        metrics.clone(),
+        taken,
+    );
     let problems = {
         let (reported, health, node) = (reported.clone(), health.clone(), config.node_name.clone());
         Arc::new(move || problems(reported.borrow().as_ref(), &health, &node))
@@ -80,11 +86,9 @@ pub async fn run(config: Config) -> Result<()> {
 
     // All Services, for what kube-proxy serves of the others on the node's addresses:
     // NodePorts, and externalIPs, which Services of type ClusterIP have too.
-    let services = watcher::Config::default();
-    let own_pods =
-        watcher::Config::default().fields(&format!("spec.nodeName={}", config.node_name));
-    let own_node =
-        watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
+    let services = paged();
+    let own_pods = paged().fields(&format!("spec.nodeName={}", config.node_name));
+    let own_node = paged().fields(&format!("metadata.name={}", config.node_name));
     let reporter = Reporter::new(&client, config.node_name.clone(), metrics.clone());
     let (deleted, own_deletions) = mpsc::channel(1);
     let (addresses, found_addresses) = mpsc::channel(1);

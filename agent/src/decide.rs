@@ -188,7 +188,15 @@ fn udp_ports<'a>(
                 Target::ClusterIp(ip) => SocketAddr::new(ip, slot.port.port.get()),
                 Target::NodePort { address, port, .. } => SocketAddr::new(address, port.get()),
             };
-            Some((slot, Behind { port, entrance }))
+            let policy = spec.external_policy;
+            Some((
+                slot,
+                Behind {
+                    port,
+                    entrance,
+                    policy,
+                },
+            ))
         })
 }
 

@@ -31,6 +31,16 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// delivers nothing by which it could be told sooner.
 const WELL_AGAIN: Duration = Duration::from_secs(15);
 
+/// Objects per page of a list: a page is in memory as a whole, and the status of a
+/// Service may list many nodes, an EndpointSlice a hundred endpoints.
+const PAGE: u32 = 100;
+
+/// How everything is watched: by lists in pages.
+#[must_use]
+pub fn paged() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
+}
+
 /// How the watches of a process fare; clones share it.
 #[derive(Clone, Debug)]
 pub struct WatchHealth {

@@ -15,7 +15,7 @@ use kube::api::{Api, PostParams};
 
 use crate::cluster::{Cluster, Node, checkout};
 use crate::controlplane::api_url;
-use crate::layout::{AGENT_PORT, CONTROLLER_PORT};
+use crate::layout::{AGENT_PORT, API_PORT, CONTROLLER_PORT};
 use crate::netns::Netns;
 use crate::pki::token_kubeconfig;
 use crate::traffic::{ConnectError, http_text};
@@ -196,6 +196,16 @@ impl Program {
                     .ok()
             })
             .with_context(|| format!("{} has no metric {series}", self.unit.name()))
+    }
+
+    /// How many TCP connections to the API server it has.
+    pub fn connections(&self) -> Result<usize> {
+        let pid = self.unit.pid().context("it does not run")?;
+        let port = format!("dport = :{API_PORT}");
+        let command = ["ss", "-Htnp", "state", "established", &port];
+        let sockets = self.netns.check(&command)?;
+        let own = format!("pid={pid},");
+        Ok(sockets.lines().filter(|line| line.contains(&own)).count())
     }
 
     /// Writes a kubeconfig with a fresh token of its ServiceAccount.
