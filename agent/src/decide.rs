@@ -9,7 +9,7 @@ use std::{
 };
 
 use highwire_api::{
-    Family, Protocol, ServiceKey, ServiceSpec,
+    Family, PortKey, Protocol, ServiceKey, ServiceSpec,
     arbitration::{Claim, Slot, Verdict, arbitrate},
     clients::Clients,
     holdings::{Holdings, Tenure},
@@ -61,6 +61,8 @@ pub struct Decision {
     pub conflicts: Vec<Conflict>,
     /// Where it takes UDP, and for which Service port.
     pub udp: Frontends,
+    /// The served Services whose ports have a listener, by port: it is their own Pods'.
+    pub beside: BTreeMap<PortKey, BTreeSet<ServiceKey>>,
 }
 
 /// Decides what this node forwards. Pure: the same facts give the same decision.
@@ -101,6 +103,10 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         .filter_map(|key| facts.services.get(key))
         .flat_map(|wanted| udp_ports(&wanted.spec, &families, primary));
     let udp = Frontends::new(&addresses, udp_ports, own);
+    let beside = beside(
+        &host,
+        served.iter().filter_map(|key| facts.services.get(key)),
+    );
     let conflicts: BTreeSet<Conflict> = refused
         .into_iter()
         .flat_map(|(service, refusals)| {
@@ -122,7 +128,23 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         served,
         conflicts: conflicts.into_iter().collect(),
         udp,
+        beside,
     }
+}
+
+/// Which of the served Services have a port on which something listens.
+fn beside<'a>(
+    host: &HostClaims<'_>,
+    served: impl Iterator<Item = &'a Wanted>,
+) -> BTreeMap<PortKey, BTreeSet<ServiceKey>> {
+    let listened: BTreeSet<PortKey> = host.listened().collect();
+    let mut beside: BTreeMap<PortKey, BTreeSet<ServiceKey>> = BTreeMap::new();
+    for Wanted { spec, .. } in served {
+        for port in spec.ports.keys().filter(|port| listened.contains(port)) {
+            beside.entry(*port).or_default().insert(spec.key.clone());
+        }
+    }
+    beside
 }
 
 /// The slots a Service needs here: its ports in those of its families in which

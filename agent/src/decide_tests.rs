@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::host::service_ports::Occupied;
+use crate::{
+    host::{listeners::Listener, pods::LocalPod, service_ports::Occupied},
+    reserved::ReservedPorts,
+};
 
 fn host(addresses: &[&str]) -> Vec<HostAddress> {
     let address = |address: &&str| HostAddress {
@@ -59,6 +62,8 @@ fn decided(
         address_policy: &AddressPolicy::Default,
         host: HostFacts {
             listeners: &[],
+            held: &[],
+            reserved: &ReservedPorts::default(),
             pods: &BTreeMap::new(),
             occupied: &Occupied::default(),
         },
@@ -225,6 +230,45 @@ fn the_loser_of_a_port_is_explained() {
 }
 
 #[test]
+fn a_service_beside_its_own_pod_is_remembered_by_port() {
+    let own = json!({
+        "metadata": {"name": "own", "namespace": "ns", "labels": {"app": "web"}},
+        "spec": {"hostNetwork": true, "containers": [{"name": "c"}]},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    });
+    let own = LocalPod::of(&serde_json::from_value(own).unwrap()).unwrap();
+    let (key, web) = wanted("web", 1, |s| {
+        s["spec"]["selector"] = json!({"app": "web"});
+        s["spec"]["ports"] = json!([{"port": 80, "targetPort": 80},
+                                    {"name": "s", "port": 443, "targetPort": 443}]);
+    });
+    let listener = Listener {
+        protocol: Protocol::Tcp,
+        bound: "0.0.0.0:80".parse().unwrap(),
+        v6_only: false,
+        device: None,
+        uid: 0,
+        inode: 1,
+    };
+    let decision = decide(&Facts {
+        services: &[(key.clone(), web)].into(),
+        node: &node(),
+        host_addresses: &host(&["192.0.2.11"]),
+        address_policy: &AddressPolicy::Default,
+        host: HostFacts {
+            listeners: &[listener],
+            held: &[],
+            reserved: &ReservedPorts::default(),
+            pods: &[("ns/own".to_owned(), own)].into(),
+            occupied: &Occupied::default(),
+        },
+    });
+    let port = PortKey::new(Protocol::Tcp, 80).unwrap();
+    assert_eq!(decision.served, BTreeSet::from([key.clone()]));
+    assert_eq!(decision.beside, BTreeMap::from([(port, [key].into())]));
+}
+
+#[test]
 fn a_node_that_is_not_enabled_forwards_nothing() {
     let services = [wanted("web", 1, |_| {})].into();
     let node = NodeFacts {
@@ -238,6 +282,8 @@ fn a_node_that_is_not_enabled_forwards_nothing() {
         address_policy: &AddressPolicy::Default,
         host: HostFacts {
             listeners: &[],
+            held: &[],
+            reserved: &ReservedPorts::default(),
             pods: &BTreeMap::new(),
             occupied: &Occupied::default(),
         },

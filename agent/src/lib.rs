@@ -22,6 +22,7 @@ pub mod plan;
 pub mod programmer;
 pub mod report;
 pub mod reporter;
+pub mod reserved;
 pub mod ruleset;
 pub mod services;
 pub mod udp;

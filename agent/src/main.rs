@@ -47,9 +47,11 @@ async fn by_hand(command: Command) -> anyhow::Result<()> {
             node,
             default_class,
             address_cidr,
+            reserved_ports,
         } => {
             let (class, addresses) = (class_policy(default_class), address_policy(address_cidr));
-            explain(app::client().await?, &node, class, &addresses).await
+            let client = app::client().await?;
+            explain(client, &node, class, &addresses, &reserved_ports).await
         }
     }
 }

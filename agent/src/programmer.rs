@@ -30,6 +30,7 @@ use crate::{
     metrics::Metrics,
     node::NodeFacts,
     report::{Readiness, Report},
+    reserved::ReservedPorts,
     ruleset::{DataPath, Elements, Transaction},
     services::ServiceIndex,
     udp::Frontends,
@@ -103,6 +104,7 @@ pub struct Programmer {
     pods: PodIndex,
     /// `None` until looked for.
     proxy_mode: Option<Option<ProxyMode>>,
+    reserved: ReservedPorts,
     sockets: Sockets,
     table: Table,
     /// Every Service event up to this version is in the kernel.
@@ -135,7 +137,8 @@ impl Programmer {
             host_addresses: None,
             pods: PodIndex::default(),
             proxy_mode: None,
-            sockets: Sockets::default(),
+            reserved: config.reserved_ports.clone(),
+            sockets: Sockets::new(config.listener_hold_down),
             table: Table::Unknown,
             observed: ResourceVersion::default(),
             own_changes_untold: 0,
@@ -227,17 +230,21 @@ impl Programmer {
             return;
         };
         let revision = self.services.revision();
+        let (listeners, held) = self.sockets.current(revision, Instant::now());
         let decision = decide(&Facts {
             services,
             node,
             host_addresses,
             address_policy: &self.address_policy,
             host: HostFacts {
-                listeners: self.sockets.current(revision, Instant::now()),
+                listeners,
+                held,
+                reserved: &self.reserved,
                 pods,
                 occupied: self.services.occupied(),
             },
         });
+        self.sockets.note(&decision.beside);
         let (enabled, node_uid) = (node.enabled, node.uid.clone());
         if self.retry.is_some_and(|retry| Instant::now() < retry.at) {
             return;

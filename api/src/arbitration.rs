@@ -77,6 +77,15 @@ pub enum Holder {
         /// The user it belongs to.
         uid: u32,
     },
+    /// A socket of the host that is gone and keeps its port for a while.
+    Left {
+        /// What it was bound to.
+        bound: SocketAddr,
+        /// The user it belonged to.
+        uid: u32,
+    },
+    /// Nobody gets it: the agent's `--reserved-ports` names it.
+    Reserved,
     /// A Pod's hostPort.
     HostPort {
         /// The Pod, as `namespace/name`.
@@ -101,7 +110,8 @@ impl Holder {
     pub fn reason(&self) -> ConflictReason {
         match self {
             Self::Service(_) => ConflictReason::HeldByService,
-            Self::Socket { .. } => ConflictReason::HostListener,
+            Self::Socket { .. } | Self::Left { .. } => ConflictReason::HostListener,
+            Self::Reserved => ConflictReason::ReservedPort,
             Self::HostPort { .. } => ConflictReason::HostPort,
             Self::NodePort(_) => ConflictReason::NodePort,
             Self::HealthCheckNodePort(_) => ConflictReason::HealthCheckNodePort,
@@ -116,6 +126,14 @@ impl fmt::Display for Holder {
         match self {
             Self::Service(service) => write!(f, "Service {service}"),
             Self::Socket { bound, uid } => write!(f, "socket {bound} uid {uid}"),
+            // Without the time that is left, which would be another text every second.
+            Self::Left { bound, uid } => {
+                write!(
+                    f,
+                    "socket {bound} uid {uid}, closed a moment ago and still held"
+                )
+            }
+            Self::Reserved => f.write_str("--reserved-ports of the agent"),
             Self::HostPort { pod } => write!(f, "Pod {pod} hostPort"),
             Self::NodePort(service) => write!(f, "Service {service} nodePort"),
             Self::HealthCheckNodePort(service) => {

@@ -113,8 +113,10 @@ pub struct Conflict {
 pub enum ConflictReason {
     /// Another Service serves the port on this node.
     HeldByService,
-    /// A program on the host listens on it.
+    /// A program on the host listens on it, or did until just now.
     HostListener,
+    /// It is one of the ports that no Service gets.
+    ReservedPort,
     /// A Pod claims it as hostPort.
     HostPort,
     /// It is the NodePort of a Service.
@@ -128,9 +130,10 @@ pub enum ConflictReason {
 
 impl ConflictReason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::HeldByService,
         Self::HostListener,
+        Self::ReservedPort,
         Self::HostPort,
         Self::NodePort,
         Self::HealthCheckNodePort,
@@ -143,6 +146,7 @@ impl ConflictReason {
         match self {
             Self::HeldByService => "HeldByService",
             Self::HostListener => "HostListener",
+            Self::ReservedPort => "ReservedPort",
             Self::HostPort => "HostPort",
             Self::NodePort => "NodePort",
             Self::HealthCheckNodePort => "HealthCheckNodePort",

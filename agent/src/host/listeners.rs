@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::Protocol;
+use highwire_api::{PortKey, Protocol};
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
@@ -32,6 +32,9 @@ pub struct Listener {
     pub bound: SocketAddr,
     /// Whether an IPv6 wildcard takes no IPv4 clients (`IPV6_V6ONLY`).
     pub v6_only: bool,
+    /// The interface it is bound to, by index (`SO_BINDTODEVICE`); it gets no packets
+    /// that come by another.
+    pub device: Option<u32>,
     /// The user it belongs to.
     pub uid: u32,
     /// Tells it from a later one on the same port.
@@ -39,6 +42,12 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Its port; `None` for what is no port.
+    #[must_use]
+    pub fn port(&self) -> Option<PortKey> {
+        PortKey::new(self.protocol, i32::from(self.bound.port()))
+    }
+
     /// Whether it would get packets for this address.
     #[must_use]
     pub fn covers(&self, address: IpAddr) -> bool {
@@ -137,6 +146,7 @@ fn listener(protocol: Protocol, response: &InetResponse) -> Option<Listener> {
     (id.source_port != 0).then(|| Listener {
         protocol,
         bound: SocketAddr::new(id.source_address, id.source_port),
+        device: Some(id.interface_id).filter(|index| *index != 0),
         v6_only: response
             .nlas
             .iter()
@@ -213,6 +223,7 @@ mod tests {
             protocol,
             bound: bound.parse().unwrap(),
             v6_only,
+            device: None,
             uid: 0,
             inode,
         }

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod forwarding;
+pub mod hold_down;
 pub mod listeners;
 pub mod pods;
 pub mod proxy;

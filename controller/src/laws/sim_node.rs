@@ -87,6 +87,7 @@ impl SimNode {
                 protocol: Protocol::Tcp,
                 bound: ([0, 0, 0, 0], *port).into(),
                 v6_only: false,
+                device: None,
                 uid: 0,
                 inode: u32::from(*port),
             })
@@ -115,6 +116,8 @@ impl SimNode {
             address_policy: &AddressPolicy::Default,
             host: HostFacts {
                 listeners: &listeners,
+                held: &[],
+                reserved: &highwire_agent::reserved::ReservedPorts::default(),
                 pods: &pods.collect(),
                 occupied: self.index.occupied(),
             },

@@ -56,7 +56,11 @@ impl Program {
             account: "highwire-agent",
             capabilities: AGENT_CAPABILITIES,
             binary: binary("HIGHWIRE_AGENT", "highwire-agent"),
-            argv: vec![format!("--listen=0.0.0.0:{AGENT_PORT}")],
+            // Many tests wait until a listener's port is free again.
+            argv: vec![
+                format!("--listen=0.0.0.0:{AGENT_PORT}"),
+                "--listener-hold-down=2s".into(),
+            ],
             env: vec![("NODE_NAME".into(), node.name.clone())],
             admin: local(AGENT_PORT),
         }
