@@ -3,14 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use highwire_api::runtime::{
-    admin::Admin,
-    heartbeat::Heartbeat,
-    signals,
-    watch::{WatchHealth, follow, paged},
+use highwire_api::{
+    Protocol,
+    runtime::{
+        admin::{Admin, AdminError},
+        client,
+        heartbeat::Heartbeat,
+        signals,
+        watch::{WatchHealth, follow, paged},
+    },
 };
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use kube::{Api, Client};
+use kube::Api;
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -20,7 +24,7 @@ use tracing::info;
 use crate::{
     config::Config,
     deletions,
-    host::{addresses, proxy, table_events},
+    host::{addresses, listeners, proxy, table_events},
     kernel::Kernel,
     lifecycle,
     metrics::Metrics,
@@ -46,13 +50,24 @@ pub async fn run(config: Config) -> Result<()> {
     let kernel = Kernel::new(config.nft.clone());
     let nft_version = kernel.probe().await?;
     let metrics = Metrics::new()?;
-    let admin = Admin::bind(config.listen).await?;
-    let client = client().await?;
+    let admin = match Admin::bind(&config.admin).await {
+        Ok(admin) => admin,
+        Err(error) => {
+            let holder = port_holder(&error);
+            return Err(error).context(holder);
+        }
+    };
+    let heard = Heartbeat::default();
+    let client = client::client(&client::config().await?, &heard, None)?;
+    metrics.registry.register(Box::new(client::Silence::new(
+        "highwire_agent_api_server_silence_seconds",
+        heard.clone(),
+    )?))?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         node = config.node_name,
         nft = nft_version,
-        listen = %config.listen,
+        listen = ?config.admin,
         "agent starts"
     );
 
@@ -81,7 +96,13 @@ pub async fn run(config: Config) -> Result<()> {
     );
     let problems = {
         let (reported, health, node) = (reported.clone(), health.clone(), config.node_name.clone());
-        Arc::new(move || problems(reported.borrow().as_ref(), &health, &node))
+        Arc::new(move || {
+            let problems = problems(reported.borrow().as_ref(), &health, &node);
+            client::silence(&heard)
+                .into_iter()
+                .chain(problems)
+                .collect()
+        })
     };
 
     // All Services, for what kube-proxy serves of the others on the node's addresses:
@@ -116,8 +137,7 @@ pub async fn run(config: Config) -> Result<()> {
         () = programmer.run(received) => "programming nftables",
         () = cleaner.run(served) => "cleaning up UDP flows",
         () = reporter.run(reported, own_deletions) => "reporting",
-        result = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
-            result?;
+        () = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
             "serving health and metrics"
         }
         () = signals::asked_to_stop(stop) => {
@@ -158,15 +178,21 @@ async fn pass_on<T>(
     }
 }
 
-/// A client by the usual rules: in a Pod its ServiceAccount, else KUBECONFIG.
-///
-/// # Errors
-/// If neither is there.
-pub async fn client() -> Result<Client> {
-    let config = kube::Config::infer().await.context(
-        "no way to the API server: run in a Pod with a ServiceAccount, or set KUBECONFIG",
-    )?;
-    Client::try_from(config).context("cannot set up a client for the API server")
+/// Who has the port that the agent itself wanted, in words.
+fn port_holder(error: &AdminError) -> String {
+    let found = listeners::scan().unwrap_or_default();
+    let holder = found.iter().find(|listener| {
+        listener.protocol == Protocol::Tcp
+            && listener.bound.port() == error.address.port()
+            && (listener.covers(error.address.ip()) || error.address.ip().is_unspecified())
+    });
+    match holder {
+        Some(holder) => match listeners::program(holder.inode) {
+            Some(program) => format!("the port is held by {holder} ({program})"),
+            None => format!("the port is held by {holder}"),
+        },
+        None => "the admin port cannot be had".to_owned(),
+    }
 }
 
 /// What keeps the agent from being ready, each in words.

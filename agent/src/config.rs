@@ -1,9 +1,17 @@
 //! The command line: raw flags, and what they mean once validated.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
-use highwire_api::{ClassPolicy, runtime::logging::LogFormat};
+use highwire_api::{
+    ClassPolicy,
+    runtime::{admin, logging::LogFormat},
+};
 use ipnet::IpNet;
 
 use crate::{
@@ -58,9 +66,12 @@ pub struct RunArgs {
     /// The name of this node, as in `kubectl get nodes`.
     #[arg(long, env = "NODE_NAME", value_parser = non_empty)]
     pub node_name: String,
-    /// Where /healthz, /readyz and /metrics are served.
-    #[arg(long, default_value = "0.0.0.0:9807")]
-    pub listen: SocketAddr,
+    /// Where /healthz, /readyz and /metrics are served, beside loopback (repeatable).
+    #[arg(long, env = "POD_IP", value_name = "IP", value_delimiter = ',')]
+    pub listen_address: Vec<IpAddr>,
+    /// The port they are served on.
+    #[arg(long, default_value_t = 9807)]
+    pub port: u16,
     /// Whether Services without spec.loadBalancerClass are served.
     #[arg(long, default_value_t = true, action = ArgAction::Set)]
     pub default_class: bool,
@@ -91,7 +102,7 @@ pub struct Config {
     /// The name of this node.
     pub node_name: String,
     /// Where the admin endpoints are served.
-    pub listen: SocketAddr,
+    pub admin: BTreeSet<SocketAddr>,
     /// Whose Services are ours.
     pub class_policy: ClassPolicy,
     /// Which addresses are served.
@@ -108,7 +119,7 @@ impl From<RunArgs> for Config {
     fn from(args: RunArgs) -> Self {
         Self {
             node_name: args.node_name,
-            listen: args.listen,
+            admin: admin::sockets(&args.listen_address, args.port),
             class_policy: class_policy(args.default_class),
             address_policy: address_policy(args.address_cidr),
             reserved_ports: args.reserved_ports,
@@ -202,7 +213,10 @@ mod tests {
                 vec!["--node-name=n1", "--address-cidr=192.0.2.0/33"],
                 "--address-cidr",
             ),
-            (vec!["--node-name=n1", "--listen=nowhere"], "--listen"),
+            (
+                vec!["--node-name=n1", "--listen-address=nowhere"],
+                "--listen-address",
+            ),
             (
                 vec!["--node-name=n1", "--reserved-ports=ssh"],
                 "--reserved-ports",

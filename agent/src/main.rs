@@ -9,7 +9,7 @@ use highwire_agent::{
     explain::explain,
     lifecycle,
 };
-use highwire_api::runtime::logging;
+use highwire_api::runtime::{client, heartbeat::Heartbeat, logging};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -50,7 +50,7 @@ async fn by_hand(command: Command) -> anyhow::Result<()> {
             reserved_ports,
         } => {
             let (class, addresses) = (class_policy(default_class), address_policy(address_cidr));
-            let client = app::client().await?;
+            let client = client::client(&client::config().await?, &Heartbeat::default(), None)?;
             explain(client, &node, class, &addresses, &reserved_ports).await
         }
     }

@@ -156,6 +156,21 @@ fn listener(protocol: Protocol, response: &InetResponse) -> Option<Listener> {
     })
 }
 
+/// The program that has the socket, as far as this process may see it: one in a container
+/// sees its own only.
+#[must_use]
+pub fn program(inode: u32) -> Option<String> {
+    let socket = format!("socket:[{inode}]");
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    processes.map(|process| process.path()).find_map(|process| {
+        let mut files = fs::read_dir(process.join("fd")).ok()?.flatten();
+        files.find(|file| fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == &*socket))?;
+        let name = fs::read_to_string(process.join("comm")).ok()?;
+        let pid = process.file_name()?.to_str()?;
+        Some(format!("{}, process {pid}", name.trim()))
+    })
+}
+
 /// The ports the kernel gives to clients that name none
 /// (`net.ipv4.ip_local_port_range`, for both families).
 #[must_use]

@@ -269,10 +269,12 @@ async fn the_port_of_its_own_pod_that_leaves_is_not_kept_from_a_service() -> Res
     gone.delete(&cluster).await?;
     let reply = answers(&client, n1.v4(port)).await;
     ensure!(reply.pod == "traefik-2", "{reply:?}");
-    // Another's wish for the port is refused, and not for the listener that left.
+    // Another Service's wish makes the agents read the sockets anew and decide.
     let other = web_service(&scope, "other", port).await?;
-    let condition = ports_error(&other, "True").await;
-    ensure!(condition.contains("/traefik"), "{condition}");
+    ports_error(&other, "True").await;
+    let own = format!("\"{}/traefik\"", scope.namespace());
+    let refused = described(&cluster, "n1")?;
+    ensure!(!refused.contains(&own), "{refused}");
     ingress_is(&service, &BOTH).await;
     ensure!(answers(&client, n1.v4(port)).await.pod == "traefik-2");
     Ok(())
