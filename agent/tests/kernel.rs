@@ -226,6 +226,7 @@ fn without_cap_net_admin_the_remedy_is_named() {
 #[test]
 fn without_a_way_to_the_api_server_the_remedy_is_named() {
     let output = in_new_namespace(async || {
+        command("ip link set lo up");
         Command::new(env!("CARGO_BIN_EXE_highwire-agent"))
             .args(["--node-name", "n1"])
             .env_remove("KUBECONFIG")
@@ -236,6 +237,26 @@ fn without_a_way_to_the_api_server_the_remedy_is_named() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("KUBECONFIG"), "{error}");
+}
+
+#[test]
+fn who_has_the_agents_port_is_named() {
+    let output = in_new_namespace(async || {
+        command("ip link set lo up");
+        let _other = std::net::TcpListener::bind("0.0.0.0:9807").unwrap();
+        Command::new(env!("CARGO_BIN_EXE_highwire-agent"))
+            .args(["--node-name", "n1"])
+            .env_remove("POD_IP")
+            .output()
+            .unwrap()
+    });
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    let own = format!("process {}", std::process::id());
+    assert!(
+        error.contains("socket 0.0.0.0:9807 uid 0") && error.contains(&own),
+        "{error}"
+    );
 }
 
 #[test]

@@ -150,7 +150,7 @@ mod tests {
         let (registry, heard) = (Registry::new(), Heartbeat::default());
         let metric = Silence::new("silence_seconds", heard.clone()).unwrap();
         registry.register(Box::new(metric)).unwrap();
-        let value = || registry.gather()[0].get_metric()[0].get_gauge().value();
+        let value = || registry.gather()[0].get_metric()[0].get_gauge().get_value();
         let first = value();
         while value() <= first {}
         assert_eq!(silence(&heard), None);
