@@ -10,7 +10,7 @@ use std::{
 
 use highwire_api::{
     Family, PortKey, Protocol, ServiceKey, ServiceSpec,
-    arbitration::{Claim, Slot, Verdict, arbitrate},
+    arbitration::{Claim, Holder, Slot, Verdict, arbitrate},
     clients::Clients,
     holdings::{Holdings, Tenure},
     node::Conflict,
@@ -23,6 +23,7 @@ use crate::{
     host::addresses::{AddressPolicy, HostAddress, served_addresses},
     node::NodeFacts,
     plan::{Plan, Target},
+    range_bound::{MOST_ON_NODE, without_room},
     udp::{Behind, Frontends, ServicePortName},
 };
 
@@ -80,11 +81,23 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     let families: BTreeSet<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
     let primary = &facts.node.primary;
     let host = HostClaims::new(&facts.host, &addresses);
-    let claims: Vec<Claim> = facts
+    let selected = facts
         .services
         .values()
-        .filter(|wanted| wanted.spec.node_selector.matches(&facts.node.labels))
-        .map(|wanted| claim(wanted, &families, primary, &own, &host))
+        .filter(|wanted| wanted.spec.node_selector.matches(&facts.node.labels));
+    let without_room = without_room(selected.clone(), &own);
+    let claims: Vec<Claim> = selected
+        .map(|wanted| {
+            let mut claim = claim(wanted, &families, primary, &own, &host);
+            if without_room.contains(&claim.service) {
+                let most = MOST_ON_NODE;
+                let first = claim.slots.keys().next().copied();
+                claim
+                    .taken
+                    .extend(first.map(|slot| (slot, Holder::SourceRanges { most })));
+            }
+            claim
+        })
         .filter(|claim| !claim.slots.is_empty())
         .collect();
     let Verdict { served, refused } = arbitrate(&claims);

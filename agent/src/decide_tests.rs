@@ -1,5 +1,6 @@
 use highwire_api::{
     ClassPolicy, Interpretation,
+    node::ConflictReason,
     service::{TrafficPolicy, interpret},
 };
 use proptest::prelude::*;
@@ -311,4 +312,45 @@ proptest! {
         }
         prop_assert_eq!(decision.plan.forwards.len(), expected, "no port is forwarded for two");
     }
+}
+
+#[test]
+fn a_service_whose_source_ranges_find_no_room_is_refused_alone() {
+    let guarded = |name: &str, age, port: u16, ranges: usize| {
+        wanted(name, age, |s| {
+            s["spec"]["ports"] = json!([{ "port": port }]);
+            let networks =
+                (0..ranges).map(|i| json!(format!("10.{}.{}.0/24", i / 128, i % 128 * 2)));
+            s["spec"]["loadBalancerSourceRanges"] = networks.collect();
+        })
+    };
+    let services = || {
+        [
+            guarded("oldest", 1, 80, 5_000),
+            guarded("older", 2, 81, 4_000),
+            guarded("big", 3, 82, 1_001),
+            guarded("small", 4, 83, 1_000),
+            wanted("open", 5, |s| s["spec"]["ports"] = json!([{"port": 84}])),
+        ]
+    };
+    let decision = decided(services(), &["192.0.2.11"]);
+    let served: Vec<&str> = decision
+        .served
+        .iter()
+        .map(|key| key.name.as_str())
+        .collect();
+    assert_eq!(served, ["older", "oldest", "open", "small"]);
+    assert_eq!(decision.conflicts.len(), 1);
+    assert_eq!(
+        decision.conflicts[0].reason,
+        ConflictReason::TooManySourceRanges
+    );
+    // Who is served already keeps its place against an older one that asks for more.
+    let mut services = services();
+    let status = json!({"loadBalancer": {"ingress": [
+        {"ip": "192.0.2.11", "ports": [{"port": 82, "protocol": "TCP"}]}]}});
+    let object = json!({"metadata": {}, "status": status});
+    services[2].1.holdings = Holdings::of(&serde_json::from_value(object).unwrap());
+    let served = decided(services, &["192.0.2.11"]).served;
+    assert!(served.iter().any(|key| key.name == "big"), "{served:?}");
 }

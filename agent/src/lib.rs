@@ -20,6 +20,7 @@ pub mod mirror;
 pub mod node;
 pub mod plan;
 pub mod programmer;
+pub mod range_bound;
 pub mod report;
 pub mod reporter;
 pub mod reserved;

@@ -102,6 +102,11 @@ pub enum Holder {
         /// The address.
         address: IpAddr,
     },
+    /// The source ranges of other Services: there is no room for more of them.
+    SourceRanges {
+        /// How many the node takes.
+        most: usize,
+    },
 }
 
 impl Holder {
@@ -116,6 +121,7 @@ impl Holder {
             Self::NodePort(_) => ConflictReason::NodePort,
             Self::HealthCheckNodePort(_) => ConflictReason::HealthCheckNodePort,
             Self::ExternalIp { .. } => ConflictReason::ExternalIp,
+            Self::SourceRanges { .. } => ConflictReason::TooManySourceRanges,
         }
     }
 }
@@ -141,6 +147,12 @@ impl fmt::Display for Holder {
             }
             Self::ExternalIp { service, address } => {
                 write!(f, "Service {service} externalIP {address}")
+            }
+            Self::SourceRanges { most } => {
+                write!(
+                    f,
+                    "nobody, but other Services use the node's {most} source ranges"
+                )
             }
         }
     }

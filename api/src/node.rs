@@ -126,6 +126,8 @@ pub enum ConflictReason {
     /// A Service has it at an externalIP that is an address of this node.
     #[serde(rename = "ExternalIP")]
     ExternalIp,
+    /// The node has no room for the Service's source ranges.
+    TooManySourceRanges,
 }
 
 impl ConflictReason {
@@ -138,6 +140,7 @@ impl ConflictReason {
         Self::NodePort,
         Self::HealthCheckNodePort,
         Self::ExternalIp,
+        Self::TooManySourceRanges,
     ];
 
     /// The reason as it stands in the API and in metrics.
@@ -151,6 +154,7 @@ impl ConflictReason {
             Self::NodePort => "NodePort",
             Self::HealthCheckNodePort => "HealthCheckNodePort",
             Self::ExternalIp => "ExternalIP",
+            Self::TooManySourceRanges => "TooManySourceRanges",
         }
     }
 }
