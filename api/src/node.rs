@@ -132,7 +132,7 @@ pub enum ConflictReason {
 
 impl ConflictReason {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::HeldByService,
         Self::HostListener,
         Self::ReservedPort,
