@@ -1,6 +1,6 @@
 //! Wires the agent together and keeps it running.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use highwire_api::{
@@ -184,7 +184,9 @@ fn port_holder(error: &AdminError) -> String {
     let holder = found.iter().find(|listener| {
         listener.protocol == Protocol::Tcp
             && listener.bound.port() == error.address.port()
-            && (listener.covers(error.address.ip()) || error.address.ip().is_unspecified())
+            && (listener.device.is_some()
+                || listener.covers(error.address.ip(), &BTreeSet::new())
+                || error.address.ip().is_unspecified())
     });
     match holder {
         Some(holder) => match listeners::program(holder.inode) {

@@ -39,6 +39,9 @@ pub struct HostFacts<'a> {
     pub occupied: &'a Occupied,
 }
 
+/// The addresses at which Services answer, each with the devices that have it.
+pub type ServedAddresses = BTreeMap<IpAddr, BTreeSet<u32>>;
+
 /// The host's claims on one slot. More than one can have it.
 #[derive(Debug)]
 enum HostUse<'a> {
@@ -63,13 +66,16 @@ pub struct HostClaims<'a> {
 impl<'a> HostClaims<'a> {
     /// Gathers what the host has on its served addresses.
     #[must_use]
-    pub fn new(facts: &HostFacts<'a>, served: &BTreeSet<IpAddr>) -> Self {
+    pub fn new(facts: &HostFacts<'a>, addresses: &ServedAddresses) -> Self {
+        let served: &BTreeSet<IpAddr> = &addresses.keys().copied().collect();
         let mut uses: BTreeMap<Slot, Vec<HostUse<'a>>> = BTreeMap::new();
         let families: BTreeSet<Family> = served.iter().map(|ip| Family::of(*ip)).collect();
         let slots = |listener: &Listener| -> Vec<Slot> {
             let covered = |family: &Family| {
-                let mut own = served.iter().filter(|ip| Family::of(**ip) == *family);
-                own.any(|ip| listener.covers(*ip))
+                let mut own = addresses
+                    .iter()
+                    .filter(|(ip, _)| Family::of(**ip) == *family);
+                own.any(|(ip, devices)| listener.covers(*ip, devices))
             };
             let port = listener.port();
             let slot = |family| {

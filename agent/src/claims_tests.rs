@@ -66,7 +66,7 @@ fn holder(
         pods: &pods,
         occupied: &occupied,
     };
-    let served = ["192.0.2.11".parse().unwrap()].into();
+    let served = [("192.0.2.11".parse().unwrap(), BTreeSet::new())].into();
     let port = PortKey::new(Protocol::Tcp, 80).unwrap();
     let slot = Slot {
         family: Family::V4,
@@ -240,7 +240,7 @@ fn holder_of_late(
         pods: &named.collect(),
         occupied: &Occupied::default(),
     };
-    let served = ["192.0.2.11".parse().unwrap()].into();
+    let served = [("192.0.2.11".parse().unwrap(), BTreeSet::new())].into();
     let slot = Slot {
         family: Family::V4,
         port: PortKey::new(Protocol::Tcp, 80).unwrap(),

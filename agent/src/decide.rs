@@ -19,7 +19,7 @@ use highwire_api::{
 use ipnet::IpNet;
 
 use crate::{
-    claims::{HostClaims, HostFacts},
+    claims::{HostClaims, HostFacts, ServedAddresses},
     host::addresses::{AddressPolicy, HostAddress, served_addresses},
     node::NodeFacts,
     plan::{Plan, Target},
@@ -80,7 +80,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     let own: BTreeSet<IpAddr> = addresses.union(&facts.node.addresses).copied().collect();
     let families: BTreeSet<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
     let primary = &facts.node.primary;
-    let host = HostClaims::new(&facts.host, &addresses);
+    let host = HostClaims::new(&facts.host, &with_devices(&addresses, facts.host_addresses));
     let selected = facts
         .services
         .values()
@@ -143,6 +143,15 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         udp,
         beside,
     }
+}
+
+/// The addresses, each with the devices of the host that have it.
+fn with_devices(addresses: &BTreeSet<IpAddr>, host: &[HostAddress]) -> ServedAddresses {
+    let of = |address: &IpAddr| {
+        let own = host.iter().filter(|own| own.address == *address);
+        own.flat_map(|own| own.devices.iter().copied()).collect()
+    };
+    addresses.iter().map(|ip| (*ip, of(ip))).collect()
 }
 
 /// Which of the served Services have a port on which something listens.

@@ -16,6 +16,7 @@ fn host(addresses: &[&str]) -> Vec<HostAddress> {
     let address = |address: &&str| HostAddress {
         address: address.parse().unwrap(),
         interface: "eth0".into(),
+        devices: BTreeSet::new(),
         global: true,
         on_default_route: true,
     };

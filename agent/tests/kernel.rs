@@ -9,6 +9,8 @@ mod plans;
 
 #[path = "kernel/dnat.rs"]
 mod dnat;
+#[path = "kernel/host.rs"]
+mod host;
 #[path = "kernel/nft_versions.rs"]
 mod nft_versions;
 
@@ -284,9 +286,12 @@ fn addresses_are_followed() {
         assert!(first.iter().all(|address| !address.global), "{first:?}");
         let address: IpAddr = "192.0.2.11".parse().unwrap();
         command("ip address add 192.0.2.11/24 dev eth0");
+        let eth0 = command("ip -o link show eth0");
+        let eth0 = eth0.split(':').next().unwrap().parse().unwrap();
         let with = |on_default_route| HostAddress {
             address,
             interface: "eth0".into(),
+            devices: [eth0].into(),
             global: true,
             on_default_route,
         };
@@ -407,16 +412,16 @@ fn every_transaction_on_the_table_is_told_and_no_other() {
 async fn until(
     found: &mut mpsc::Receiver<Vec<HostAddress>>,
     wanted: impl Fn(&[HostAddress]) -> bool,
-) {
+) -> Vec<HostAddress> {
     let search = async {
         loop {
             let addresses = found.recv().await.expect("the follower goes on");
             if wanted(&addresses) {
-                return;
+                return addresses;
             }
         }
     };
     tokio::time::timeout(Duration::from_secs(5), search)
         .await
-        .expect("the change is told");
+        .expect("the change is told")
 }

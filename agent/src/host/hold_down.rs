@@ -51,7 +51,11 @@ impl HoldDown {
 
     /// Takes in which listeners live now, and says which ones are gone and keep their
     /// ports.
-    pub fn update(&mut self, live: &[Listener], now: Instant) -> Vec<Held> {
+    pub fn update<'a>(
+        &mut self,
+        live: impl IntoIterator<Item = &'a Listener>,
+        now: Instant,
+    ) -> Vec<Held> {
         for known in self.known.values_mut() {
             known.left.get_or_insert(now);
         }

@@ -11,7 +11,7 @@ use highwire_api::{PortKey, ServiceKey};
 
 use super::{
     hold_down::{Held, HoldDown},
-    listeners::{self, Listener, Patience},
+    listeners::{self, Ephemeral, Listener, Patience},
 };
 
 /// A listener that comes or goes is found within twice this time (the event loop
@@ -69,10 +69,14 @@ impl Sockets {
                 if self.failure.take().is_some() {
                     info!("the host's sockets can be read again");
                 }
-                self.found = self
-                    .patience
-                    .settle(found, &listeners::ephemeral_ports(), now);
-                self.held = self.hold_down.update(&self.found, now);
+                let ephemeral = Ephemeral::of_host();
+                self.found = self.patience.settle(found, &ephemeral, now);
+                // A client that is gone holds nothing.
+                let servers = self
+                    .found
+                    .iter()
+                    .filter(|one| !ephemeral.may_be_clients(one));
+                self.held = self.hold_down.update(servers, now);
             }
             Err(error) => {
                 let message = error.to_string();

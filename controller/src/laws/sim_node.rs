@@ -74,6 +74,7 @@ impl SimNode {
         let address = |address: IpAddr| HostAddress {
             address,
             interface: "eth0".into(),
+            devices: std::collections::BTreeSet::new(),
             global: true,
             on_default_route: true,
         };
