@@ -41,6 +41,10 @@ pub const ADOPT_ANNOTATION: &str = "highwire.dev/adopt";
 /// orphan every ingress written before.
 pub const FIELD_MANAGER: &str = "highwire-controller";
 
+/// Service annotation: how many nodes are advertised at most, each with all of its
+/// addresses.
+pub const MAX_ADDRESSES_ANNOTATION: &str = "highwire.dev/max-addresses";
+
 /// Kubernetes' own annotation for source ranges, older than
 /// `spec.loadBalancerSourceRanges`: networks joined by commas.
 pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";

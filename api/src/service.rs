@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clients::{self, Clients, MOST_RANGES},
-    names::{ADDRESS_TYPE_ANNOTATION, LOAD_BALANCER_CLASS, NODE_SELECTOR_ANNOTATION},
+    names::{
+        ADDRESS_TYPE_ANNOTATION, LOAD_BALANCER_CLASS, MAX_ADDRESSES_ANNOTATION,
+        NODE_SELECTOR_ANNOTATION,
+    },
     ownership::{IngressAuthor, Manager, is_adopted},
     port::{Family, PortKey, Protocol},
     problem::Problem,
@@ -224,6 +227,8 @@ pub struct ServiceSpec {
     pub node_selector: NodeSelector,
     /// Which of their addresses are advertised.
     pub address_type: AddressType,
+    /// How many nodes are advertised at most, if it says so.
+    pub max_addresses: Option<NonZeroU16>,
 }
 
 impl ServiceSpec {
@@ -294,6 +299,16 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
             _ => Err("write Auto, ExternalIP or InternalIP"),
         },
     );
+    let max_addresses =
+        annotation(
+            service,
+            MAX_ADDRESSES_ANNOTATION,
+            &mut problems,
+            |text| match text.parse() {
+                Ok(most) => Ok(Some(most)),
+                Err(_) => Err("write how many nodes, a number from 1 to 65535"),
+            },
+        );
     let clients = clients::read(service, spec, &mut problems);
     let addresses = spec.cluster_ips.as_deref().unwrap_or_default();
     let cluster_ips: Vec<IpAddr> = addresses.iter().filter_map(|ip| ip.parse().ok()).collect();
@@ -329,6 +344,7 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
         },
         node_selector,
         address_type,
+        max_addresses,
     })
 }
 

@@ -370,3 +370,20 @@ fn a_service_with_too_many_source_ranges_is_refused_and_few_problems_are_named()
     };
     assert_eq!(problems.len(), 8);
 }
+
+#[test]
+fn how_many_nodes_are_advertised_is_a_positive_number() {
+    let with = |value: &str| {
+        read(|s| s["metadata"]["annotations"] = json!({MAX_ADDRESSES_ANNOTATION: value}))
+    };
+    let Interpretation::Serve(spec) = with("3") else {
+        panic!("not served")
+    };
+    assert_eq!(spec.max_addresses.map(NonZeroU16::get), Some(3));
+    for wrong in ["0", "-1", "many", "", "1.5"] {
+        let Interpretation::Invalid(problems) = with(wrong) else {
+            panic!("{wrong} was accepted")
+        };
+        assert_eq!(problems[0].reason(), "InvalidAnnotation");
+    }
+}

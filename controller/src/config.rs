@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     time::Duration,
 };
 
@@ -43,6 +44,10 @@ pub(crate) struct Args {
     /// ExternalDNS, takes an empty list at its word.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     empty_hold: u32,
+    /// How many nodes a Service lists that has no annotation highwire.dev/max-addresses,
+    /// each with all of its addresses; 0 for all.
+    #[arg(long, default_value_t = 64, value_name = "NODES")]
+    max_addresses: u16,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
@@ -80,6 +85,7 @@ impl From<Args> for Config {
             },
             advertising: Advertising {
                 empty_hold: Duration::from_secs(args.empty_hold.into()),
+                max_addresses: NonZeroU16::new(args.max_addresses),
             },
         }
     }
