@@ -1,16 +1,20 @@
 //! Wires the agent together and keeps it running.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use highwire_api::runtime::{
-    admin::{Admin, Refresh},
-    heartbeat::Heartbeat,
-    signals,
-    watch::{WatchHealth, follow},
+use highwire_api::{
+    Protocol,
+    runtime::{
+        admin::{Admin, AdminError, Refresh},
+        client,
+        heartbeat::Heartbeat,
+        signals,
+        watch::{WatchHealth, follow, paged},
+    },
 };
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use kube::{Api, Client, runtime::watcher};
+use kube::Api;
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -20,7 +24,7 @@ use tracing::info;
 use crate::{
     config::Config,
     deletions,
-    host::{addresses, proxy, table_events},
+    host::{addresses, listeners, proxy, table_events},
     kernel::Kernel,
     lifecycle,
     metrics::Metrics,
@@ -46,15 +50,24 @@ pub async fn run(config: Config) -> Result<()> {
     let kernel = Kernel::new(config.nft.clone());
     let nft_version = kernel.probe().await?;
     let metrics = Metrics::new()?;
-    let admin = Admin::bind(config.listen)
-        .await?
-        .refreshed_by(read_counters(&kernel, &metrics));
-    let client = client().await?;
+    let admin = match Admin::bind(&config.admin).await {
+        Ok(admin) => admin.refreshed_by(read_counters(&kernel, &metrics)),
+        Err(error) => {
+            let holder = port_holder(&error);
+            return Err(error).context(holder);
+        }
+    };
+    let heard = Heartbeat::default();
+    let client = client::client(&client::config().await?, &heard, None)?;
+    metrics.registry.register(Box::new(client::Silence::new(
+        "highwire_agent_api_server_silence_seconds",
+        heard.clone(),
+    )?))?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         node = config.node_name,
         nft = nft_version,
-        listen = %config.listen,
+        listen = ?config.admin,
         "agent starts"
     );
 
@@ -74,19 +87,29 @@ pub async fn run(config: Config) -> Result<()> {
     // Of Services that went while no agent ran, UDP flows may be left.
     let left = kernel.elements().await?.unwrap_or_default();
     let taken = udp::taken_by(&left);
-    let cleaner = Cleaner::new(client.clone(), health.clone(), metrics.clone(), taken);
+    let cleaner = Cleaner::new(
+        client.clone(),
+        config.node_name.clone(),
+        health.clone(),
+        metrics.clone(),
+        taken,
+    );
     let problems = {
         let (reported, health, node) = (reported.clone(), health.clone(), config.node_name.clone());
-        Arc::new(move || problems(reported.borrow().as_ref(), &health, &node))
+        Arc::new(move || {
+            let problems = problems(reported.borrow().as_ref(), &health, &node);
+            client::silence(&heard)
+                .into_iter()
+                .chain(problems)
+                .collect()
+        })
     };
 
     // All Services, for what kube-proxy serves of the others on the node's addresses:
     // NodePorts, and externalIPs, which Services of type ClusterIP have too.
-    let services = watcher::Config::default();
-    let own_pods =
-        watcher::Config::default().fields(&format!("spec.nodeName={}", config.node_name));
-    let own_node =
-        watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
+    let services = paged();
+    let own_pods = paged().fields(&format!("spec.nodeName={}", config.node_name));
+    let own_node = paged().fields(&format!("metadata.name={}", config.node_name));
     let reporter = Reporter::new(&client, config.node_name.clone(), metrics.clone());
     let (deleted, own_deletions) = mpsc::channel(1);
     let (addresses, found_addresses) = mpsc::channel(1);
@@ -114,8 +137,7 @@ pub async fn run(config: Config) -> Result<()> {
         () = programmer.run(received) => "programming nftables",
         () = cleaner.run(served) => "cleaning up UDP flows",
         () = reporter.run(reported, own_deletions) => "reporting",
-        result = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
-            result?;
+        () = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
             "serving health and metrics"
         }
         () = signals::asked_to_stop(stop) => {
@@ -169,15 +191,23 @@ async fn pass_on<T>(
     }
 }
 
-/// A client by the usual rules: in a Pod its ServiceAccount, else KUBECONFIG.
-///
-/// # Errors
-/// If neither is there.
-pub async fn client() -> Result<Client> {
-    let config = kube::Config::infer().await.context(
-        "no way to the API server: run in a Pod with a ServiceAccount, or set KUBECONFIG",
-    )?;
-    Client::try_from(config).context("cannot set up a client for the API server")
+/// Who has the port that the agent itself wanted, in words.
+fn port_holder(error: &AdminError) -> String {
+    let found = listeners::scan().unwrap_or_default();
+    let holder = found.iter().find(|listener| {
+        listener.protocol == Protocol::Tcp
+            && listener.bound.port() == error.address.port()
+            && (listener.device.is_some()
+                || listener.covers(error.address.ip(), &BTreeSet::new())
+                || error.address.ip().is_unspecified())
+    });
+    match holder {
+        Some(holder) => match listeners::program(holder.inode) {
+            Some(program) => format!("the port is held by {holder} ({program})"),
+            None => format!("the port is held by {holder}"),
+        },
+        None => "the admin port cannot be had".to_owned(),
+    }
 }
 
 /// What keeps the agent from being ready, each in words.

@@ -14,10 +14,14 @@ use highwire_api::{
     arbitration::{Holder, Slot},
 };
 
-use crate::host::{
-    listeners::Listener,
-    pods::LocalPod,
-    service_ports::{Occupied, ServicePorts},
+use crate::{
+    host::{
+        hold_down::Held,
+        listeners::Listener,
+        pods::LocalPod,
+        service_ports::{Occupied, ServicePorts},
+    },
+    reserved::ReservedPorts,
 };
 
 /// What is known of the host, besides its addresses.
@@ -25,16 +29,25 @@ use crate::host::{
 pub struct HostFacts<'a> {
     /// Sockets that wait for clients.
     pub listeners: &'a [Listener],
+    /// Those that did until just now.
+    pub held: &'a [Held],
+    /// What no Service gets.
+    pub reserved: &'a ReservedPorts,
     /// The Pods on this node.
     pub pods: &'a BTreeMap<String, LocalPod>,
     /// What kube-proxy serves on the node for other reasons.
     pub occupied: &'a Occupied,
 }
 
+/// The addresses at which Services answer, each with the devices that have it.
+pub type ServedAddresses = BTreeMap<IpAddr, BTreeSet<u32>>;
+
 /// The host's claims on one slot. More than one can have it.
 #[derive(Debug)]
-enum HostUse {
+enum HostUse<'a> {
     Socket(SocketAddr, u32),
+    /// A socket that is gone and keeps its port.
+    Held(&'a Held),
     HostPort(String),
     /// A NodePort of this Service, of that port of its.
     NodePort(ServiceKey, PortKey),
@@ -45,31 +58,49 @@ enum HostUse {
 /// All slots that something on the host has.
 #[derive(Debug)]
 pub struct HostClaims<'a> {
-    uses: BTreeMap<Slot, Vec<HostUse>>,
+    uses: BTreeMap<Slot, Vec<HostUse<'a>>>,
+    reserved: &'a ReservedPorts,
     pods: &'a BTreeMap<String, LocalPod>,
 }
 
 impl<'a> HostClaims<'a> {
     /// Gathers what the host has on its served addresses.
     #[must_use]
-    pub fn new(facts: &HostFacts<'a>, served: &BTreeSet<IpAddr>) -> Self {
-        let mut uses: BTreeMap<Slot, Vec<HostUse>> = BTreeMap::new();
-        let mut add = |family, port, by| uses.entry(Slot { family, port }).or_default().push(by);
+    pub fn new(facts: &HostFacts<'a>, addresses: &ServedAddresses) -> Self {
+        let served: &BTreeSet<IpAddr> = &addresses.keys().copied().collect();
+        let mut uses: BTreeMap<Slot, Vec<HostUse<'a>>> = BTreeMap::new();
         let families: BTreeSet<Family> = served.iter().map(|ip| Family::of(*ip)).collect();
-        for listener in facts.listeners {
-            let number = i32::from(listener.bound.port());
-            let Some(port) = PortKey::new(listener.protocol, number) else {
-                continue;
-            };
-            for family in &families {
-                if served
+        let slots = |listener: &Listener| -> Vec<Slot> {
+            let covered = |family: &Family| {
+                let mut own = addresses
                     .iter()
-                    .any(|ip| Family::of(*ip) == *family && listener.covers(*ip))
-                {
-                    add(*family, port, HostUse::Socket(listener.bound, listener.uid));
-                }
+                    .filter(|(ip, _)| Family::of(**ip) == *family);
+                own.any(|(ip, devices)| listener.covers(*ip, devices))
+            };
+            let port = listener.port();
+            let slot = |family| {
+                Some(Slot {
+                    family,
+                    port: port?,
+                })
+            };
+            let covered = families.iter().copied().filter(covered);
+            covered.filter_map(slot).collect()
+        };
+        for listener in facts.listeners {
+            for slot in slots(listener) {
+                let socket = HostUse::Socket(listener.bound, listener.uid);
+                uses.entry(slot).or_default().push(socket);
             }
         }
+        for held in facts.held {
+            for slot in slots(&held.listener) {
+                // Where something listens, that decides.
+                uses.entry(slot)
+                    .or_insert_with(|| vec![HostUse::Held(held)]);
+            }
+        }
+        let mut add = |family, port, by| uses.entry(Slot { family, port }).or_default().push(by);
         for pod in facts.pods.values() {
             for (port, address) in pod.ports.iter().filter_map(|port| port.host) {
                 for family in &families {
@@ -86,6 +117,7 @@ impl<'a> HostClaims<'a> {
         }
         Self {
             uses,
+            reserved: facts.reserved,
             pods: facts.pods,
         }
     }
@@ -93,6 +125,9 @@ impl<'a> HostClaims<'a> {
     /// Who has the slot, if it is anybody but the Service itself.
     #[must_use]
     pub fn holder(&self, slot: Slot, service: &ServiceSpec) -> Option<Holder> {
+        if self.reserved.contains(slot.port) {
+            return Some(Holder::Reserved);
+        }
         let uses = self.uses.get(&slot)?;
         let mut own_sockets = None;
         uses.iter().find_map(|by| match by {
@@ -103,6 +138,10 @@ impl<'a> HostClaims<'a> {
                     uid: *uid,
                 })
             }
+            HostUse::Held(held) => (!held.beside.contains(&service.key)).then_some(Holder::Left {
+                bound: held.listener.bound,
+                uid: held.listener.uid,
+            }),
             HostUse::HostPort(pod) => (!self.is_own_host_port(slot.port, pod, service))
                 .then(|| Holder::HostPort { pod: pod.clone() }),
             HostUse::NodePort(owner, port) => {
@@ -117,6 +156,14 @@ impl<'a> HostClaims<'a> {
                 })
             }
         })
+    }
+
+    /// The ports on which something listens.
+    pub fn listened(&self) -> impl Iterator<Item = PortKey> {
+        let listens =
+            |uses: &[HostUse<'_>]| uses.iter().any(|by| matches!(by, HostUse::Socket(..)));
+        let slots = self.uses.iter().filter(move |(_, uses)| listens(uses));
+        slots.map(|(slot, _)| slot.port)
     }
 
     /// Whether a ready hostNetwork Pod of the Service's is what listens there.
@@ -164,7 +211,7 @@ fn add_service(
     ports: &ServicePorts,
     families: &BTreeSet<Family>,
     served: &BTreeSet<IpAddr>,
-    add: &mut impl FnMut(Family, PortKey, HostUse),
+    add: &mut impl FnMut(Family, PortKey, HostUse<'static>),
 ) {
     for family in families {
         for (node_port, own) in &ports.node_ports {

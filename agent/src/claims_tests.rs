@@ -37,6 +37,7 @@ fn listener(bound: &str) -> Listener {
         protocol: Protocol::Tcp,
         bound,
         v6_only: false,
+        device: None,
         uid: 0,
         inode: 1,
     }
@@ -60,10 +61,12 @@ fn holder(
         .collect();
     let facts = HostFacts {
         listeners,
+        held: &[],
+        reserved: &ReservedPorts::default(),
         pods: &pods,
         occupied: &occupied,
     };
-    let served = ["192.0.2.11".parse().unwrap()].into();
+    let served = [("192.0.2.11".parse().unwrap(), BTreeSet::new())].into();
     let port = PortKey::new(Protocol::Tcp, 80).unwrap();
     let slot = Slot {
         family: Family::V4,
@@ -220,4 +223,83 @@ fn external_ips_that_are_the_nodes_are_refused() {
         None,
         "its own"
     );
+}
+
+/// Who has IPv4 port 80/TCP, seen from the Service, when only listeners matter.
+fn holder_of_late(
+    listeners: &[Listener],
+    held: &[Held],
+    reserved: &str,
+    pods: Vec<LocalPod>,
+) -> Option<Holder> {
+    let named = pods.into_iter().map(|pod| (pod.name.clone(), pod));
+    let facts = HostFacts {
+        listeners,
+        held,
+        reserved: &reserved.parse().unwrap(),
+        pods: &named.collect(),
+        occupied: &Occupied::default(),
+    };
+    let served = [("192.0.2.11".parse().unwrap(), BTreeSet::new())].into();
+    let slot = Slot {
+        family: Family::V4,
+        port: PortKey::new(Protocol::Tcp, 80).unwrap(),
+    };
+    HostClaims::new(&facts, &served).holder(slot, &spec(&web()))
+}
+
+fn left(bound: &str, beside: &[&str]) -> Held {
+    let service = |name: &&str| ServiceKey {
+        namespace: "ns".into(),
+        name: (*name).into(),
+    };
+    Held {
+        listener: listener(bound),
+        beside: beside.iter().map(service).collect(),
+    }
+}
+
+fn own_pod() -> LocalPod {
+    pod("own", |p| p["spec"]["hostNetwork"] = json!(true))
+}
+
+#[test]
+fn a_listener_that_left_has_the_port_for_a_while() {
+    let text = |held: Held| holder_of_late(&[], &[held], "", vec![]).map(|h| h.to_string());
+    assert_eq!(
+        text(left("0.0.0.0:80", &[])).as_deref(),
+        Some("socket 0.0.0.0:80 uid 0, closed a moment ago and still held")
+    );
+    assert_eq!(text(left("127.0.0.1:80", &[])), None);
+    assert_eq!(text(left("0.0.0.0:81", &[])), None);
+}
+
+#[test]
+fn the_port_of_its_own_pod_that_left_is_not_kept_from_a_service() {
+    let held = [left("0.0.0.0:80", &["web"])];
+    assert_eq!(holder_of_late(&[], &held, "", vec![]), None);
+    let held = [left("0.0.0.0:80", &["other"])];
+    assert!(holder_of_late(&[], &held, "", vec![]).is_some());
+}
+
+#[test]
+fn where_something_listens_who_left_does_not_matter() {
+    let held = [left("0.0.0.0:80", &[])];
+    let own = holder_of_late(&[listener("[::]:80")], &held, "", vec![own_pod()]);
+    assert_eq!(own, None, "its own Pod is there now");
+    let other = holder_of_late(&[listener("[::]:80")], &held, "", vec![]);
+    assert!(matches!(other, Some(Holder::Socket { .. })), "{other:?}");
+}
+
+#[test]
+fn a_reserved_port_is_refused_to_everybody() {
+    for listeners in [&[][..], &[listener("0.0.0.0:80")]] {
+        let holder = holder_of_late(listeners, &[], "22,79-80", vec![own_pod()]);
+        assert_eq!(
+            holder,
+            Some(Holder::Reserved),
+            "also with its own Pod there"
+        );
+    }
+    assert_eq!(holder_of_late(&[], &[], "81", vec![]), None);
 }

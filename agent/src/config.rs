@@ -1,17 +1,29 @@
 //! The command line: raw flags, and what they mean once validated.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
-use highwire_api::{ClassPolicy, runtime::logging::LogFormat};
+use highwire_api::{
+    ClassPolicy,
+    runtime::{admin, logging::LogFormat},
+};
 use ipnet::IpNet;
 
-use crate::host::addresses::AddressPolicy;
+use crate::{
+    host::addresses::AddressPolicy,
+    reserved::{self, ReservedPorts},
+};
 
 /// Programs nftables so that this node answers for LoadBalancer Services.
 #[derive(Debug, Parser)]
 #[command(name = "highwire-agent", version, subcommand_negates_reqs = true)]
-#[command(args_conflicts_with_subcommands = true)]
+// The last of a flag counts, as it does with the programs of Kubernetes.
+#[command(args_conflicts_with_subcommands = true, args_override_self = true)]
 pub struct Cli {
     /// What to do instead of running.
     #[command(subcommand)]
@@ -36,6 +48,9 @@ pub enum Command {
         /// The agent's --address-cidr, if it has any.
         #[arg(long, value_name = "CIDR")]
         address_cidr: Vec<IpNet>,
+        /// The agent's --reserved-ports.
+        #[arg(long, value_name = "PORTS", default_value = reserved::DEFAULT)]
+        reserved_ports: ReservedPorts,
     },
     /// Remove the nftables table of Highwire from this host.
     Cleanup {
@@ -51,9 +66,12 @@ pub struct RunArgs {
     /// The name of this node, as in `kubectl get nodes`.
     #[arg(long, env = "NODE_NAME", value_parser = non_empty)]
     pub node_name: String,
-    /// Where /healthz, /readyz and /metrics are served.
-    #[arg(long, default_value = "0.0.0.0:9807")]
-    pub listen: SocketAddr,
+    /// Where /healthz, /readyz and /metrics are served, beside loopback (repeatable).
+    #[arg(long, env = "POD_IP", value_name = "IP", value_delimiter = ',')]
+    pub listen_address: Vec<IpAddr>,
+    /// The port they are served on.
+    #[arg(long, default_value_t = 9807)]
+    pub port: u16,
     /// Whether Services without spec.loadBalancerClass are served.
     #[arg(long, default_value_t = true, action = ArgAction::Set)]
     pub default_class: bool,
@@ -62,6 +80,14 @@ pub struct RunArgs {
     /// default route.
     #[arg(long, value_name = "CIDR")]
     pub address_cidr: Vec<IpNet>,
+    /// TCP ports that no Service gets, whether or not anybody listens there: ports and
+    /// ranges, joined by commas; empty for none.
+    #[arg(long, value_name = "PORTS", default_value = reserved::DEFAULT)]
+    pub reserved_ports: ReservedPorts,
+    /// How long a listener of the host keeps its port after it is gone, such as 60s or
+    /// 2m; 0 for not at all.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    pub listener_hold_down: Duration,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -76,11 +102,15 @@ pub struct Config {
     /// The name of this node.
     pub node_name: String,
     /// Where the admin endpoints are served.
-    pub listen: SocketAddr,
+    pub admin: BTreeSet<SocketAddr>,
     /// Whose Services are ours.
     pub class_policy: ClassPolicy,
     /// Which addresses are served.
     pub address_policy: AddressPolicy,
+    /// What no Service gets.
+    pub reserved_ports: ReservedPorts,
+    /// How long a listener that is gone keeps its port.
+    pub listener_hold_down: Duration,
     /// The nft program.
     pub nft: PathBuf,
 }
@@ -89,9 +119,11 @@ impl From<RunArgs> for Config {
     fn from(args: RunArgs) -> Self {
         Self {
             node_name: args.node_name,
-            listen: args.listen,
+            admin: admin::sockets(&args.listen_address, args.port),
             class_policy: class_policy(args.default_class),
             address_policy: address_policy(args.address_cidr),
+            reserved_ports: args.reserved_ports,
+            listener_hold_down: args.listener_hold_down,
             nft: args.nft,
         }
     }
@@ -115,6 +147,16 @@ pub fn address_policy(networks: Vec<IpNet>) -> AddressPolicy {
     } else {
         AddressPolicy::Within(networks)
     }
+}
+
+/// A time such as `60s`, `1m 30s` or `0`.
+fn time(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let read = text.parse::<jiff::SignedDuration>().ok();
+    let positive = read.and_then(|time| Duration::try_from(time).ok());
+    positive.ok_or_else(|| "write a time such as 60s or 2m, or 0".to_owned())
 }
 
 fn non_empty(text: &str) -> Result<String, String> {
@@ -153,6 +195,17 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_chose_is_safe() {
+        let cli = Cli::try_parse_from(["highwire-agent", "--node-name=n1"]).unwrap();
+        let config = Config::from(cli.run.unwrap());
+        assert_eq!(config.reserved_ports.to_string(), reserved::DEFAULT);
+        assert_eq!(config.listener_hold_down, Duration::from_secs(60));
+        for (text, seconds) in [("0", 0), ("0s", 0), ("2m", 120), ("1m 30s", 90)] {
+            assert_eq!(time(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+    }
+
+    #[test]
     fn wrong_flags_are_named() {
         for (flags, named) in [
             (vec!["--node-name="], "--node-name"),
@@ -160,7 +213,18 @@ mod tests {
                 vec!["--node-name=n1", "--address-cidr=192.0.2.0/33"],
                 "--address-cidr",
             ),
-            (vec!["--node-name=n1", "--listen=nowhere"], "--listen"),
+            (
+                vec!["--node-name=n1", "--listen-address=nowhere"],
+                "--listen-address",
+            ),
+            (
+                vec!["--node-name=n1", "--reserved-ports=ssh"],
+                "--reserved-ports",
+            ),
+            (
+                vec!["--node-name=n1", "--listener-hold-down=-1s"],
+                "--listener-hold-down",
+            ),
             (vec!["--node-name=n1", "--nonsense"], "--nonsense"),
         ] {
             let arguments = [vec!["highwire-agent"], flags].concat();

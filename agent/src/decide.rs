@@ -9,8 +9,8 @@ use std::{
 };
 
 use highwire_api::{
-    Family, Protocol, ServiceKey, ServiceSpec,
-    arbitration::{Claim, Slot, Verdict, arbitrate},
+    Family, PortKey, Protocol, ServiceKey, ServiceSpec,
+    arbitration::{Claim, Holder, Slot, Verdict, arbitrate},
     clients::Clients,
     holdings::{Holdings, Tenure},
     node::{Conflict, ConflictReason},
@@ -19,10 +19,11 @@ use highwire_api::{
 use ipnet::IpNet;
 
 use crate::{
-    claims::{HostClaims, HostFacts},
+    claims::{HostClaims, HostFacts, ServedAddresses},
     host::addresses::{AddressPolicy, HostAddress, served_addresses},
     node::NodeFacts,
     plan::{Plan, Target},
+    range_bound::{MOST_ON_NODE, without_room},
     udp::{Behind, Frontends, ServicePortName},
 };
 
@@ -64,6 +65,8 @@ pub struct Decision {
     pub conflicts: Vec<Conflict>,
     /// Where it takes UDP, and for which Service port.
     pub udp: Frontends,
+    /// The served Services whose ports have a listener, by port: it is their own Pods'.
+    pub beside: BTreeMap<PortKey, BTreeSet<ServiceKey>>,
 }
 
 /// Decides what this node forwards. Pure: the same facts give the same decision.
@@ -80,13 +83,25 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     let own: BTreeSet<IpAddr> = addresses.union(&facts.node.addresses).copied().collect();
     let families: BTreeSet<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
     let primary = &facts.node.primary;
-    let host = HostClaims::new(&facts.host, &addresses);
-    let claims: Vec<Claim> = facts
+    let host = HostClaims::new(&facts.host, &with_devices(&addresses, facts.host_addresses));
+    let selected = facts
         .services
         .values()
         .filter(|wanted| wanted.spec.node_selector.matches(&facts.node.labels))
-        .filter(|wanted| !facts.left_out.contains_key(&wanted.spec.key))
-        .map(|wanted| claim(wanted, &families, primary, &own, &host))
+        .filter(|wanted| !facts.left_out.contains_key(&wanted.spec.key));
+    let without_room = without_room(selected.clone(), &own);
+    let claims: Vec<Claim> = selected
+        .map(|wanted| {
+            let mut claim = claim(wanted, &families, primary, &own, &host);
+            if without_room.contains(&claim.service) {
+                let most = MOST_ON_NODE;
+                let first = claim.slots.keys().next().copied();
+                claim
+                    .taken
+                    .extend(first.map(|slot| (slot, Holder::SourceRanges { most })));
+            }
+            claim
+        })
         .filter(|claim| !claim.slots.is_empty())
         .collect();
     let Verdict { served, refused } = arbitrate(&claims);
@@ -121,6 +136,10 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         here.then(|| left_out(&wanted.spec, words, &families, primary))
     });
     let left_out: Vec<Conflict> = left_out.flatten().collect();
+    let beside = beside(
+        &host,
+        served.iter().filter_map(|key| facts.services.get(key)),
+    );
     let conflicts: BTreeSet<Conflict> = refused
         .into_iter()
         .flat_map(|(service, refusals)| {
@@ -144,7 +163,32 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         served,
         conflicts: conflicts.into_iter().collect(),
         udp,
+        beside,
     }
+}
+
+/// The addresses, each with the devices of the host that have it.
+fn with_devices(addresses: &BTreeSet<IpAddr>, host: &[HostAddress]) -> ServedAddresses {
+    let of = |address: &IpAddr| {
+        let own = host.iter().filter(|own| own.address == *address);
+        own.flat_map(|own| own.devices.iter().copied()).collect()
+    };
+    addresses.iter().map(|ip| (*ip, of(ip))).collect()
+}
+
+/// Which of the served Services have a port on which something listens.
+fn beside<'a>(
+    host: &HostClaims<'_>,
+    served: impl Iterator<Item = &'a Wanted>,
+) -> BTreeMap<PortKey, BTreeSet<ServiceKey>> {
+    let listened: BTreeSet<PortKey> = host.listened().collect();
+    let mut beside: BTreeMap<PortKey, BTreeSet<ServiceKey>> = BTreeMap::new();
+    for Wanted { spec, .. } in served {
+        for port in spec.ports.keys().filter(|port| listened.contains(port)) {
+            beside.entry(*port).or_default().insert(spec.key.clone());
+        }
+    }
+    beside
 }
 
 /// The slots a Service needs here: its ports in those of its families in which
@@ -226,7 +270,15 @@ fn udp_ports<'a>(
                 Target::ClusterIp(ip) => SocketAddr::new(ip, slot.port.port.get()),
                 Target::NodePort { address, port, .. } => SocketAddr::new(address, port.get()),
             };
-            Some((slot, Behind { port, entrance }))
+            let policy = spec.external_policy;
+            Some((
+                slot,
+                Behind {
+                    port,
+                    entrance,
+                    policy,
+                },
+            ))
         })
 }
 

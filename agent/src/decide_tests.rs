@@ -1,17 +1,22 @@
 use highwire_api::{
     ClassPolicy, Interpretation,
+    node::ConflictReason,
     service::{TrafficPolicy, interpret},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::host::service_ports::Occupied;
+use crate::{
+    host::{listeners::Listener, pods::LocalPod, service_ports::Occupied},
+    reserved::ReservedPorts,
+};
 
 fn host(addresses: &[&str]) -> Vec<HostAddress> {
     let address = |address: &&str| HostAddress {
         address: address.parse().unwrap(),
         interface: "eth0".into(),
+        devices: BTreeSet::new(),
         global: true,
         on_default_route: true,
     };
@@ -59,6 +64,8 @@ fn decided(
         address_policy: &AddressPolicy::Default,
         host: HostFacts {
             listeners: &[],
+            held: &[],
+            reserved: &ReservedPorts::default(),
             pods: &BTreeMap::new(),
             occupied: &Occupied::default(),
         },
@@ -226,6 +233,46 @@ fn the_loser_of_a_port_is_explained() {
 }
 
 #[test]
+fn a_service_beside_its_own_pod_is_remembered_by_port() {
+    let own = json!({
+        "metadata": {"name": "own", "namespace": "ns", "labels": {"app": "web"}},
+        "spec": {"hostNetwork": true, "containers": [{"name": "c"}]},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    });
+    let own = LocalPod::of(&serde_json::from_value(own).unwrap()).unwrap();
+    let (key, web) = wanted("web", 1, |s| {
+        s["spec"]["selector"] = json!({"app": "web"});
+        s["spec"]["ports"] = json!([{"port": 80, "targetPort": 80},
+                                    {"name": "s", "port": 443, "targetPort": 443}]);
+    });
+    let listener = Listener {
+        protocol: Protocol::Tcp,
+        bound: "0.0.0.0:80".parse().unwrap(),
+        v6_only: false,
+        device: None,
+        uid: 0,
+        inode: 1,
+    };
+    let decision = decide(&Facts {
+        services: &[(key.clone(), web)].into(),
+        node: &node(),
+        host_addresses: &host(&["192.0.2.11"]),
+        address_policy: &AddressPolicy::Default,
+        host: HostFacts {
+            listeners: &[listener],
+            held: &[],
+            reserved: &ReservedPorts::default(),
+            pods: &[("ns/own".to_owned(), own)].into(),
+            occupied: &Occupied::default(),
+        },
+        left_out: &BTreeMap::new(),
+    });
+    let port = PortKey::new(Protocol::Tcp, 80).unwrap();
+    assert_eq!(decision.served, BTreeSet::from([key.clone()]));
+    assert_eq!(decision.beside, BTreeMap::from([(port, [key].into())]));
+}
+
+#[test]
 fn a_node_that_is_not_enabled_forwards_nothing() {
     let services = [wanted("web", 1, |_| {})].into();
     let node = NodeFacts {
@@ -239,6 +286,8 @@ fn a_node_that_is_not_enabled_forwards_nothing() {
         address_policy: &AddressPolicy::Default,
         host: HostFacts {
             listeners: &[],
+            held: &[],
+            reserved: &ReservedPorts::default(),
             pods: &BTreeMap::new(),
             occupied: &Occupied::default(),
         },
@@ -297,6 +346,8 @@ fn where_its_own_pod_listens_the_source_ranges_are_kept_too() {
             address_policy: &AddressPolicy::Default,
             host: HostFacts {
                 listeners: &[],
+                held: &[],
+                reserved: &ReservedPorts::default(),
                 pods,
                 occupied: &Occupied::default(),
             },
@@ -330,6 +381,8 @@ fn a_service_that_nft_refuses_is_left_out_with_words_and_its_port_is_free() {
         address_policy: &AddressPolicy::Default,
         host: HostFacts {
             listeners: &[],
+            held: &[],
+            reserved: &ReservedPorts::default(),
             pods: &BTreeMap::new(),
             occupied: &Occupied::default(),
         },
@@ -341,4 +394,45 @@ fn a_service_that_nft_refuses_is_left_out_with_words_and_its_port_is_free() {
     assert_eq!(conflict.service, key);
     assert_eq!(conflict.reason, ConflictReason::RefusedByNft);
     assert_eq!(conflict.held_by, left_out[&key]);
+}
+
+#[test]
+fn a_service_whose_source_ranges_find_no_room_is_refused_alone() {
+    let guarded = |name: &str, age, port: u16, ranges: usize| {
+        wanted(name, age, |s| {
+            s["spec"]["ports"] = json!([{ "port": port }]);
+            let networks =
+                (0..ranges).map(|i| json!(format!("10.{}.{}.0/24", i / 128, i % 128 * 2)));
+            s["spec"]["loadBalancerSourceRanges"] = networks.collect();
+        })
+    };
+    let services = || {
+        [
+            guarded("oldest", 1, 80, 5_000),
+            guarded("older", 2, 81, 4_000),
+            guarded("big", 3, 82, 1_001),
+            guarded("small", 4, 83, 1_000),
+            wanted("open", 5, |s| s["spec"]["ports"] = json!([{"port": 84}])),
+        ]
+    };
+    let decision = decided(services(), &["192.0.2.11"]);
+    let served: Vec<&str> = decision
+        .served
+        .iter()
+        .map(|key| key.name.as_str())
+        .collect();
+    assert_eq!(served, ["older", "oldest", "open", "small"]);
+    assert_eq!(decision.conflicts.len(), 1);
+    assert_eq!(
+        decision.conflicts[0].reason,
+        ConflictReason::TooManySourceRanges
+    );
+    // Who is served already keeps its place against an older one that asks for more.
+    let mut services = services();
+    let status = json!({"loadBalancer": {"ingress": [
+        {"ip": "192.0.2.11", "ports": [{"port": 82, "protocol": "TCP"}]}]}});
+    let object = json!({"metadata": {}, "status": status});
+    services[2].1.holdings = Holdings::of(&serde_json::from_value(object).unwrap());
+    let served = decided(services, &["192.0.2.11"]).served;
+    assert!(served.iter().any(|key| key.name == "big"), "{served:?}");
 }

@@ -22,6 +22,7 @@ use crate::{
         pods::PodIndex,
     },
     node::NodeFacts,
+    reserved::ReservedPorts,
     services::ServiceIndex,
 };
 
@@ -37,6 +38,7 @@ pub async fn explain(
     node_name: &str,
     class_policy: ClassPolicy,
     address_policy: &AddressPolicy,
+    reserved: &ReservedPorts,
 ) -> Result<()> {
     let mut services = ServiceIndex::new(class_policy);
     let listed = Api::<Service>::all(client.clone())
@@ -71,6 +73,9 @@ pub async fn explain(
         address_policy,
         host: HostFacts {
             listeners: &listeners::scan()?,
+            // Who left is known to the running agent only.
+            held: &[],
+            reserved,
             pods: pods.pods().unwrap_or(&no_pods),
             occupied: services.occupied(),
         },

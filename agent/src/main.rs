@@ -9,7 +9,7 @@ use highwire_agent::{
     explain::explain,
     lifecycle,
 };
-use highwire_api::runtime::logging;
+use highwire_api::runtime::{client, heartbeat::Heartbeat, logging};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -47,9 +47,11 @@ async fn by_hand(command: Command) -> anyhow::Result<()> {
             node,
             default_class,
             address_cidr,
+            reserved_ports,
         } => {
             let (class, addresses) = (class_policy(default_class), address_policy(address_cidr));
-            explain(app::client().await?, &node, class, &addresses).await
+            let client = client::client(&client::config().await?, &Heartbeat::default(), None)?;
+            explain(client, &node, class, &addresses, &reserved_ports).await
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Metrics {
     pub report_errors: IntCounterVec,
     /// Stale UDP flows that were deleted.
     pub udp_flows_deleted: IntCounter,
+    /// Conntrack entries that could not be read and were passed over.
+    pub udp_flows_unreadable: IntCounter,
     udp_sweeps: IntCounterVec,
     services: IntGauge,
     ports: IntGauge,
@@ -74,6 +76,10 @@ impl Metrics {
             udp_flows_deleted: counter(
                 "udp_flows_deleted_total",
                 "Conntrack entries of UDP flows that went nowhere any more, deleted",
+            )?,
+            udp_flows_unreadable: counter(
+                "udp_flows_unreadable_total",
+                "Conntrack entries that could not be read and were passed over",
             )?,
             udp_sweeps: counters(
                 "udp_sweeps_total",

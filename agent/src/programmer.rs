@@ -35,6 +35,7 @@ use crate::{
     metrics::Metrics,
     node::NodeFacts,
     report::{Readiness, Report},
+    reserved::ReservedPorts,
     ruleset::{DataPath, Elements},
     services::ServiceIndex,
     udp::Frontends,
@@ -82,6 +83,7 @@ pub struct Programmer {
     pods: PodIndex,
     /// `None` until looked for.
     proxy_mode: Option<Option<ProxyMode>>,
+    reserved: ReservedPorts,
     sockets: Sockets,
     table: KernelTable,
     left_out: LeftOut,
@@ -110,7 +112,8 @@ impl Programmer {
             host_addresses: None,
             pods: PodIndex::default(),
             proxy_mode: None,
-            sockets: Sockets::default(),
+            reserved: config.reserved_ports.clone(),
+            sockets: Sockets::new(config.listener_hold_down),
             left_out: LeftOut::default(),
         }
     }
@@ -187,13 +190,16 @@ impl Programmer {
         let now = Instant::now();
         self.left_out.review(services, now);
         let left_out = self.left_out.words().clone();
+        let (listeners, held) = self.sockets.current(revision, now);
         let facts = Facts {
             services,
             node,
             host_addresses,
             address_policy: &self.address_policy,
             host: HostFacts {
-                listeners: self.sockets.current(revision, now),
+                listeners,
+                held,
+                reserved: &self.reserved,
                 pods,
                 occupied: self.services.occupied(),
             },
@@ -230,6 +236,7 @@ impl Programmer {
                 result = self.table.bring_to(path, &wanted).await;
             }
         }
+        self.sockets.note(&decision.beside);
         match result {
             Ok(()) => {
                 self.tell_udp(&decision.udp);

@@ -11,6 +11,8 @@ mod plans;
 mod dnat;
 #[path = "kernel/drift.rs"]
 mod drift;
+#[path = "kernel/host.rs"]
+mod host;
 #[path = "kernel/left_out.rs"]
 mod left_out;
 #[path = "kernel/nft_versions.rs"]
@@ -230,6 +232,7 @@ fn without_cap_net_admin_the_remedy_is_named() {
 #[test]
 fn without_a_way_to_the_api_server_the_remedy_is_named() {
     let output = in_new_namespace(async || {
+        command("ip link set lo up");
         Command::new(env!("CARGO_BIN_EXE_highwire-agent"))
             .args(["--node-name", "n1"])
             .env_remove("KUBECONFIG")
@@ -240,6 +243,26 @@ fn without_a_way_to_the_api_server_the_remedy_is_named() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("KUBECONFIG"), "{error}");
+}
+
+#[test]
+fn who_has_the_agents_port_is_named() {
+    let output = in_new_namespace(async || {
+        command("ip link set lo up");
+        let _other = std::net::TcpListener::bind("0.0.0.0:9807").unwrap();
+        Command::new(env!("CARGO_BIN_EXE_highwire-agent"))
+            .args(["--node-name", "n1"])
+            .env_remove("POD_IP")
+            .output()
+            .unwrap()
+    });
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    let own = format!("process {}", std::process::id());
+    assert!(
+        error.contains("socket 0.0.0.0:9807 uid 0") && error.contains(&own),
+        "{error}"
+    );
 }
 
 #[test]
@@ -267,9 +290,12 @@ fn addresses_are_followed() {
         assert!(first.iter().all(|address| !address.global), "{first:?}");
         let address: IpAddr = "192.0.2.11".parse().unwrap();
         command("ip address add 192.0.2.11/24 dev eth0");
+        let eth0 = command("ip -o link show eth0");
+        let eth0 = eth0.split(':').next().unwrap().parse().unwrap();
         let with = |on_default_route| HostAddress {
             address,
             interface: "eth0".into(),
+            devices: [eth0].into(),
             global: true,
             on_default_route,
         };
@@ -395,16 +421,16 @@ fn every_transaction_on_the_table_is_told_and_no_other() {
 async fn until(
     found: &mut mpsc::Receiver<Vec<HostAddress>>,
     wanted: impl Fn(&[HostAddress]) -> bool,
-) {
+) -> Vec<HostAddress> {
     let search = async {
         loop {
             let addresses = found.recv().await.expect("the follower goes on");
             if wanted(&addresses) {
-                return;
+                return addresses;
             }
         }
     };
     tokio::time::timeout(Duration::from_secs(5), search)
         .await
-        .expect("the change is told");
+        .expect("the change is told")
 }

@@ -77,6 +77,15 @@ pub enum Holder {
         /// The user it belongs to.
         uid: u32,
     },
+    /// A socket of the host that is gone and keeps its port for a while.
+    Left {
+        /// What it was bound to.
+        bound: SocketAddr,
+        /// The user it belonged to.
+        uid: u32,
+    },
+    /// Nobody gets it: the agent's `--reserved-ports` names it.
+    Reserved,
     /// A Pod's hostPort.
     HostPort {
         /// The Pod, as `namespace/name`.
@@ -93,6 +102,11 @@ pub enum Holder {
         /// The address.
         address: IpAddr,
     },
+    /// The source ranges of other Services: there is no room for more of them.
+    SourceRanges {
+        /// How many the node takes.
+        most: usize,
+    },
 }
 
 impl Holder {
@@ -101,11 +115,13 @@ impl Holder {
     pub fn reason(&self) -> ConflictReason {
         match self {
             Self::Service(_) => ConflictReason::HeldByService,
-            Self::Socket { .. } => ConflictReason::HostListener,
+            Self::Socket { .. } | Self::Left { .. } => ConflictReason::HostListener,
+            Self::Reserved => ConflictReason::ReservedPort,
             Self::HostPort { .. } => ConflictReason::HostPort,
             Self::NodePort(_) => ConflictReason::NodePort,
             Self::HealthCheckNodePort(_) => ConflictReason::HealthCheckNodePort,
             Self::ExternalIp { .. } => ConflictReason::ExternalIp,
+            Self::SourceRanges { .. } => ConflictReason::TooManySourceRanges,
         }
     }
 }
@@ -116,6 +132,14 @@ impl fmt::Display for Holder {
         match self {
             Self::Service(service) => write!(f, "Service {service}"),
             Self::Socket { bound, uid } => write!(f, "socket {bound} uid {uid}"),
+            // Without the time that is left, which would be another text every second.
+            Self::Left { bound, uid } => {
+                write!(
+                    f,
+                    "socket {bound} uid {uid}, closed a moment ago and still held"
+                )
+            }
+            Self::Reserved => f.write_str("--reserved-ports of the agent"),
             Self::HostPort { pod } => write!(f, "Pod {pod} hostPort"),
             Self::NodePort(service) => write!(f, "Service {service} nodePort"),
             Self::HealthCheckNodePort(service) => {
@@ -123,6 +147,12 @@ impl fmt::Display for Holder {
             }
             Self::ExternalIp { service, address } => {
                 write!(f, "Service {service} externalIP {address}")
+            }
+            Self::SourceRanges { most } => {
+                write!(
+                    f,
+                    "nobody, but other Services use the node's {most} source ranges"
+                )
             }
         }
     }

@@ -17,6 +17,11 @@ pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-b
 /// `LabelServiceName`).
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
+/// Label selector of the EndpointSlices that kube-proxy follows (kubernetes
+/// pkg/proxy/config, cmd/kube-proxy/app `Run`).
+pub const FOR_KUBE_PROXY: &str =
+    "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
+
 /// `spec.loadBalancerClass` of the Services that are ours by name.
 pub const LOAD_BALANCER_CLASS: &str = "highwire.dev/node";
 
@@ -35,6 +40,10 @@ pub const ADOPT_ANNOTATION: &str = "highwire.dev/adopt";
 /// server's `managedFields` say that an ingress is our work, so changing it would
 /// orphan every ingress written before.
 pub const FIELD_MANAGER: &str = "highwire-controller";
+
+/// Service annotation: how many nodes are advertised at most, each with all of its
+/// addresses.
+pub const MAX_ADDRESSES_ANNOTATION: &str = "highwire.dev/max-addresses";
 
 /// Kubernetes' own annotation for source ranges, older than
 /// `spec.loadBalancerSourceRanges`: networks joined by commas.

@@ -113,8 +113,10 @@ pub struct Conflict {
 pub enum ConflictReason {
     /// Another Service serves the port on this node.
     HeldByService,
-    /// A program on the host listens on it.
+    /// A program on the host listens on it, or did until just now.
     HostListener,
+    /// It is one of the ports that no Service gets.
+    ReservedPort,
     /// A Pod claims it as hostPort.
     HostPort,
     /// It is the NodePort of a Service.
@@ -126,18 +128,22 @@ pub enum ConflictReason {
     ExternalIp,
     /// Nobody has it, but nft refuses the Service's rules.
     RefusedByNft,
+    /// The node has no room for the Service's source ranges.
+    TooManySourceRanges,
 }
 
 impl ConflictReason {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::HeldByService,
         Self::HostListener,
+        Self::ReservedPort,
         Self::HostPort,
         Self::NodePort,
         Self::HealthCheckNodePort,
         Self::ExternalIp,
         Self::RefusedByNft,
+        Self::TooManySourceRanges,
     ];
 
     /// The reason as it stands in the API and in metrics.
@@ -146,11 +152,13 @@ impl ConflictReason {
         match self {
             Self::HeldByService => "HeldByService",
             Self::HostListener => "HostListener",
+            Self::ReservedPort => "ReservedPort",
             Self::HostPort => "HostPort",
             Self::NodePort => "NodePort",
             Self::HealthCheckNodePort => "HealthCheckNodePort",
             Self::ExternalIp => "ExternalIP",
             Self::RefusedByNft => "RefusedByNft",
+            Self::TooManySourceRanges => "TooManySourceRanges",
         }
     }
 }

@@ -17,8 +17,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clients::{self, Clients},
-    names::{ADDRESS_TYPE_ANNOTATION, LOAD_BALANCER_CLASS, NODE_SELECTOR_ANNOTATION},
+    clients::{self, Clients, MOST_RANGES},
+    names::{
+        ADDRESS_TYPE_ANNOTATION, LOAD_BALANCER_CLASS, MAX_ADDRESSES_ANNOTATION,
+        NODE_SELECTOR_ANNOTATION,
+    },
     ownership::{IngressAuthor, Manager, is_adopted},
     port::{Family, PortKey, Protocol},
     problem::Problem,
@@ -224,6 +227,8 @@ pub struct ServiceSpec {
     pub node_selector: NodeSelector,
     /// Which of their addresses are advertised.
     pub address_type: AddressType,
+    /// How many nodes are advertised at most, if it says so.
+    pub max_addresses: Option<NonZeroU16>,
 }
 
 impl ServiceSpec {
@@ -294,10 +299,22 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
             _ => Err("write Auto, ExternalIP or InternalIP"),
         },
     );
+    let max_addresses =
+        annotation(
+            service,
+            MAX_ADDRESSES_ANNOTATION,
+            &mut problems,
+            |text| match text.parse() {
+                Ok(most) => Ok(Some(most)),
+                Err(_) => Err("write how many nodes, a number from 1 to 65535"),
+            },
+        );
     let clients = clients::read(service, spec, &mut problems);
     let addresses = spec.cluster_ips.as_deref().unwrap_or_default();
     let cluster_ips: Vec<IpAddr> = addresses.iter().filter_map(|ip| ip.parse().ok()).collect();
+    problems.extend(too_many_ranges(&ports, &clients));
     if !problems.is_empty() {
+        problems.truncate(MOST_PROBLEMS);
         return Interpretation::Invalid(problems);
     }
     let Some(cluster_ips) = ClusterIps::from_api(&cluster_ips) else {
@@ -327,6 +344,7 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
         },
         node_selector,
         address_type,
+        max_addresses,
     })
 }
 
@@ -336,6 +354,24 @@ fn is_ours(spec: &ApiSpec, policy: ClassPolicy) -> bool {
             None => policy == ClassPolicy::DefaultAndOurs,
             Some(class) => class == LOAD_BALANCER_CLASS,
         }
+}
+
+/// How many problems of one Service are named; who mends those sees the next.
+const MOST_PROBLEMS: usize = 8;
+
+fn too_many_ranges(ports: &BTreeMap<PortKey, ServicePort>, clients: &Clients) -> Option<Problem> {
+    let Clients::Within(networks) = clients else {
+        return None;
+    };
+    let ranges = ports.len().saturating_mul(networks.len());
+    (ranges > MOST_RANGES).then(|| Problem::Invalid {
+        field: "spec.loadBalancerSourceRanges".to_owned(),
+        value: format!("{} networks for {} ports", networks.len(), ports.len()),
+        remedy: format!(
+            "at most {MOST_RANGES} combinations of port and network are taken; join networks, \
+             or give ports a Service of their own"
+        ),
+    })
 }
 
 /// The labels of Services that kube-proxy leaves alone, so that nobody would take what

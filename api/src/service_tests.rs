@@ -342,3 +342,48 @@ fn the_first_cluster_ip_has_the_primary_family() {
         assert_eq!(primary_family(&service), primary, "{ips}");
     }
 }
+
+#[test]
+fn a_service_with_too_many_source_ranges_is_refused_and_few_problems_are_named() {
+    let ranges = |ports: usize, networks: usize| {
+        read(|s| {
+            let ports = (0..ports).map(|port| json!({"port": 1000 + port}));
+            s["spec"]["ports"] = ports.collect();
+            let networks =
+                (0..networks).map(|i| json!(format!("10.{}.{}.0/24", i / 128, i % 128 * 2)));
+            s["spec"]["loadBalancerSourceRanges"] = networks.collect();
+        })
+    };
+    assert!(matches!(ranges(10, 500), Interpretation::Serve(_)));
+    let Interpretation::Invalid(problems) = ranges(10, 501) else {
+        panic!("25 million elements would be no better")
+    };
+    assert!(
+        problems[0]
+            .to_string()
+            .contains("501 networks for 10 ports")
+    );
+    let Interpretation::Invalid(problems) = read(|s| {
+        s["spec"]["loadBalancerSourceRanges"] = (0..5_000).map(|i| json!(i.to_string())).collect();
+    }) else {
+        panic!("numbers are no networks")
+    };
+    assert_eq!(problems.len(), 8);
+}
+
+#[test]
+fn how_many_nodes_are_advertised_is_a_positive_number() {
+    let with = |value: &str| {
+        read(|s| s["metadata"]["annotations"] = json!({MAX_ADDRESSES_ANNOTATION: value}))
+    };
+    let Interpretation::Serve(spec) = with("3") else {
+        panic!("not served")
+    };
+    assert_eq!(spec.max_addresses.map(NonZeroU16::get), Some(3));
+    for wrong in ["0", "-1", "many", "", "1.5"] {
+        let Interpretation::Invalid(problems) = with(wrong) else {
+            panic!("{wrong} was accepted")
+        };
+        assert_eq!(problems[0].reason(), "InvalidAnnotation");
+    }
+}

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use highwire_api::runtime::{admin::Admin, heartbeat::Heartbeat, signals, watch::WatchHealth};
-use kube::Client;
+use highwire_api::runtime::{
+    admin::Admin, client, heartbeat::Heartbeat, signals, watch::WatchHealth,
+};
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     time::timeout,
@@ -38,16 +39,17 @@ const FAREWELL: Duration = Duration::from_secs(4);
 pub(crate) async fn run(config: Config) -> Result<()> {
     let stop = signals::listen().context("cannot listen for signals")?;
     let metrics = Metrics::new()?;
-    let admin = Admin::bind(config.listen).await?;
-    let api = kube::Config::infer().await.context(
-        "no way to the API server: run in a Pod with a ServiceAccount, or set KUBECONFIG",
-    )?;
-    let setup = "cannot set up a client for the API server";
-    let client = Client::try_from(api.clone()).context(setup)?;
+    let admin = Admin::bind(&config.admin).await?;
+    let (api, heard) = (client::config().await?, Heartbeat::default());
+    let client = client::client(&api, &heard, None)?;
+    metrics.registry.register(Box::new(client::Silence::new(
+        "highwire_controller_api_server_silence_seconds",
+        heard.clone(),
+    )?))?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         identity = config.identity,
-        listen = %config.listen,
+        listen = ?config.admin,
         "controller starts"
     );
 
@@ -75,17 +77,18 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         missing: missing.clone(),
     };
     let election = Election::new(
-        api,
+        &api,
+        &heard,
         config.identity.clone(),
         election_health.clone(),
         leading,
-    )
-    .context(setup)?;
+    )?;
     let problems = {
         let health = health.clone();
         let all = move || {
             let election = election_health.problem();
             [
+                client::silence(&heard).into_iter().collect(),
                 health.problems(),
                 missing.problems(),
                 election.into_iter().collect(),
@@ -114,10 +117,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         () = watches::run(
             &client, config.class_policy, config.exclude_label, &health, &inputs
         ) => "watching",
-        result = admin.serve(registry, heartbeat, problems) => {
-            result?;
-            "serving health and metrics"
-        }
+        () = admin.serve(registry, heartbeat, problems) => "serving health and metrics",
         _ = &mut sending => "sending Events",
         _ = &mut election => "electing a leader",
         () = actor.run(signals::asked_to_stop(stop.clone())) => {

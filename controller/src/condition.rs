@@ -6,9 +6,10 @@
 //! - `highwire.dev/Serving`: False while it has no address, with the reason; True once it
 //!   has some again.
 //!
-//! A Service that was never in trouble has neither.
+//! A Service that was never in trouble has neither, unless not all of its nodes are listed:
+//! then `highwire.dev/Serving` is True and says so.
 
-use highwire_api::{Problem, node::ConflictReason};
+use highwire_api::{Problem, names::MAX_ADDRESSES_ANNOTATION, node::ConflictReason};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::Service,
@@ -17,6 +18,7 @@ use k8s_openapi::{
 
 use crate::{
     absence::Shortage,
+    desired::Limited,
     notice_text::shortened,
     refusals::{Refusals, SEVERAL},
 };
@@ -48,6 +50,8 @@ pub(crate) struct Words {
 pub(crate) enum Footing<'a> {
     /// It has some.
     Serving,
+    /// It has as many as it may have.
+    Limited(Limited),
     /// No node serves it.
     Short(&'a Shortage),
     /// What it asks for cannot be read. Never empty.
@@ -90,7 +94,8 @@ pub(crate) fn ports_error(stated: Option<&Condition>, refusals: &Refusals) -> Op
     })
 }
 
-/// What [`SERVING`] should say; `None`: what it says. It begins as False only.
+/// What [`SERVING`] should say; `None`: what it says. It begins as False, or with the
+/// limit only.
 pub(crate) fn serving(stated: Option<&Condition>, footing: Footing<'_>) -> Option<Words> {
     let told = |problems: &[Problem]| {
         let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
@@ -103,6 +108,17 @@ pub(crate) fn serving(stated: Option<&Condition>, footing: Footing<'_>) -> Optio
             FALSE,
             kind.reason(),
             shortened(format!("Not advertised: {shortage}")),
+        ),
+        // How many nodes are ready changes too often for the status.
+        Footing::Limited(limited) => (
+            TRUE,
+            "Limited",
+            format!(
+                "advertised at {} nodes, the most that the annotation \
+                 {MAX_ADDRESSES_ANNOTATION} or the controller's --max-addresses allows; more are \
+                 ready",
+                limited.advertised
+            ),
         ),
         _ if stated.is_none() => return None,
         Footing::Short(_) => (

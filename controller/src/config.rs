@@ -1,9 +1,17 @@
 //! The command line: raw flags, and what they mean once validated.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+    time::Duration,
+};
 
 use clap::{ArgAction, Parser};
-use highwire_api::{ClassPolicy, runtime::logging::LogFormat};
+use highwire_api::{
+    ClassPolicy,
+    runtime::{admin, logging::LogFormat},
+};
 
 use crate::{desired::Advertising, index::node::ExcludeLabel};
 
@@ -15,9 +23,12 @@ pub(crate) struct Args {
     /// In a Pod, its name.
     #[arg(long, env = "POD_NAME", value_parser = identity)]
     identity: String,
-    /// Where /healthz, /readyz and /metrics are served.
-    #[arg(long, default_value = "0.0.0.0:9808")]
-    listen: SocketAddr,
+    /// Where /healthz, /readyz and /metrics are served, beside loopback (repeatable).
+    #[arg(long, env = "POD_IP", value_name = "IP", value_delimiter = ',')]
+    listen_address: Vec<IpAddr>,
+    /// The port they are served on.
+    #[arg(long, default_value_t = 9808)]
+    port: u16,
     /// Whether Services without spec.loadBalancerClass are served. The agents must be
     /// told the same.
     #[arg(long, default_value_t = true, action = ArgAction::Set)]
@@ -33,6 +44,10 @@ pub(crate) struct Args {
     /// ExternalDNS, takes an empty list at its word.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     empty_hold: u32,
+    /// How many nodes a Service lists that has no annotation highwire.dev/max-addresses,
+    /// each with all of its addresses; 0 for all.
+    #[arg(long, default_value_t = 64, value_name = "NODES")]
+    max_addresses: u16,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
@@ -44,7 +59,7 @@ pub(crate) struct Config {
     /// Who this is in the election of the leader.
     pub(crate) identity: String,
     /// Where the admin endpoints are served.
-    pub(crate) listen: SocketAddr,
+    pub(crate) admin: BTreeSet<SocketAddr>,
     /// Whose Services are ours.
     pub(crate) class_policy: ClassPolicy,
     /// What the label that keeps a node out of load balancers does.
@@ -57,7 +72,7 @@ impl From<Args> for Config {
     fn from(args: Args) -> Self {
         Self {
             identity: args.identity,
-            listen: args.listen,
+            admin: admin::sockets(&args.listen_address, args.port),
             class_policy: if args.default_class {
                 ClassPolicy::DefaultAndOurs
             } else {
@@ -70,6 +85,7 @@ impl From<Args> for Config {
             },
             advertising: Advertising {
                 empty_hold: Duration::from_secs(args.empty_hold.into()),
+                max_addresses: NonZeroU16::new(args.max_addresses),
             },
         }
     }
@@ -97,7 +113,7 @@ mod tests {
     fn flags_become_policies() {
         let config = parse(&["--identity=c1", "--default-class=false"]).unwrap();
         assert_eq!(config.class_policy, ClassPolicy::OursOnly);
-        assert_eq!(config.listen, "0.0.0.0:9808".parse().unwrap());
+        assert!(config.admin.contains(&"127.0.0.1:9808".parse().unwrap()));
         let config = parse(&["--identity=c1"]).unwrap();
         assert_eq!(config.class_policy, ClassPolicy::DefaultAndOurs);
         assert_eq!(config.exclude_label, ExcludeLabel::Honoured);
@@ -112,7 +128,10 @@ mod tests {
         for (flags, named) in [
             (vec!["--identity="], "--identity"),
             (vec!["--identity=c 1"], "--identity"),
-            (vec!["--identity=c1", "--listen=nowhere"], "--listen"),
+            (
+                vec!["--identity=c1", "--listen-address=nowhere"],
+                "--listen-address",
+            ),
             (
                 vec!["--identity=c1", "--default-class=maybe"],
                 "--default-class",

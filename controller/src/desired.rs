@@ -6,18 +6,25 @@
 //! and go nor claims a port before a node serves it, and a controller that has just
 //! started, and cannot know since when the Service is as it is, changes nothing.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    num::NonZeroU16,
+    time::Duration,
+};
 
 use highwire_api::{Family, PortKey, ServiceKey, ServiceSpec, service::AddressType};
 
 use crate::{
     absence::{Absence, Shortage},
     index::{
-        node::{NodeFacts, NodeRecord, Standing, Voice},
+        node::{NodeAddress, NodeFacts, NodeRecord, Standing, Voice},
         service::{Asks, ServiceRecord},
     },
     ingress::Ingress,
     refusals::Refusals,
+    rendezvous::choose,
 };
 
 /// How nodes are advertised, by flags.
@@ -25,12 +32,24 @@ use crate::{
 pub(crate) struct Advertising {
     /// How long a list is held that would become empty because agents are silent.
     pub(crate) empty_hold: Duration,
+    /// How many nodes a Service lists that does not say; `None`: all.
+    pub(crate) max_addresses: Option<NonZeroU16>,
+}
+
+/// That not all nodes are listed that could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limited {
+    /// How many nodes are listed.
+    pub(crate) advertised: usize,
+    /// How many could be.
+    pub(crate) ready: usize,
 }
 
 impl Default for Advertising {
     fn default() -> Self {
         Self {
             empty_hold: Duration::from_secs(30),
+            max_addresses: NonZeroU16::new(64),
         }
     }
 }
@@ -44,6 +63,8 @@ pub(crate) enum Decision {
     Publish {
         /// The addresses and ports; `None`: what stands there is not ours.
         ingress: Option<Ingress>,
+        /// If not all nodes are listed that could be.
+        limited: Option<Limited>,
         /// Why there are none, if that is not intended.
         shortage: Option<Shortage>,
         /// Which nodes refuse it, and why.
@@ -59,6 +80,7 @@ impl Decision {
     fn without_conflicts(ingress: Option<Ingress>) -> Self {
         Self::Publish {
             ingress,
+            limited: None,
             shortage: None,
             refusals: Refusals::default(),
         }
@@ -105,21 +127,26 @@ pub(crate) fn decide<'a>(
         spec,
         ports: spec.port_keys(),
         frozen,
+        most: spec.max_addresses.or(advertising.max_addresses),
         has_endpoint,
     };
-    let mut ingress = view.ingress(nodes.clone(), Silence::IsAbsence);
+    let (mut ingress, mut limited) = view.ingress(nodes.clone(), Silence::IsAbsence);
     // Who watches the status, such as ExternalDNS, takes an empty list at its word.
     if ingress.is_empty() && !advertising.empty_hold.is_zero() {
-        ingress = view.ingress(nodes.clone(), Silence::ProvesNothing);
+        (ingress, limited) = view.ingress(nodes.clone(), Silence::ProvesNothing);
     }
     let refusals = view.refusals(nodes.clone());
     let shortage = ingress.is_empty().then(|| view.shortage(nodes));
     Decision::Publish {
         ingress: Some(ingress),
+        limited,
         shortage,
         refusals,
     }
 }
+
+/// An address and the ports to list it with.
+type Entry<'a> = (IpAddr, Cow<'a, BTreeSet<PortKey>>);
 
 struct View<'a> {
     key: &'a ServiceKey,
@@ -127,49 +154,79 @@ struct View<'a> {
     spec: &'a ServiceSpec,
     ports: BTreeSet<PortKey>,
     frozen: bool,
+    /// How many nodes may be listed.
+    most: Option<NonZeroU16>,
     has_endpoint: &'a dyn Fn(&str, Family) -> bool,
 }
 
 impl View<'_> {
+    /// The addresses to list, and how many nodes there would be if they are limited.
     fn ingress<'a>(
         &self,
         nodes: impl Iterator<Item = (&'a String, &'a NodeRecord)>,
         silence: Silence,
-    ) -> Ingress {
-        let mut external = Ingress::default();
-        let mut internal = Ingress::default();
-        for (name, node) in nodes {
-            let (Ok(claim), Some(facts)) = (self.claim(name, node, silence), &node.facts) else {
-                continue;
+    ) -> (Ingress, Option<Limited>) {
+        let claims: Vec<_> = nodes
+            .filter_map(|(name, node)| {
+                let claim = self.claim(name, node, silence).ok()?;
+                Some((name, claim, node.facts.as_ref()?))
+            })
+            .collect();
+        let addresses = |address_type, family| {
+            let listed = claims.iter().map(move |(name, claim, facts)| {
+                let listed = self.listed(name, claim, facts.addresses(address_type), family);
+                (*name, listed)
+            });
+            let found = listed.filter(|(_, listed)| !listed.is_empty());
+            found.collect::<Vec<(&String, Vec<Entry<'_>>)>>()
+        };
+        let mut by_node = BTreeMap::<&String, Vec<Entry<'_>>>::new();
+        for family in self.spec.cluster_ips.families() {
+            let chosen = match self.spec.address_type {
+                AddressType::ExternalIp => addresses(NodeAddress::External, family),
+                AddressType::InternalIp => addresses(NodeAddress::Internal, family),
+                // A family's ExternalIPs if any serving node has one.
+                AddressType::Auto => match addresses(NodeAddress::External, family) {
+                    none if none.is_empty() => addresses(NodeAddress::Internal, family),
+                    external => external,
+                },
             };
-            if self.spec.address_type != AddressType::InternalIp {
-                self.list(name, &claim, &facts.external, &mut external);
-            }
-            if self.spec.address_type != AddressType::ExternalIp {
-                self.list(name, &claim, &facts.internal, &mut internal);
+            for (name, listed) in chosen {
+                by_node.entry(name).or_default().extend(listed);
             }
         }
-        // Auto: a family's ExternalIPs if any serving node has one.
-        let mut chosen = Ingress::default();
-        for family in Family::ALL {
-            let list = if external.has_family(family) {
-                &external
-            } else {
-                &internal
-            };
-            chosen.add_family(list, family);
+        let ready = by_node.len();
+        let mut nodes: Vec<_> = by_node.into_iter().collect();
+        if let Some(most) = self.most {
+            let most = usize::from(most.get());
+            choose(&self.spec.uid, most, &mut nodes, |(name, _)| name.as_str());
         }
-        chosen
+        let advertised = nodes.len();
+        let mut ingress = Ingress::default();
+        for (address, ports) in nodes.into_iter().flat_map(|(_, listed)| listed) {
+            ingress.add(address, &ports);
+        }
+        let limited = (advertised < ready).then_some(Limited { advertised, ready });
+        (ingress, limited)
     }
 
-    fn list(&self, name: &str, claim: &Claim, addresses: &BTreeSet<IpAddr>, ingress: &mut Ingress) {
-        let answering = |address: &IpAddr| self.answers_at(name, *address);
-        for address in addresses.iter().copied().filter(answering) {
-            match claim {
-                Claim::Full => ingress.add(address, &self.ports),
-                Claim::AsListed => ingress.add(address, &self.kept_ports(address)),
-            }
-        }
+    /// Which of a node's addresses of one family to list, with which ports.
+    fn listed(
+        &self,
+        name: &str,
+        claim: &Claim,
+        addresses: &BTreeSet<IpAddr>,
+        family: Family,
+    ) -> Vec<Entry<'_>> {
+        let answering = addresses
+            .iter()
+            .copied()
+            .filter(|address| Family::of(*address) == family && self.answers_at(name, *address));
+        let with_ports = answering.map(|address| match claim {
+            Claim::Full => (address, Cow::Borrowed(&self.ports)),
+            Claim::AsListed => (address, Cow::Owned(self.kept_ports(address))),
+        });
+        with_ports.filter(|(_, ports)| !ports.is_empty()).collect()
     }
 
     fn kept_ports(&self, address: IpAddr) -> BTreeSet<PortKey> {

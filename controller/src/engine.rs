@@ -117,13 +117,14 @@ impl Leading {
         decision: Decision,
         now: Now,
     ) -> Option<StatusWrite> {
-        let (ingress, shortage, refusals) = match decision {
-            Decision::Leave => (None, None, None),
+        let (ingress, limited, shortage, refusals) = match decision {
+            Decision::Leave => (None, None, None, None),
             Decision::Publish {
                 ingress,
+                limited,
                 shortage,
                 refusals,
-            } => (ingress, shortage, Some(refusals)),
+            } => (ingress, limited, shortage, Some(refusals)),
         };
         let listed = match &ingress {
             Some(ingress) => !ingress.is_empty(),
@@ -136,7 +137,7 @@ impl Leading {
             return None;
         }
         let moves = ingress.is_some();
-        let footing = service.footing(listed, shortage.as_ref());
+        let footing = service.footing(listed, limited, shortage.as_ref());
         let serving = footing.and_then(|footing| {
             let stated = service.serving.as_ref();
             let words = condition::serving(stated, footing)?;
@@ -197,7 +198,10 @@ impl Leading {
             .filter(|_| moves || is_due(ports_due))
             .and_then(amend);
         // What passes within a moment is not said, but what is said is true.
-        let serving = serving.filter(|_| is_due(serving_due) || moves && service.serving.is_some());
+        let serving = serving.filter(|said| {
+            let at_once = service.serving.is_some() || condition::is_true(Some(said));
+            is_due(serving_due) || moves && at_once
+        });
         let conditions: Vec<Condition> = ports_error.into_iter().chain(serving).collect();
         if !moves && conditions.is_empty() {
             // What is due and still not written waits for a cause to settle.
@@ -308,7 +312,7 @@ impl Engine {
             match self.index.service(&key) {
                 Some(service) => {
                     leading.look_at_problems(&key, service, now);
-                    leading.schedule.touch(&key, now.instant);
+                    leading.schedule.touch(&key, service.rank(), now.instant);
                 }
                 None => {
                     leading.schedule.forget(&key);
@@ -331,6 +335,7 @@ impl Engine {
             };
             let write = leading.consider(&key, service, decision, now);
             if write.is_some() {
+                leading.schedule.spend(&key, now.instant);
                 return write;
             }
         }

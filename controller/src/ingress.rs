@@ -74,21 +74,6 @@ impl Ingress {
         self.0.is_empty()
     }
 
-    /// Advertises all addresses of that family that `other` does.
-    pub(crate) fn add_family(&mut self, other: &Self, family: Family) {
-        for (address, ports) in other.by_address() {
-            if Family::of(address) == family {
-                self.add(address, ports);
-            }
-        }
-    }
-
-    /// Whether an address of that family is advertised.
-    pub(crate) fn has_family(&self, family: Family) -> bool {
-        self.by_address()
-            .any(|(address, _)| Family::of(address) == family)
-    }
-
     /// How the API has it: one entry per address, those of the Service's `primary` family
     /// first, by number.
     pub(crate) fn to_api(&self, primary: Family) -> Vec<LoadBalancerIngress> {

@@ -21,15 +21,18 @@ use std::{
 
 use highwire_api::{
     names::{CONTROLLER_LEASE, SYSTEM_NAMESPACE},
-    runtime::errors::{explain, with_sources},
+    runtime::{
+        client::{self, ClientError},
+        errors::{explain, with_sources},
+        heartbeat::Heartbeat,
+    },
 };
-use kube::{Client, client::ClientBuilder};
+use kube::Client;
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError, LeaseParams};
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},
 };
-use tower::timeout::TimeoutLayer;
 use tracing::{info, warn};
 
 /// How long, in seconds, a Lease is good: the most a dead leader costs.
@@ -91,15 +94,13 @@ pub(crate) struct Election {
 impl Election {
     /// A candidate that says in `leading` whether it leads.
     pub(crate) fn new(
-        config: kube::Config,
+        config: &kube::Config,
+        heard: &Heartbeat,
         identity: String,
         health: ElectionHealth,
         leading: watch::Sender<bool>,
-    ) -> kube::Result<Self> {
-        let deadline = TimeoutLayer::new(REQUEST_TIMEOUT);
-        let client = ClientBuilder::try_from(config)?
-            .with_layer(&deadline)
-            .build();
+    ) -> Result<Self, ClientError> {
+        let client = client::client(config, heard, Some(REQUEST_TIMEOUT))?;
         Ok(Self {
             client,
             identity,

@@ -20,6 +20,7 @@ mod notice_text;
 mod notices;
 mod overwrites;
 mod refusals;
+mod rendezvous;
 mod schedule;
 mod watches;
 mod writer;

@@ -4,7 +4,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use highwire_api::{Problem, ServiceKey};
 
-use crate::{conflict_news::ConflictNews, desired::Decision, index::Index, notices::Notice};
+use crate::{
+    conflict_news::ConflictNews,
+    desired::{Decision, Limited},
+    index::Index,
+    notices::Notice,
+};
 
 /// The API server's limit for `note`.
 pub(crate) const LONGEST_NOTE: usize = 1024;
@@ -43,7 +48,14 @@ pub(crate) fn announce(index: &Index, key: &ServiceKey, notice: Notice) -> Optio
     let service = index.service(key)?;
     let (severity, reason, note) = match notice {
         Notice::Updated => {
-            let note = format!("Advertised at {}", service.listed.ingress);
+            let mut note = format!("Advertised at {}", service.listed.ingress);
+            if let Some(Decision::Publish {
+                limited: Some(Limited { advertised, ready }),
+                ..
+            }) = index.decide(key)
+            {
+                note.push_str(&format!(", at {advertised} of {ready} ready nodes"));
+            }
             (Severity::Normal, "LoadBalancerUpdated", note)
         }
         Notice::NoReadyNodes => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwire_api::names::NODE_SELECTOR_ANNOTATION;
+use highwire_api::names::{MAX_ADDRESSES_ANNOTATION, NODE_SELECTOR_ANNOTATION};
 use serde_json::json;
 
 use crate::testing::{World, service};
@@ -126,4 +126,69 @@ fn a_service_that_is_not_ours_any_more_does_not_say_what_was() {
     assert!(said.starts_with("False NotOurs: "), "{said}");
     world.pass(60 * SECOND);
     assert_eq!(world.writes.len(), 2);
+}
+
+#[test]
+fn no_more_nodes_are_listed_than_may_be_and_a_flap_changes_one_entry() {
+    let mut world = World::new();
+    (1..=200).for_each(|number| world.live(number));
+    world.put(service("web"));
+    world.all_report(1..=200);
+    world.pass(5 * SECOND);
+    assert_eq!(world.writes.len(), 1, "the words come with the addresses");
+    let before = world.advertised("web");
+    assert_eq!(before.len(), 64);
+    let said = world.serving("web").unwrap();
+    assert!(
+        said.starts_with("True Limited: advertised at 64 nodes"),
+        "{said}"
+    );
+    let note = &world.announcements[0].note;
+    assert!(
+        note.ends_with("and 62 more, at 64 of 200 ready nodes"),
+        "{note}"
+    );
+
+    for number in 1..=200 {
+        let address = format!("192.0.2.{number}:80");
+        let (listed, writes) = (before.contains(&address), world.writes.len());
+        world.node(number, |node| {
+            node["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}])
+        });
+        world.pass(SECOND);
+        let now = world.advertised("web");
+        assert_eq!(
+            world.writes.len() - writes,
+            usize::from(listed),
+            "{address}"
+        );
+        assert_eq!(
+            now.iter().filter(|kept| before.contains(kept)).count(),
+            64 - usize::from(listed)
+        );
+        assert!(now.len() == 64 && !now.contains(&address));
+        world.node(number, |_| {});
+        world.pass(SECOND);
+        assert_eq!(world.advertised("web"), before);
+    }
+
+    world.edit("web", |s| {
+        s["metadata"]["annotations"] = json!({MAX_ADDRESSES_ANNOTATION: "3"})
+    });
+    world.pass(SECOND);
+    let few = world.advertised("web");
+    assert!(few.len() == 3 && few.iter().all(|address| before.contains(address)));
+    world.edit("web", |s| {
+        s["metadata"]["annotations"] = json!({MAX_ADDRESSES_ANNOTATION: "200"})
+    });
+    world.pass(SECOND);
+    assert_eq!(
+        world.advertised("web").len(),
+        200,
+        "nobody has to observe that"
+    );
+    assert_eq!(
+        world.serving("web").unwrap(),
+        "True Serving: it has addresses"
+    );
 }

@@ -100,6 +100,7 @@ fn a_list_that_silence_would_empty_is_held() {
 
     let mut world = alone(Advertising {
         empty_hold: Duration::ZERO,
+        ..Advertising::default()
     });
     world.kill(1);
     world.pass(15 * SECOND);

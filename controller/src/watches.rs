@@ -2,19 +2,15 @@
 
 use highwire_api::{
     ClassPolicy, LoadBalancerNode, ServiceKey,
-    names::SYSTEM_NAMESPACE,
-    runtime::watch::{WatchHealth, follow},
+    names::{FOR_KUBE_PROXY, SYSTEM_NAMESPACE},
+    runtime::watch::{WatchHealth, follow, paged},
 };
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    core::DeserializeGuard,
-    runtime::watcher::{Config, Event},
-};
+use kube::{Api, Client, Resource, ResourceExt, core::DeserializeGuard, runtime::watcher::Event};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -26,14 +22,6 @@ use crate::index::{
     service::ServiceView,
 };
 
-/// What kube-proxy follows (kubernetes pkg/proxy/config, cmd/kube-proxy/app `Run`).
-const FOR_KUBE_PROXY: &str =
-    "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
-
-/// Objects per page of a list. The status of a Service lists up to all nodes, and a
-/// page is in memory as a whole.
-const PAGE: u32 = 100;
-
 /// Sends what the watches say, until the receiver is gone.
 pub(crate) async fn run(
     client: &Client,
@@ -42,7 +30,6 @@ pub(crate) async fn run(
     health: &WatchHealth,
     inputs: &mpsc::Sender<Input>,
 ) {
-    let paged = || Config::default().page_size(PAGE);
     let sender = || (health.clone(), inputs.clone());
     let ((h1, s1), (h2, s2), (h3, s3)) = (sender(), sender(), sender());
     let ((h4, s4), (h5, s5)) = (sender(), sender());

@@ -8,25 +8,32 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    io,
+    net::IpAddr,
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
+use futures::{StreamExt, channel::mpsc::UnboundedReceiver};
 use ipnet::IpNet;
 use rtnetlink::{
-    Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
+    MulticastGroup, new_multicast_connection,
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
-        RouteNetlinkMessage,
+        AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
-        link::LinkAttribute,
-        route::{RouteAttribute, RouteMessage, RouteType},
+        link::{LinkAttribute, LinkFlags, LinkMessage},
+        route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
     },
-    sys::SocketAddr,
+    sys::{SocketAddr, protocols::NETLINK_ROUTE},
 };
 use thiserror::Error;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::spawn_blocking,
+    time::sleep,
+};
+
+use super::netlink::{DumpError, dump};
 
 /// One address of the host.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +42,9 @@ pub struct HostAddress {
     pub address: IpAddr,
     /// The interface that has it.
     pub interface: String,
+    /// Its index, and that of its VRF or bridge: a socket bound to one of them gets what
+    /// comes for the address.
+    pub devices: BTreeSet<u32>,
     /// Whether it has global scope (not host or link).
     pub global: bool,
     /// Whether its interface carries a default route.
@@ -85,22 +95,22 @@ pub fn served_addresses(
 pub enum AddressError {
     /// The netlink socket cannot be opened.
     #[error("cannot open an rtnetlink socket: {0}")]
-    Open(#[source] std::io::Error),
+    Open(#[source] io::Error),
     /// The kernel did not answer a request.
-    #[error("rtnetlink refused to list {what}: {source}")]
+    #[error("cannot list the host's {what}: {source}")]
     List {
         /// What was asked for.
         what: &'static str,
-        /// The kernel's answer.
-        source: rtnetlink::Error,
+        /// What became of it.
+        source: DumpError,
     },
     /// Notifications ended: the socket is gone.
     #[error("the rtnetlink socket was closed")]
     Closed,
 }
 
-/// After a notification, more of them are awaited this long before the
-/// addresses are read again: a change of one interface sends several.
+/// After a notification, the addresses are read so much later: a change of one interface
+/// sends several.
 const SETTLE: Duration = Duration::from_millis(20);
 
 type Notifications = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
@@ -111,7 +121,8 @@ type Notifications = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, Soc
 /// # Errors
 /// If the kernel's netlink cannot be used; it never ends for another reason.
 pub async fn follow(sender: mpsc::Sender<Vec<HostAddress>>) -> Result<(), AddressError> {
-    let (connection, handle, mut notifications) = new_multicast_connection(&[
+    let (connection, _handle, notifications) = new_multicast_connection(&[
+        MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
@@ -119,16 +130,10 @@ pub async fn follow(sender: mpsc::Sender<Vec<HostAddress>>) -> Result<(), Addres
     ])
     .map_err(AddressError::Open)?;
     let _connection = AbortOnDrop(tokio::spawn(connection));
-    let mut known = None;
-    loop {
-        let addresses = read(&handle).await?;
-        if known.as_ref() != Some(&addresses) {
-            if sender.send(addresses.clone()).await.is_err() {
-                return Ok(());
-            }
-            known = Some(addresses);
-        }
-        wait_for_change(&mut notifications).await?;
+    let changed = Notify::new();
+    tokio::select! {
+        () = drain(notifications, &changed) => Err(AddressError::Closed),
+        result = read_after_changes(sender, &changed) => result,
     }
 }
 
@@ -140,100 +145,144 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn wait_for_change(notifications: &mut Notifications) -> Result<(), AddressError> {
-    loop {
-        let (message, _) = notifications.next().await.ok_or(AddressError::Closed)?;
+/// Takes notifications as fast as they come, so that however many there are (a routing
+/// daemon sends thousands a second), none waits, and says which ones matter. Ends with
+/// the socket.
+async fn drain(mut notifications: Notifications, changed: &Notify) {
+    while let Some((message, _)) = notifications.next().await {
         if matters(&message) {
-            break;
+            // However often it is said, it is one change until it is looked at.
+            changed.notify_one();
         }
     }
-    while let Ok(Some(_)) = timeout(SETTLE, notifications.next()).await {}
-    Ok(())
 }
 
-/// Pod routes come and go all day; only addresses and default routes matter here.
+async fn read_after_changes(
+    sender: mpsc::Sender<Vec<HostAddress>>,
+    changed: &Notify,
+) -> Result<(), AddressError> {
+    let mut known = None;
+    loop {
+        // The kernel's answers take their time where it has many routes.
+        let addresses = spawn_blocking(read).await;
+        let addresses = addresses.map_err(|error| AddressError::Open(error.into()))??;
+        if known.as_ref() != Some(&addresses) {
+            if sender.send(addresses.clone()).await.is_err() {
+                return Ok(());
+            }
+            known = Some(addresses);
+        }
+        changed.notified().await;
+        sleep(SETTLE).await;
+    }
+}
+
+/// Pod routes come and go all day; only links, addresses and default routes matter here.
 fn matters(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
     match &message.payload {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
         ) => is_default(route),
         NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
+            RouteNetlinkMessage::NewAddress(_)
+            | RouteNetlinkMessage::DelAddress(_)
+            | RouteNetlinkMessage::NewLink(_)
+            | RouteNetlinkMessage::DelLink(_),
         )
         | NetlinkPayload::Overrun(_) => true,
         _ => false,
     }
 }
 
+/// Of the main table: what a VPN or a VRF has in a table of its own says nothing about
+/// where clients come from.
 fn is_default(route: &RouteMessage) -> bool {
-    route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
+    route.header.destination_prefix_length == 0
+        && route.header.kind == RouteType::Unicast
+        && route.header.table == RouteHeader::RT_TABLE_MAIN
 }
 
-async fn read(handle: &Handle) -> Result<Vec<HostAddress>, AddressError> {
-    let list = |what| move |source| AddressError::List { what, source };
-    let links: Vec<_> = handle
-        .link()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(list("links"))?;
-    let names: BTreeMap<u32, String> = links
-        .into_iter()
-        .filter_map(|link| {
-            let name = link
-                .attributes
-                .into_iter()
-                .find_map(|attribute| match attribute {
-                    LinkAttribute::IfName(name) => Some(name),
-                    _ => None,
-                })?;
-            Some((link.header.index, name))
-        })
-        .collect();
-    let v4 = handle
-        .route()
-        .get(RouteMessageBuilder::<Ipv4Addr>::new().build());
-    let v6 = handle
-        .route()
-        .get(RouteMessageBuilder::<Ipv6Addr>::new().build());
-    let mut default_links = BTreeSet::new();
-    for request in [v4, v6] {
-        let routes: Vec<RouteMessage> = request
-            .execute()
-            .try_collect()
-            .await
-            .map_err(list("routes"))?;
-        default_links.extend(
-            routes
-                .iter()
-                .filter(|route| is_default(route))
-                .flat_map(outputs),
-        );
+/// What matters of an interface that is up.
+struct Link {
+    name: String,
+    controller: Option<u32>,
+}
+
+/// One that an admin has set down is out of service, though the kernel goes on answering
+/// for its IPv4 addresses (it drops IPv6 ones). One without carrier is not: the kernel
+/// answers for its addresses of both families by whatever interface clients come.
+fn link(message: LinkMessage) -> Option<(u32, Link)> {
+    if !message.header.flags.contains(LinkFlags::Up) {
+        return None;
     }
-    let messages: Vec<AddressMessage> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(list("addresses"))?;
-    let mut addresses: Vec<HostAddress> = messages
-        .iter()
-        .filter_map(|message| {
-            Some(HostAddress {
-                address: local_address(message)?,
-                interface: names
-                    .get(&message.header.index)
-                    .cloned()
-                    .unwrap_or_default(),
+    let mut link = Link {
+        name: String::new(),
+        controller: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Controller(index) => link.controller = Some(index),
+            _ => {}
+        }
+    }
+    Some((message.header.index, link))
+}
+
+/// Reads the addresses of interfaces that are up. Blocks.
+fn read() -> Result<Vec<HostAddress>, AddressError> {
+    let mut links = BTreeMap::new();
+    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    list("links", request, |message| {
+        if let RouteNetlinkMessage::NewLink(message) = message {
+            links.extend(link(message));
+        }
+    })?;
+    let mut default_links = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        list(
+            "routes",
+            RouteNetlinkMessage::GetRoute(request),
+            |message| {
+                // Of thousands, only the default ones are kept.
+                if let RouteNetlinkMessage::NewRoute(route) = message
+                    && is_default(&route)
+                {
+                    default_links.extend(outputs(&route));
+                }
+            },
+        )?;
+    }
+    let mut addresses = Vec::new();
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    list("addresses", request, |message| {
+        let RouteNetlinkMessage::NewAddress(message) = message else {
+            return;
+        };
+        let index = message.header.index;
+        if let (Some(address), Some(link)) = (local_address(&message), links.get(&index)) {
+            let devices = [Some(index), link.controller];
+            addresses.push(HostAddress {
+                address,
+                interface: link.name.clone(),
+                devices: devices.into_iter().flatten().collect(),
                 global: message.header.scope == AddressScope::Universe,
-                on_default_route: default_links.contains(&message.header.index),
-            })
-        })
-        .collect();
+                on_default_route: default_links.contains(&index),
+            });
+        }
+    })?;
     addresses.sort();
     Ok(addresses)
+}
+
+fn list(
+    what: &'static str,
+    request: RouteNetlinkMessage,
+    each: impl FnMut(RouteNetlinkMessage),
+) -> Result<(), AddressError> {
+    dump(NETLINK_ROUTE, request, each).map_err(|source| AddressError::List { what, source })
 }
 
 /// The links a route leaves by: one, or one per next hop of a multipath route.
@@ -276,10 +325,27 @@ fn local_address(message: &AddressMessage) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn only_default_routes_of_the_main_table_count() {
+        let route = |length, table, kind| {
+            let mut route = RouteMessage::default();
+            route.header.destination_prefix_length = length;
+            route.header.table = table;
+            route.header.kind = kind;
+            is_default(&route)
+        };
+        let (main, unicast) = (RouteHeader::RT_TABLE_MAIN, RouteType::Unicast);
+        assert!(route(0, main, unicast));
+        assert!(!route(24, main, unicast));
+        assert!(!route(0, main, RouteType::BlackHole));
+        assert!(!route(0, 51, unicast), "a VPN's own table");
+    }
+
     fn host(address: &str, interface: &str, global: bool, on_default_route: bool) -> HostAddress {
         HostAddress {
             address: address.parse().unwrap(),
             interface: interface.into(),
+            devices: BTreeSet::new(),
             global,
             on_default_route,
         }

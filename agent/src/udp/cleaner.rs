@@ -2,20 +2,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::pending,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use highwire_api::{
     ServiceKey,
-    names::SERVICE_NAME_LABEL,
-    runtime::watch::{WatchHealth, follow},
+    names::FOR_KUBE_PROXY,
+    runtime::watch::{WatchHealth, follow, paged},
+    service::TrafficPolicy,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::{
-    Api, Client,
-    runtime::watcher::{self, Event},
-};
+use kube::{Api, Client, runtime::watcher::Event};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinSet, spawn_blocking},
@@ -25,15 +24,15 @@ use tracing::{debug, info, warn};
 
 use super::{
     conntrack::{Conntrack, ConntrackError},
-    endpoints::EndpointIndex,
+    endpoints::{EndpointIndex, Endpoints},
     frontends::Frontends,
     schedule::Schedule,
     stale::{Frontend, View},
 };
 use crate::metrics::Metrics;
 
-/// Enough for a burst; beyond it the watches wait.
-const EVENTS: usize = 256;
+/// Whole EndpointSlices, with up to a hundred endpoints each; beyond it the watch waits.
+const EVENTS: usize = 16;
 /// The kernel answers within milliseconds; this is for one that does not at all.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a port is looked at after it was served. Our rules are gone before
@@ -41,29 +40,24 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// for packets that were under way.
 const LOOKS_AFTER_RETIREMENT: u8 = 2;
 
-/// What a watch of one Service's EndpointSlices brings.
-struct Update {
-    service: ServiceKey,
-    session: u64,
-    event: Event<EndpointSlice>,
-}
-
-/// Follows the EndpointSlices of one Service for as long as it exists.
+/// The one watch of EndpointSlices, for as long as UDP is served.
 struct Session {
-    number: u64,
     endpoints: EndpointIndex,
-    /// Its watch, which ends with it.
+    events: mpsc::Receiver<Event<EndpointSlice>>,
+    /// The watch itself, which ends with this.
     _watch: JoinSet<()>,
 }
 
 /// Owns what is known of UDP Services and their endpoints.
 pub struct Cleaner {
     client: Client,
+    node: String,
     health: WatchHealth,
     metrics: Metrics,
     frontends: Frontends,
-    sessions: BTreeMap<ServiceKey, Session>,
-    sessions_begun: u64,
+    /// Those behind `frontends`.
+    services: BTreeSet<ServiceKey>,
+    session: Option<Session>,
     /// Served until just now, and how often they will still be looked at.
     retired: BTreeMap<SocketAddr, u8>,
     schedule: Schedule,
@@ -72,22 +66,24 @@ pub struct Cleaner {
 }
 
 impl Cleaner {
-    /// A cleaner that knows of no Service yet. `taken` is where UDP was taken until
-    /// now, by an earlier agent's table.
+    /// A cleaner on `node` that knows of no Service yet. `taken` is where UDP was taken
+    /// until now, by an earlier agent's table.
     #[must_use]
     pub fn new(
         client: Client,
+        node: String,
         health: WatchHealth,
         metrics: Metrics,
         taken: BTreeSet<SocketAddr>,
     ) -> Self {
         Self {
             client,
+            node,
             health,
             metrics,
             frontends: Frontends::default(),
-            sessions: BTreeMap::new(),
-            sessions_begun: 0,
+            services: BTreeSet::new(),
+            session: None,
             retired: taken
                 .into_iter()
                 .map(|at| (at, LOOKS_AFTER_RETIREMENT))
@@ -101,7 +97,6 @@ impl Cleaner {
     /// forwards what it should. While no UDP is served, and while nothing changes, it
     /// does nothing at all.
     pub async fn run(mut self, mut served: watch::Receiver<Option<Frontends>>) {
-        let (sender, mut updates) = mpsc::channel(EVENTS);
         loop {
             let due = self.schedule.due();
             tokio::select! {
@@ -111,10 +106,10 @@ impl Cleaner {
                     }
                     let frontends = served.borrow_and_update().clone();
                     if let Some(frontends) = frontends {
-                        self.serve(frontends, &sender);
+                        self.serve(frontends);
                     }
                 }
-                Some(update) = updates.recv() => self.absorb(update),
+                Some(event) = next_event(&mut self.session) => self.absorb(event),
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
                     self.sweep().await;
                 }
@@ -123,7 +118,7 @@ impl Cleaner {
     }
 
     /// The kernel now forwards these.
-    fn serve(&mut self, frontends: Frontends, sender: &mpsc::Sender<Update>) {
+    fn serve(&mut self, frontends: Frontends) {
         for gone in self.frontends.served.keys() {
             if !frontends.served.contains_key(gone) {
                 self.retired.insert(*gone, LOOKS_AFTER_RETIREMENT);
@@ -131,62 +126,59 @@ impl Cleaner {
         }
         self.retired
             .retain(|retired, _| !frontends.served.contains_key(retired));
-        let services: BTreeSet<ServiceKey> = frontends.services().into_iter().cloned().collect();
-        self.sessions
-            .retain(|service, _| services.contains(service));
-        for service in services {
-            if !self.sessions.contains_key(&service) {
-                let session = self.begin(&service, sender.clone());
-                self.sessions.insert(service, session);
-            }
+        if frontends.served.is_empty() {
+            self.session = None;
+        } else if self.session.is_none() {
+            self.session = Some(self.begin());
         }
+        self.services = frontends.services();
         self.frontends = frontends;
         self.schedule.changed(Instant::now());
     }
 
-    fn begin(&mut self, service: &ServiceKey, sender: mpsc::Sender<Update>) -> Session {
-        self.sessions_begun += 1;
-        let number = self.sessions_begun;
-        let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &service.namespace);
-        let config =
-            watcher::Config::default().labels(&format!("{SERVICE_NAME_LABEL}={}", service.name));
-        let (health, service) = (self.health.clone(), service.clone());
+    fn begin(&self) -> Session {
+        let (sender, events) = mpsc::channel(EVENTS);
+        let api = Api::<EndpointSlice>::all(self.client.clone());
+        let config = paged().labels(FOR_KUBE_PROXY);
+        let health = self.health.clone();
         let mut watch = JoinSet::new();
         watch.spawn(async move {
-            let wrap = |event| Update {
-                service: service.clone(),
-                session: number,
-                event,
-            };
-            follow("EndpointSlice", api, config, health, sender, wrap).await;
+            follow("EndpointSlice", api, config, health, sender, |event| event).await;
         });
         Session {
-            number,
-            endpoints: EndpointIndex::default(),
+            endpoints: EndpointIndex::new(self.node.clone()),
+            events,
             _watch: watch,
         }
     }
 
-    fn absorb(&mut self, update: Update) {
-        let session = self.sessions.get_mut(&update.service);
-        // What an ended session has left in the channel is of no use.
-        let Some(session) = session.filter(|session| session.number == update.session) else {
+    fn absorb(&mut self, event: Event<EndpointSlice>) {
+        let Some(session) = &mut self.session else {
             return;
         };
-        if session.endpoints.absorb(update.event) {
+        if session.endpoints.absorb(event, &self.services) {
             self.schedule.changed(Instant::now());
         }
     }
 
     fn view(&self) -> View {
         let retired = self.retired.keys().map(|at| (*at, Frontend::Retired));
-        let served = self.frontends.served.iter().filter_map(|(at, behind)| {
-            let session = self.sessions.get(&behind.port.service)?;
-            let frontend = Frontend::Served {
-                entrance: behind.entrance,
-                endpoints: session.endpoints.serving(&behind.port.port)?,
-            };
-            Some((*at, frontend))
+        let session = self.session.as_ref();
+        let known = session.and_then(|session| session.endpoints.of(&self.services));
+        let served = known.iter().flat_map(|known| {
+            self.frontends.served.iter().map(|(at, behind)| {
+                let Endpoints { all, here } = known.get(&behind.port).cloned().unwrap_or_default();
+                let reachable = match behind.policy {
+                    TrafficPolicy::Cluster => all.clone(),
+                    TrafficPolicy::Local => here,
+                };
+                let frontend = Frontend::Served {
+                    entrance: behind.entrance,
+                    endpoints: all,
+                    reachable,
+                };
+                (*at, frontend)
+            })
         });
         View {
             frontends: retired.chain(served).collect(),
@@ -202,14 +194,19 @@ impl Cleaner {
         }
         // On a thread of its own: the event loop has others to serve meanwhile.
         let work = spawn_blocking(move || {
-            let mut deleted = 0;
-            let result = sweep(&view, &mut deleted);
-            (deleted, result)
+            let mut found = Found::default();
+            let result = sweep(&view, &mut found);
+            (found, result)
         });
         let outcome = timeout(PATIENCE, work).await;
-        let unanswered = Err(ConntrackError::NoAnswer);
-        let (deleted, result) = outcome.ok().and_then(Result::ok).unwrap_or((0, unanswered));
+        let unanswered = (Found::default(), Err(ConntrackError::NoAnswer));
+        let (found, result) = outcome.ok().and_then(Result::ok).unwrap_or(unanswered);
+        let Found {
+            deleted,
+            unreadable,
+        } = found;
         self.metrics.udp_flows_deleted.inc_by(deleted);
+        self.metrics.udp_flows_unreadable.inc_by(unreadable);
         self.metrics.udp_swept(result.is_ok());
         if deleted > 0 {
             info!(deleted, "stale UDP flows deleted");
@@ -235,14 +232,31 @@ impl Cleaner {
     }
 }
 
-/// Deletes what is stale, and counts it in `deleted` even if it fails halfway.
-fn sweep(view: &View, deleted: &mut u64) -> Result<(), ConntrackError> {
+/// The next event of the watch; never, while there is none.
+async fn next_event(session: &mut Option<Session>) -> Option<Event<EndpointSlice>> {
+    match session {
+        Some(session) => session.events.recv().await,
+        None => pending().await,
+    }
+}
+
+/// What a look has come upon.
+#[derive(Debug, Default)]
+struct Found {
+    deleted: u64,
+    unreadable: u64,
+}
+
+/// Deletes what is stale, and counts it in `found` even if it fails halfway.
+fn sweep(view: &View, found: &mut Found) -> Result<(), ConntrackError> {
     let conntrack = Conntrack::open()?;
     for address in view.addresses() {
-        for flow in conntrack.udp_flows_to(address, |flow| view.is_stale(flow))? {
+        let listed = conntrack.udp_flows_to(address, |flow| view.is_stale(flow))?;
+        found.unreadable += listed.unreadable;
+        for flow in listed.flows {
             if conntrack.delete(&flow)? {
                 debug!(%flow, "stale UDP flow deleted");
-                *deleted += 1;
+                found.deleted += 1;
             }
         }
     }

@@ -8,7 +8,8 @@ use std::{
 
 use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP,
-    NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
+    NLM_F_REQUEST, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    Nla,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -61,6 +62,16 @@ pub enum ConntrackError {
     NoAnswer,
 }
 
+/// What a listing has brought.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// The flows that were wanted.
+    pub flows: Vec<Flow>,
+    /// How many entries could not be read; whatever they are, they are not among
+    /// `flows`.
+    pub unreadable: u64,
+}
+
 /// A socket to the conntrack of the network namespace it was opened in. All that it
 /// does blocks: the kernel walks the whole table, for 40 ms where that is made for
 /// 262,144 entries.
@@ -89,7 +100,7 @@ impl Conntrack {
         &self,
         address: IpAddr,
         wanted: impl Fn(&Flow) -> bool,
-    ) -> Result<Vec<Flow>, ConntrackError> {
+    ) -> Result<Listed, ConntrackError> {
         let tuple = ConntrackAttribute::CtaTupleOrig(vec![
             Tuple::Ip(vec![IPTuple::DestinationAddress(address)]),
             Tuple::Proto(vec![ProtoTuple::Protocol(Protocol::Udp)]),
@@ -100,13 +111,13 @@ impl Conntrack {
         };
         let mut flows = Vec::new();
         let step = || format!("list the UDP flows to {address}");
-        self.ask(address, NLM_F_DUMP, request, step, |attributes| {
+        let unreadable = self.ask(address, NLM_F_DUMP, request, step, |attributes| {
             let found = flow(attributes);
             // The kernel may list more than that; before 5.8, everything.
             let of_address = found.filter(|f| f.original.destination.ip() == address);
             flows.extend(of_address.filter(|flow| wanted(flow)));
         })?;
-        Ok(flows)
+        Ok(Listed { flows, unreadable })
     }
 
     /// Deletes a flow. Says whether it was still there.
@@ -134,7 +145,7 @@ impl Conntrack {
         let step = || format!("delete the flow {flow}");
         let answer = self.ask(destination.ip(), NLM_F_ACK, request, step, |_| {});
         match answer {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(ConntrackError::Refused { source, .. })
                 if source.raw_os_error() == Some(ENOENT) =>
             {
@@ -151,7 +162,7 @@ impl Conntrack {
         request: ConntrackMessage,
         step: impl Fn() -> String,
         entry: impl FnMut(&[ConntrackAttribute]),
-    ) -> Result<(), ConntrackError> {
+    ) -> Result<u64, ConntrackError> {
         self.send(family_of, flags, request)
             .map_err(ConntrackError::Socket)?;
         self.receive(step, entry)
@@ -172,39 +183,69 @@ impl Conntrack {
         self.socket.send(&bytes, 0).map(drop)
     }
 
-    /// Reads until the kernel says that it is done.
+    /// Reads until the kernel says that it is done. Says how many entries could not be
+    /// read.
     fn receive(
         &self,
         step: impl Fn() -> String,
         mut entry: impl FnMut(&[ConntrackAttribute]),
-    ) -> Result<(), ConntrackError> {
+    ) -> Result<u64, ConntrackError> {
+        let mut unreadable = 0;
         loop {
             let received = self.socket.recv_from_full();
             let (datagram, _) = received.map_err(ConntrackError::Socket)?;
-            let mut rest = &datagram[..];
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)?;
-                match message.payload {
-                    NetlinkPayload::InnerMessage(NetfilterMessage {
-                        inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
-                        ..
-                    }) => entry(&attributes),
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(answer) if answer.code.is_none() => return Ok(()),
-                    NetlinkPayload::Error(answer) => {
-                        return Err(ConntrackError::Refused {
-                            step: step(),
-                            source: answer.to_io(),
-                        });
-                    }
-                    _ => {}
-                }
-                // Messages are aligned to four bytes (netlink(7)).
-                let length = (message.header.length as usize).next_multiple_of(4).max(4);
-                rest = rest.get(length..).unwrap_or_default();
+            if read(&datagram, &step, &mut entry, &mut unreadable)? == Progress::Done {
+                return Ok(unreadable);
             }
         }
     }
+}
+
+/// Whether more of an answer follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    More,
+    Done,
+}
+
+/// Hands out the entries of one datagram. One that cannot be read is passed over and
+/// counted, since where the next begins is known all the same.
+fn read(
+    datagram: &[u8],
+    step: &impl Fn() -> String,
+    entry: &mut impl FnMut(&[ConntrackAttribute]),
+    unreadable: &mut u64,
+) -> Result<Progress, ConntrackError> {
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let header = NetlinkBuffer::new_checked(rest)?;
+        let is_entry = header.message_type() > NLMSG_OVERRUN;
+        // Messages are aligned to four bytes (netlink(7)).
+        let length = (header.length() as usize).next_multiple_of(4);
+        match NetlinkMessage::<NetfilterMessage>::deserialize(rest) {
+            Err(_) if is_entry => *unreadable += 1,
+            Err(error) => return Err(error.into()),
+            Ok(message) => match message.payload {
+                NetlinkPayload::InnerMessage(NetfilterMessage {
+                    inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
+                    ..
+                }) => entry(&attributes),
+                NetlinkPayload::Done(_) => return Ok(Progress::Done),
+                NetlinkPayload::Error(answer) if answer.code.is_none() => {
+                    return Ok(Progress::Done);
+                }
+                NetlinkPayload::Error(answer) => {
+                    return Err(ConntrackError::Refused {
+                        step: step(),
+                        source: answer.to_io(),
+                    });
+                }
+                _ => {}
+            },
+        }
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(Progress::More)
 }
 
 /// Compare the protocol and, for IPv4, the destination: Linux compares IPv6
@@ -297,4 +338,64 @@ fn number(attribute: &DefaultNla) -> Option<u32> {
         attribute.emit_value(&mut bytes);
         u32::from_be_bytes(bytes)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An entry of UDP as the kernel sends it, of a client at that port.
+    fn message(port: u16) -> Vec<u8> {
+        let tuple = |from: (&str, u16), to: (&str, u16)| {
+            vec![
+                Tuple::Ip(vec![
+                    IPTuple::SourceAddress(from.0.parse().unwrap()),
+                    IPTuple::DestinationAddress(to.0.parse().unwrap()),
+                ]),
+                Tuple::Proto(vec![
+                    ProtoTuple::Protocol(Protocol::Udp),
+                    ProtoTuple::SourcePort(from.1),
+                    ProtoTuple::DestinationPort(to.1),
+                ]),
+            ]
+        };
+        let (client, node) = (("198.51.100.10", port), ("192.0.2.11", 53));
+        let attributes = vec![
+            ConntrackAttribute::CtaTupleOrig(tuple(client, node)),
+            ConntrackAttribute::CtaTupleReply(tuple(node, client)),
+            ConntrackAttribute::Other(DefaultNla::new(CTA_ID, 7_u32.to_be_bytes().to_vec())),
+        ];
+        let inner = ConntrackMessage::New(attributes);
+        let header = NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0);
+        let payload = NetlinkPayload::from(NetfilterMessage::new(header, inner));
+        let mut message = NetlinkMessage::new(NetlinkHeader::default(), payload);
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_passed_over_and_counted() {
+        let mut broken = message(2);
+        // The first attribute claims to be longer than its message.
+        broken[20..22].copy_from_slice(&u16::MAX.to_ne_bytes());
+        let datagram = [message(1), broken, message(3)].concat();
+        let (mut ports, mut unreadable) = (Vec::new(), 0);
+        let mut entry = |attributes: &[ConntrackAttribute]| {
+            ports.extend(flow(attributes).map(|flow| flow.original.source.port()));
+        };
+        let step = || "list".to_owned();
+        let progress = read(&datagram, &step, &mut entry, &mut unreadable).unwrap();
+        assert_eq!((progress, unreadable), (Progress::More, 1));
+        assert_eq!(ports, [1, 3]);
+    }
+
+    #[test]
+    fn a_datagram_that_ends_early_is_an_error() {
+        let whole = message(1);
+        let step = || "list".to_owned();
+        let cut = read(&whole[..10], &step, &mut |_| {}, &mut 0);
+        assert!(matches!(cut, Err(ConntrackError::Read(_))), "{cut:?}");
+    }
 }

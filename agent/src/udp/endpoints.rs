@@ -1,48 +1,102 @@
-//! The endpoints of one Service, kept up to date from its EndpointSlices.
+//! The UDP endpoints of all Services, kept up to date from EndpointSlices.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
+use highwire_api::{ServiceKey, names::SERVICE_NAME_LABEL};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use kube::runtime::watcher::Event;
+use kube::{ResourceExt, runtime::watcher::Event};
 
-use crate::mirror::Mirror;
+use super::frontends::ServicePortName;
+use crate::mirror::{self, Mirror};
 
-/// By port name, who serves there.
-type Serving = BTreeMap<String, BTreeSet<SocketAddr>>;
+/// Who answers one port of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// On whatever node.
+    pub all: BTreeSet<SocketAddr>,
+    /// Those of them on this node.
+    pub here: BTreeSet<SocketAddr>,
+}
 
-/// The UDP endpoints of one Service that serve, of both families.
+/// What matters of one EndpointSlice.
+#[derive(Debug, PartialEq, Eq)]
+struct Slice {
+    service: ServiceKey,
+    /// By name, its UDP ports. Never empty.
+    ports: BTreeMap<String, Endpoints>,
+}
+
+/// The usable UDP endpoints of all Services, of both families.
 ///
-/// One that terminates serves until its Pod says otherwise. That, and not
-/// readiness, is kube-proxy's own rule for UDP flows (pkg/proxy/conntrack/cleanup.go
-/// since Kubernetes 1.32): a flow is not torn off because no new ones are wanted.
-#[derive(Debug, Default)]
-pub struct EndpointIndex(Mirror<Serving>);
+/// Of all, and not only of those that are served here: one that is served later needs
+/// its endpoints then, and a watch tells them once. Only slices with UDP ports are kept.
+#[derive(Debug)]
+pub struct EndpointIndex {
+    node: String,
+    slices: Mirror<Slice>,
+}
 
 impl EndpointIndex {
-    /// Who serves the port of that name; `None` until the first list is complete.
+    /// An index that knows nothing yet, on the node of that name.
     #[must_use]
-    pub fn serving(&self, port: &str) -> Option<BTreeSet<SocketAddr>> {
-        let slices = self.0.known()?.values();
-        Some(
-            slices
-                .filter_map(|slice| slice.get(port))
-                .flatten()
-                .copied()
-                .collect(),
-        )
+    pub fn new(node: String) -> Self {
+        let slices = Mirror::default();
+        Self { node, slices }
     }
 
-    /// Takes in one watch event. Says whether anything changed.
-    pub fn absorb(&mut self, event: Event<EndpointSlice>) -> bool {
-        self.0.absorb(event, |slice| Some(serving(slice)))
+    /// Who answers each port of the `wanted` Services that anybody answers; `None` until
+    /// the first list is complete.
+    #[must_use]
+    pub fn of(
+        &self,
+        wanted: &BTreeSet<ServiceKey>,
+    ) -> Option<BTreeMap<ServicePortName, Endpoints>> {
+        let mut found: BTreeMap<ServicePortName, Endpoints> = BTreeMap::new();
+        let slices = self.slices.known()?.values();
+        for slice in slices.filter(|slice| wanted.contains(&slice.service)) {
+            for (port, endpoints) in &slice.ports {
+                let port = ServicePortName {
+                    service: slice.service.clone(),
+                    port: port.clone(),
+                };
+                let known = found.entry(port).or_default();
+                known.all.extend(&endpoints.all);
+                known.here.extend(&endpoints.here);
+            }
+        }
+        Some(found)
+    }
+
+    /// Takes in one watch event. Says whether it changed anything about a Service that
+    /// is `wanted`; after a list, about any.
+    pub fn absorb(&mut self, event: Event<EndpointSlice>, wanted: &BTreeSet<ServiceKey>) -> bool {
+        let concerns = match &event {
+            Event::Apply(slice) | Event::Delete(slice) => {
+                let known = self.slices.known();
+                let before = known.and_then(|known| known.get(&mirror::key(slice)));
+                let now = service(slice);
+                before.is_some_and(|before| wanted.contains(&before.service))
+                    || now.is_some_and(|now| wanted.contains(&now))
+            }
+            Event::Init | Event::InitApply(_) | Event::InitDone => true,
+        };
+        let node = &self.node;
+        self.slices.absorb(event, |slice| read(slice, node)) && concerns
     }
 }
 
-fn serving(slice: &EndpointSlice) -> Serving {
-    let mut serving = Serving::new();
+fn service(slice: &EndpointSlice) -> Option<ServiceKey> {
+    Some(ServiceKey {
+        namespace: slice.namespace()?,
+        name: slice.labels().get(SERVICE_NAME_LABEL)?.clone(),
+    })
+}
+
+fn read(slice: &EndpointSlice, node: &str) -> Option<Slice> {
+    let mut ports: BTreeMap<String, Endpoints> = BTreeMap::new();
     let udp = slice
         .ports
         .iter()
@@ -52,113 +106,37 @@ fn serving(slice: &EndpointSlice) -> Serving {
         let Some(number) = port.port.and_then(|number| u16::try_from(number).ok()) else {
             continue;
         };
-        let addresses = slice.endpoints.iter().filter(|e| serves(e)).flat_map(|e| {
+        let known = ports
+            .entry(port.name.clone().unwrap_or_default())
+            .or_default();
+        for endpoint in slice.endpoints.iter().filter(|e| is_usable(e)) {
             // The API server lets none of another type than the slice's in, and
             // names (type FQDN) are nothing that kube-proxy sends to.
-            e.addresses
-                .iter()
-                .filter_map(|ip| ip.parse::<IpAddr>().ok())
-        });
-        serving
-            .entry(port.name.clone().unwrap_or_default())
-            .or_default()
-            .extend(addresses.map(|ip| SocketAddr::new(ip, number)));
+            let addresses = endpoint.addresses.iter();
+            let parsed = addresses.filter_map(|ip| ip.parse::<IpAddr>().ok());
+            let sockets = parsed.map(|ip| SocketAddr::new(ip, number));
+            if endpoint.node_name.as_deref() == Some(node) {
+                known.here.extend(sockets.clone());
+            }
+            known.all.extend(sockets);
+        }
     }
-    serving
+    let service = service(slice)?;
+    (!ports.is_empty()).then_some(Slice { service, ports })
 }
 
-/// An absent condition means yes, as for kube-proxy (pkg/proxy/endpointslicecache.go).
-fn serves(endpoint: &Endpoint) -> bool {
+/// Whether a flow to it may stay, because it serves (one that terminates does, until
+/// its Pod says otherwise), or would be made again, because it is ready, as with
+/// `publishNotReadyAddresses` a Pod is that does not serve.
+///
+/// kube-proxy sends new clients to what is ready, and leaves UDP flows to what serves
+/// (pkg/proxy/conntrack/cleanup.go since Kubernetes 1.32). An absent condition means
+/// yes, as for kube-proxy (pkg/proxy/endpointslicecache.go).
+fn is_usable(endpoint: &Endpoint) -> bool {
     let conditions = endpoint.conditions.as_ref();
-    conditions
-        .and_then(|conditions| conditions.serving)
-        .unwrap_or(true)
+    conditions.is_none_or(|c| c.serving.unwrap_or(true) || c.ready.unwrap_or(true))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn slice(name: &str, change: impl FnOnce(&mut Value)) -> EndpointSlice {
-        let mut object = json!({
-            "metadata": {"name": name, "namespace": "ns"},
-            "addressType": "IPv4",
-            "ports": [{"name": "dns", "protocol": "UDP", "port": 5353},
-                      {"name": "dns-tcp", "protocol": "TCP", "port": 5353}],
-            "endpoints": [{"addresses": ["10.244.1.7"],
-                           "conditions": {"ready": true, "serving": true}}],
-        });
-        change(&mut object);
-        serde_json::from_value(object).unwrap()
-    }
-
-    fn synced(slices: Vec<EndpointSlice>) -> EndpointIndex {
-        let mut index = EndpointIndex::default();
-        index.absorb(Event::Init);
-        for slice in slices {
-            assert!(!index.absorb(Event::InitApply(slice)));
-        }
-        assert_eq!(index.serving("dns"), None, "a part of a list tells nothing");
-        assert!(index.absorb(Event::InitDone));
-        index
-    }
-
-    fn texts(index: &EndpointIndex, port: &str) -> Vec<String> {
-        let serving = index.serving(port).unwrap();
-        serving.iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn all_slices_of_both_families_count() {
-        let six = slice("web-6", |s| {
-            s["addressType"] = json!("IPv6");
-            s["endpoints"][0]["addresses"] = json!(["fd00:244:1::7"]);
-        });
-        let index = synced(vec![slice("web-4", |_| {}), six]);
-        assert_eq!(
-            texts(&index, "dns"),
-            ["10.244.1.7:5353", "[fd00:244:1::7]:5353"]
-        );
-        assert!(texts(&index, "dns-tcp").is_empty(), "TCP is not ours");
-        assert!(texts(&index, "other").is_empty());
-    }
-
-    #[test]
-    fn serving_decides_and_not_readiness() {
-        for (conditions, counts) in [
-            (json!({"ready": true, "serving": true}), true),
-            (
-                json!({"ready": false, "serving": true, "terminating": true}),
-                true,
-            ),
-            (
-                json!({"ready": false, "serving": false, "terminating": true}),
-                false,
-            ),
-            (json!({"ready": true}), true),
-            (json!({}), true),
-            (json!(null), true),
-        ] {
-            let one = slice("web", |s| {
-                s["endpoints"][0]["conditions"] = conditions.clone()
-            });
-            let found = !texts(&synced(vec![one]), "dns").is_empty();
-            assert_eq!(found, counts, "{conditions}");
-        }
-    }
-
-    #[test]
-    fn events_are_followed_and_only_changes_are_told() {
-        let mut index = synced(vec![slice("web", |_| {})]);
-        let labelled = slice("web", |s| s["metadata"]["labels"] = json!({"a": "b"}));
-        assert!(!index.absorb(Event::Apply(labelled)));
-        let moved = slice("web", |s| {
-            s["endpoints"][0]["addresses"] = json!(["10.244.2.8"])
-        });
-        assert!(index.absorb(Event::Apply(moved.clone())));
-        assert_eq!(texts(&index, "dns"), ["10.244.2.8:5353"]);
-        assert!(index.absorb(Event::Delete(moved)));
-        assert!(texts(&index, "dns").is_empty());
-    }
-}
+#[path = "endpoints_tests.rs"]
+mod tests;

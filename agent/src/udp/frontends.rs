@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use highwire_api::{Family, Protocol, ServiceKey, arbitration::Slot};
+use highwire_api::{Family, Protocol, ServiceKey, arbitration::Slot, service::TrafficPolicy};
 
 use crate::ruleset::{Element, Elements};
 
@@ -25,6 +25,8 @@ pub struct Behind {
     pub port: ServicePortName,
     /// Where kube-proxy takes it: the ClusterIP or the NodePort.
     pub entrance: SocketAddr,
+    /// With `Local`, clients from outside get this node's endpoints only.
+    pub policy: TrafficPolicy,
 }
 
 /// The node's addresses and ports that the kernel forwards UDP at.
@@ -58,9 +60,9 @@ impl Frontends {
 
     /// The Services behind them.
     #[must_use]
-    pub fn services(&self) -> BTreeSet<&ServiceKey> {
+    pub fn services(&self) -> BTreeSet<ServiceKey> {
         let ports = self.served.values().map(|behind| &behind.port);
-        ports.map(|port| &port.service).collect()
+        ports.map(|port| port.service.clone()).collect()
     }
 }
 

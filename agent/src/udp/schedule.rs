@@ -19,11 +19,12 @@ const AFTER_CHANGE: [Duration; 7] = [
 const AGAIN: Duration = Duration::from_millis(150);
 /// However many changes there are, no look is sooner after another.
 const SHORTEST_GAP: Duration = Duration::from_millis(100);
-/// If there is still something at the end, the next look is this much later, then
-/// twice that, up to …
-const FIRST_EXTRA: Duration = Duration::from_secs(4);
-/// … this.
-const LONGEST_EXTRA: Duration = Duration::from_secs(30);
+/// If there is still something at the end, kube-proxy is late: the next look is later
+/// by a tenth of the time since the change, so that a client waits at most so much
+/// longer than kube-proxy lets it, but at least by …
+const SHORTEST_EXTRA: Duration = Duration::from_secs(2);
+/// … this, and at most by this.
+const LONGEST_EXTRA: Duration = Duration::from_secs(10);
 
 /// When the next look is due. Without a change, and after one once all is well,
 /// never.
@@ -32,7 +33,6 @@ pub struct Schedule {
     due: Option<Instant>,
     last: Option<Instant>,
     changed: Option<Instant>,
-    extra: Option<Duration>,
 }
 
 impl Schedule {
@@ -45,7 +45,6 @@ impl Schedule {
     /// Something changed that can make flows stale.
     pub fn changed(&mut self, now: Instant) {
         self.changed = Some(now);
-        self.extra = None;
         self.due = Some(self.not_too_soon(now));
     }
 
@@ -59,11 +58,8 @@ impl Schedule {
             Some(at) => Some(self.not_too_soon(at.min(now + AGAIN))),
             None if quiet => None,
             None => {
-                let extra = self
-                    .extra
-                    .map_or(FIRST_EXTRA, |extra| (extra * 2).min(LONGEST_EXTRA));
-                self.extra = Some(extra);
-                Some(now + extra)
+                let late = now.duration_since(changed);
+                Some(now + (late / 10).clamp(SHORTEST_EXTRA, LONGEST_EXTRA))
             }
         };
     }
@@ -115,12 +111,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_in_the_end_is_looked_after_ever_slower() {
+    fn what_is_found_in_the_end_is_looked_after_a_tenth_slower() {
         let (mut schedule, start) = (Schedule::default(), Instant::now());
         schedule.changed(start);
-        let all = looks(&mut schedule, start, false, 60);
+        let all = looks(&mut schedule, start, false, 100);
         let late: Vec<u128> = all.into_iter().filter(|at| *at > 6000).collect();
-        assert_eq!(late[..5], [10_000, 18_000, 34_000, 64_000, 94_000]);
+        assert_eq!(late[..3], [8_000, 10_000, 12_000]);
+        let gaps: Vec<u128> = late.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(
+            gaps.is_sorted() && gaps[gaps.len() - 1] == 10_000,
+            "{gaps:?}"
+        );
         let seen = looks(&mut schedule, start, true, 99);
         assert_eq!(seen.len(), 1, "it ends once nothing is found");
     }

@@ -14,8 +14,11 @@ pub enum Frontend {
     Served {
         /// Where kube-proxy takes the Service's traffic: its ClusterIP or NodePort.
         entrance: SocketAddr,
-        /// The endpoints that serve it; perhaps none.
+        /// The endpoints that serve it, on whatever node; perhaps none.
         endpoints: BTreeSet<SocketAddr>,
+        /// Those of them that a new client from outside gets at this node: all, or with
+        /// `externalTrafficPolicy: Local` the node's own.
+        reachable: BTreeSet<SocketAddr>,
     },
     /// Served until just now, and not any more.
     Retired,
@@ -52,18 +55,19 @@ impl View {
             // sends every packet on as it sees fit, until it has changed the entry to
             // lead to a Pod.
             Some(Frontend::Served { entrance, .. }) if flow.reply.source == *entrance => false,
-            Some(Frontend::Served { endpoints, .. }) => {
-                let mut usable = endpoints
+            Some(Frontend::Served {
+                endpoints,
+                reachable,
+                ..
+            }) => {
+                let usable = |endpoint: &&SocketAddr| endpoint.is_ipv4() == frontend.is_ipv4();
+                let leads_on = endpoints
                     .iter()
-                    .filter(|endpoint| endpoint.is_ipv4() == frontend.is_ipv4())
-                    .peekable();
-                if usable.peek().is_none() {
-                    // Refused is what a new flow would be, and what one is that was
-                    // not rewritten.
-                    flow.is_rewritten()
-                } else {
-                    !usable.any(|endpoint| self.leads_to(flow, *endpoint))
-                }
+                    .filter(usable)
+                    .any(|endpoint| self.leads_to(flow, *endpoint));
+                // What is not rewritten was refused. So would a new flow be where no
+                // endpoint can be reached: deleting it would only make it come again.
+                !leads_on && (flow.is_rewritten() || reachable.iter().any(|e| usable(&e)))
             }
         }
     }

@@ -57,7 +57,17 @@ fn served(endpoints: &[&str]) -> Frontend {
 fn behind(endpoints: BTreeSet<SocketAddr>) -> Frontend {
     Frontend::Served {
         entrance: at(ENTRANCE),
+        reachable: endpoints.clone(),
         endpoints,
+    }
+}
+
+/// With `externalTrafficPolicy: Local`: none of the endpoints is on this node.
+fn served_elsewhere(endpoints: &[&str]) -> Frontend {
+    Frontend::Served {
+        entrance: at(ENTRANCE),
+        endpoints: endpoints.iter().map(|endpoint| at(endpoint)).collect(),
+        reachable: BTreeSet::new(),
     }
 }
 
@@ -99,6 +109,19 @@ fn a_flow_belongs_to_an_endpoint_that_serves() {
         let view = view(&[(NODE, known)]);
         assert_eq!(view.is_stale(&flow(NODE, answers)), stale, "{why}");
     }
+}
+
+/// A client that keeps sending is refused again at once, so a look that deleted its
+/// flow would find it again, and so would the next, for ever.
+#[test]
+fn with_policy_local_a_node_without_endpoints_leaves_the_refused_alone() {
+    let view = view(&[(NODE, served_elsewhere(&["10.244.2.8:5353"]))]);
+    assert!(!view.is_stale(&flow(NODE, NODE)));
+    assert!(view.is_stale(&flow(NODE, "10.244.1.9:5353")), "a dead Pod");
+    assert!(
+        !view.is_stale(&flow(NODE, "10.244.2.8:5353")),
+        "a client in the cluster gets Pods of other nodes too"
+    );
 }
 
 #[test]
@@ -148,6 +171,15 @@ fn any_frontend() -> impl Strategy<Value = Frontend> {
     prop_oneof![
         Just(Frontend::Retired),
         proptest::collection::btree_set(any_socket(), 0..4).prop_map(behind),
+        (
+            proptest::collection::btree_set(any_socket(), 0..4),
+            any::<bool>()
+        )
+            .prop_map(|(endpoints, first)| Frontend::Served {
+                entrance: at(ENTRANCE),
+                reachable: endpoints.iter().take(usize::from(first)).copied().collect(),
+                endpoints,
+            }),
     ]
 }
 
@@ -186,9 +218,9 @@ proptest! {
         view in any_view(), destination in any_socket(), pick in any::<prop::sample::Index>(),
     ) {
         let next = match view.frontends.get(&destination) {
-            Some(Frontend::Served { endpoints, .. }) => {
+            Some(Frontend::Served { reachable, .. }) => {
                 let usable: Vec<&SocketAddr> =
-                    endpoints.iter().filter(|e| e.is_ipv4() == destination.is_ipv4()).collect();
+                    reachable.iter().filter(|e| e.is_ipv4() == destination.is_ipv4()).collect();
                 if usable.is_empty() { destination } else { *usable[pick.index(usable.len())] }
             }
             _ => destination,

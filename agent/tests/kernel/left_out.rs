@@ -113,6 +113,7 @@ async fn one_is_refused(
         Input::HostAddresses(vec![HostAddress {
             address,
             interface: "eth0".into(),
+            devices: [].into(),
             global: true,
             on_default_route: true,
         }]),

@@ -1,6 +1,15 @@
 //! `/healthz`, `/readyz` and `/metrics`.
+//!
+//! Anybody in the network may ask, so nobody can hold much: one request per connection,
+//! few connections, little time.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -8,15 +17,35 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, select_all};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use prometheus::{Encoder, Registry, TextEncoder};
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
 
 use super::heartbeat::Heartbeat;
 
 /// An event loop that has not turned for this long is taken for stuck.
 const STUCK: Duration = Duration::from_secs(60);
+/// Beyond so many connections the oldest is closed: a probe is done within
+/// milliseconds, and who wants to keep it out has to be faster.
+const MOST_CONNECTIONS: usize = 64;
+/// The longest time for the head of a request …
+const HEAD_TIME: Duration = Duration::from_secs(2);
+/// … and for all of it, the answer's way to a slow client included.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// The most bytes of a head; hyper wants no less.
+const HEAD_BYTES: usize = 8192;
+/// When the process has no file descriptor left, say.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is not well, each in words; empty when all is.
 pub type Problems = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
@@ -26,46 +55,81 @@ pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Why the admin server does not run.
 #[derive(Debug, Error)]
-pub enum AdminError {
-    /// Another program has the port, or the address is not this host's.
-    #[error("cannot listen on {address}: {source}; choose another --listen address")]
-    Bind {
-        /// The address asked for.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The server ended.
-    #[error("the admin server on {address} ended: {source}")]
-    Serve {
-        /// Its address.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
+#[error("cannot listen on {address}: {source}; choose another --port or --listen-address")]
+pub struct AdminError {
+    /// The address asked for.
+    pub address: SocketAddr,
+    /// Why not.
+    pub source: io::Error,
+}
+
+/// Where to listen: at these addresses, and always at the loopback of their families
+/// (of both if there is none).
+#[must_use]
+pub fn sockets(addresses: &[IpAddr], port: u16) -> BTreeSet<SocketAddr> {
+    let loopbacks = [
+        IpAddr::from([127, 0, 0, 1]),
+        IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+    ];
+    let used = |loopback: &IpAddr| {
+        let mut own = addresses.iter();
+        addresses.is_empty() || own.any(|ip| ip.is_ipv4() == loopback.is_ipv4())
+    };
+    // An unspecified address has its family's loopback already.
+    let has_all = |loopback: &IpAddr| {
+        let mut own = addresses.iter();
+        own.any(|ip| ip.is_unspecified() && ip.is_ipv4() == loopback.is_ipv4())
+    };
+    let loopbacks = loopbacks.into_iter().filter(|ip| used(ip) && !has_all(ip));
+    let all = addresses.iter().copied().chain(loopbacks);
+    all.map(|ip| SocketAddr::new(ip, port)).collect()
 }
 
 /// The admin server, bound but not yet serving.
 pub struct Admin {
-    listener: TcpListener,
-    address: SocketAddr,
+    listeners: Vec<TcpListener>,
     refresh: Refresh,
 }
 
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Admin");
+        shown
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Admin {
-    /// Takes the port.
+    /// Takes the port at each of the addresses; `sockets` must not be empty. A family
+    /// that this host does not have at all is left out, unless it is the only one.
     ///
     /// # Errors
-    /// If the address cannot be had.
-    pub async fn bind(address: SocketAddr) -> Result<Self, AdminError> {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| AdminError::Bind { address, source })?;
-        Ok(Self {
-            listener,
-            address,
-            refresh: Arc::new(|| Box::pin(async {})),
-        })
+    /// If one of them cannot be had.
+    pub async fn bind(sockets: &BTreeSet<SocketAddr>) -> Result<Self, AdminError> {
+        let mut listeners = Vec::new();
+        let mut missing = None;
+        for address in sockets.iter().copied() {
+            match TcpListener::bind(address).await {
+                Ok(listener) => listeners.push(listener),
+                Err(source) => {
+                    let no_family = source.kind() == io::ErrorKind::AddrNotAvailable
+                        && address.ip().is_loopback();
+                    let error = AdminError { address, source };
+                    if !no_family {
+                        return Err(error);
+                    }
+                    missing = Some(error);
+                }
+            }
+        }
+        match missing {
+            Some(error) if listeners.is_empty() => Err(error),
+            _ => Ok(Self {
+                listeners,
+                refresh: Arc::new(|| Box::pin(async {})),
+            }),
+        }
     }
 
     /// Runs this whenever metrics are asked for.
@@ -75,17 +139,9 @@ impl Admin {
         self
     }
 
-    /// Serves until the process ends: `/healthz` by the loop's heartbeat,
-    /// `/readyz` by `problems`, `/metrics` from the registry.
-    ///
-    /// # Errors
-    /// If the listening socket fails.
-    pub async fn serve(
-        self,
-        registry: Registry,
-        heartbeat: Heartbeat,
-        problems: Problems,
-    ) -> Result<(), AdminError> {
+    /// Serves for ever: `/healthz` by the loop's heartbeat, `/readyz` by `problems`,
+    /// `/metrics` from the registry.
+    pub async fn serve(self, registry: Registry, heartbeat: Heartbeat, problems: Problems) {
         let refresh = self.refresh;
         let gathered = move || async move {
             refresh().await;
@@ -95,13 +151,33 @@ impl Admin {
             .route("/healthz", get(move || async move { healthz(&heartbeat) }))
             .route("/readyz", get(move || async move { readyz(&problems()) }))
             .route("/metrics", get(gathered));
-        axum::serve(self.listener, router)
-            .await
-            .map_err(|source| AdminError::Serve {
-                address: self.address,
-                source,
-            })
+        let mut open: VecDeque<AbortHandle> = VecDeque::new();
+        loop {
+            let next = self.listeners.iter().map(|one| Box::pin(one.accept()));
+            let (accepted, ..) = select_all(next).await;
+            let Ok((stream, _)) = accepted else {
+                sleep(PAUSE).await;
+                continue;
+            };
+            open.retain(|connection| !connection.is_finished());
+            if open.len() >= MOST_CONNECTIONS {
+                open.pop_front().inspect(AbortHandle::abort);
+            }
+            let answering = tokio::spawn(timeout(REQUEST_TIME, answer(stream, router.clone())));
+            open.push_back(answering.abort_handle());
+        }
     }
+}
+
+/// Answers one request. What becomes of it is the client's business.
+async fn answer(stream: TcpStream, router: Router) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_BYTES)
+        .keep_alive(false);
+    let service = TowerToHyperService::new(router);
+    let _ = http.serve_connection(TokioIo::new(stream), service).await;
 }
 
 fn healthz(heartbeat: &Heartbeat) -> Response {
@@ -138,3 +214,7 @@ fn metrics(registry: &Registry) -> Response {
             .into_response(),
     }
 }
+
+#[cfg(test)]
+#[path = "admin_tests.rs"]
+mod tests;

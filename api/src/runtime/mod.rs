@@ -2,6 +2,7 @@
 //! logging and signals. Nothing here decides anything.
 
 pub mod admin;
+pub mod client;
 pub mod errors;
 pub mod heartbeat;
 pub mod logging;

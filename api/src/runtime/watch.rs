@@ -31,6 +31,23 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// delivers nothing by which it could be told sooner.
 const WELL_AGAIN: Duration = Duration::from_secs(15);
 
+/// Objects per page of a list: a page is in memory as a whole, and the status of a
+/// Service may list many nodes, an EndpointSlice a hundred endpoints.
+const PAGE: u32 = 100;
+
+/// How long, in seconds, the API server lets a watch run before it is asked for anew.
+/// Shorter than [`super::client::SILENCE`], so that a watch on which nothing happens is
+/// not taken for a dead one; kube gives one up that is silent 5 s longer than this.
+const WATCH_SECONDS: u32 = 40;
+
+/// How everything is watched: by lists in pages, and never silent for long.
+#[must_use]
+pub fn paged() -> watcher::Config {
+    watcher::Config::default()
+        .page_size(PAGE)
+        .timeout(WATCH_SECONDS)
+}
+
 /// How the watches of a process fare; clones share it.
 #[derive(Clone, Debug)]
 pub struct WatchHealth {

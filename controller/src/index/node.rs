@@ -61,6 +61,15 @@ pub(crate) enum NodeReady {
     Unsaid,
 }
 
+/// The types of a Node's addresses that are advertised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeAddress {
+    /// `ExternalIP`.
+    External,
+    /// `InternalIP`.
+    Internal,
+}
+
 /// What matters of a Node object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NodeFacts {
@@ -81,6 +90,14 @@ pub(crate) struct NodeFacts {
 }
 
 impl NodeFacts {
+    /// Its addresses of one type.
+    pub(crate) fn addresses(&self, address_type: NodeAddress) -> &BTreeSet<IpAddr> {
+        match address_type {
+            NodeAddress::External => &self.external,
+            NodeAddress::Internal => &self.internal,
+        }
+    }
+
     /// Reads a Node object.
     pub(crate) fn of(node: &Node, exclude: ExcludeLabel) -> Self {
         let status = node.status.as_ref();

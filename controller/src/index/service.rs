@@ -12,7 +12,9 @@ use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Con
 use crate::{
     absence::Shortage,
     condition::{self, Footing, PORTS_ERROR, SERVING},
+    desired::Limited,
     ingress::Listed,
+    schedule::Rank,
 };
 
 /// A Service object, read and pruned.
@@ -180,6 +182,16 @@ impl ServiceRecord {
         })
     }
 
+    /// How much its next write matters.
+    pub(crate) fn rank(&self) -> Rank {
+        // Who has waited long enough to say why waits like all others.
+        if self.waiting_since.is_some() && self.serving.is_none() {
+            Rank::First
+        } else {
+            Rank::Refresh
+        }
+    }
+
     /// Whether only nodes with a ready endpoint may be listed.
     pub(crate) fn needs_endpoints(&self) -> bool {
         match &self.asks {
@@ -210,11 +222,12 @@ impl ServiceRecord {
     pub(crate) fn footing<'a>(
         &'a self,
         listed: bool,
+        limited: Option<Limited>,
         shortage: Option<&'a Shortage>,
     ) -> Option<Footing<'a>> {
         Some(match (&self.asks, shortage) {
             (Asks::Abandoned | Asks::Elsewhere { .. }, _) => Footing::NotOurs,
-            _ if listed => Footing::Serving,
+            _ if listed => limited.map_or(Footing::Serving, Footing::Limited),
             (Asks::Frozen(_, problems) | Asks::Unreadable(problems), _) => {
                 Footing::Invalid(problems)
             }
@@ -250,12 +263,14 @@ impl ServiceRecord {
 }
 
 /// Whether what a node has in its kernel for one is right for the other too. The
-/// type of address is no matter of the kernel: a node answers on all it has.
+/// type of address and the number of nodes are no matter of the kernel: a node answers
+/// on all it has, advertised or not.
 fn needs_same_rules(one: &Asks, other: &Asks) -> bool {
     match (one, other) {
         (Asks::Serve(one), Asks::Serve(other)) => {
             let as_other = ServiceSpec {
                 address_type: other.address_type,
+                max_addresses: other.max_addresses,
                 ..one.clone()
             };
             as_other == *other

@@ -74,6 +74,7 @@ impl SimNode {
         let address = |address: IpAddr| HostAddress {
             address,
             interface: "eth0".into(),
+            devices: std::collections::BTreeSet::new(),
             global: true,
             on_default_route: true,
         };
@@ -87,6 +88,7 @@ impl SimNode {
                 protocol: Protocol::Tcp,
                 bound: ([0, 0, 0, 0], *port).into(),
                 v6_only: false,
+                device: None,
                 uid: 0,
                 inode: u32::from(*port),
             })
@@ -115,9 +117,12 @@ impl SimNode {
             address_policy: &AddressPolicy::Default,
             host: HostFacts {
                 listeners: &listeners,
+                held: &[],
+                reserved: &highwire_agent::reserved::ReservedPorts::default(),
                 pods: &pods.collect(),
                 occupied: self.index.occupied(),
             },
+            left_out: &BTreeMap::new(),
         });
         self.check_step(&decision);
         let specs = wanted

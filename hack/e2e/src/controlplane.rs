@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::layout::{API_PORT, CONTROL_PLANE_V4, CONTROL_PLANE_V6, IpFamily};
+use crate::layout::{API_PORT, IpFamily};
 use crate::state::{Config, State};
 use crate::unit::Spec;
 
@@ -18,10 +18,7 @@ const FOREVER: &str = "8760h";
 
 /// The API server's URL inside the cluster.
 pub fn api_url(family: IpFamily) -> String {
-    format!(
-        "https://{}",
-        SocketAddr::new(family.control_plane(), API_PORT)
-    )
+    format!("https://{}", api_address(family))
 }
 
 /// etcd, without the waiting for the disk: a test cluster need not survive a power cut.
@@ -101,12 +98,14 @@ pub fn controller_manager(state: &State, config: &Config) -> Spec {
     )
 }
 
+/// Where the API server listens, in the first family of the cluster.
+pub fn api_address(family: IpFamily) -> SocketAddr {
+    SocketAddr::new(family.control_plane(), API_PORT)
+}
+
 /// The relay on the host's loopback; see [`crate::relay`].
 pub fn relay(state: &State, config: &Config) -> Spec {
-    let target = match config.ip_family.has_v4() {
-        true => SocketAddr::new(CONTROL_PLANE_V4.into(), API_PORT),
-        false => SocketAddr::new(CONTROL_PLANE_V6.into(), API_PORT),
-    };
+    let target = api_address(config.ip_family);
     Spec {
         name: "relay".into(),
         netns: None,

@@ -4,7 +4,7 @@
 //! `deploy/` creates and no more rights than it has, and with the container's
 //! capabilities only.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, PostParams};
 
 use crate::cluster::{Cluster, Node, checkout};
-use crate::controlplane::api_url;
-use crate::layout::{AGENT_PORT, CONTROLLER_PORT};
+use crate::controlplane::{api_address, api_url};
+use crate::layout::{AGENT_PORT, API_PORT, CONTROLLER_PORT};
 use crate::netns::Netns;
 use crate::pki::token_kubeconfig;
 use crate::traffic::{ConnectError, http_text};
@@ -56,9 +56,13 @@ impl Program {
             account: "highwire-agent",
             capabilities: AGENT_CAPABILITIES,
             binary: binary("HIGHWIRE_AGENT", "highwire-agent"),
-            argv: vec![format!("--listen=0.0.0.0:{AGENT_PORT}")],
-            env: vec![("NODE_NAME".into(), node.name.clone())],
-            admin: local(AGENT_PORT),
+            // Many tests wait until a listener's port is free again.
+            argv: vec!["--listener-hold-down=2s".into()],
+            env: vec![
+                ("NODE_NAME".into(), node.name.clone()),
+                ("POD_IP".into(), node.addresses()[0].to_string()),
+            ],
+            admin: local(cluster, AGENT_PORT),
         }
     }
 
@@ -69,7 +73,7 @@ impl Program {
         let Some(number @ 1..=50) = number else {
             bail!("controllers are called c1 to c50, not {name:?}");
         };
-        let port = CONTROLLER_PORT + number - 1;
+        let (port, family) = (CONTROLLER_PORT + number - 1, cluster.config().ip_family);
         Ok(Self {
             cluster: cluster.clone(),
             unit: cluster.unit(&format!("controller-{name}")),
@@ -77,15 +81,13 @@ impl Program {
             account: "highwire-controller",
             capabilities: CONTROLLER_CAPABILITIES,
             binary: binary("HIGHWIRE_CONTROLLER", "highwire-controller"),
-            argv: vec![
-                format!("--identity={name}"),
-                format!("--listen=0.0.0.0:{port}"),
-            ],
+            argv: vec![format!("--identity={name}"), format!("--port={port}")],
             env: vec![
                 ("POD_NAME".into(), name.to_owned()),
                 ("POD_NAMESPACE".into(), NAMESPACE.into()),
+                ("POD_IP".into(), api_address(family).ip().to_string()),
             ],
-            admin: local(port),
+            admin: local(cluster, port),
         })
     }
 
@@ -198,6 +200,16 @@ impl Program {
             .with_context(|| format!("{} has no metric {series}", self.unit.name()))
     }
 
+    /// How many TCP connections to the API server it has.
+    pub fn connections(&self) -> Result<usize> {
+        let pid = self.unit.pid().context("it does not run")?;
+        let port = format!("dport = :{API_PORT}");
+        let command = ["ss", "-Htnp", "state", "established", &port];
+        let sockets = self.netns.check(&command)?;
+        let own = format!("pid={pid},");
+        Ok(sockets.lines().filter(|line| line.contains(&own)).count())
+    }
+
     /// Writes a kubeconfig with a fresh token of its ServiceAccount.
     pub async fn kubeconfig(&self) -> Result<PathBuf> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.cluster.client(), NAMESPACE);
@@ -231,8 +243,12 @@ impl Program {
     }
 }
 
-fn local(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
+/// Loopback, of the family that the cluster has.
+fn local(cluster: &Cluster, port: u16) -> SocketAddr {
+    match cluster.config().ip_family.has_v4() {
+        true => ([127, 0, 0, 1], port).into(),
+        false => (Ipv6Addr::LOCALHOST, port).into(),
+    }
 }
 
 /// The program that `variable` names, or else the release build of that name.

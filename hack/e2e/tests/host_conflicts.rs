@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::conflicts::{bind_tcp, described, greeted, ports_error};
-use common::{BOTH, SHORT, answers, ingress_is, refuses, web, web_service};
+use common::{BOTH, LONG, SHORT, answers, ingress_is, refuses, web, web_pods, web_service};
+use highwire_e2e::{Cluster, ConnectError, Pod, PrivateCluster, Scope, highwire, wait_for};
 
 const N2: [&str; 1] = ["192.0.2.12"];
 
@@ -199,26 +200,98 @@ async fn host_ports_are_refused_unless_they_are_its_own() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_agents_own_port_counts_as_any_other() -> Result<()> {
-    let (cluster, scope) = web("health").await?;
-    let service = web_service(&scope, "web", 9807).await?;
-    let condition = ports_error(&service, "True").await;
-    ensure!(condition.contains("socket 0.0.0.0:9807"), "{condition}");
+async fn a_reserved_port_is_nobodys_whether_or_not_somebody_listens() -> Result<()> {
+    let (cluster, scope) = web("reserved").await?;
+    let n1 = cluster.node("n1")?;
+    let sshd = bind_tcp(n1.netns(), "0.0.0.0", 22)?;
+    let ssh = web_service(&scope, "ssh", 22).await?;
+    // Of the agents' own port, and of one where nobody is.
+    for (name, port) in [("health", 9807), ("kubelet", 10250)] {
+        let service = web_service(&scope, name, port).await?;
+        let condition = ports_error(&service, "True").await;
+        ensure!(condition.contains("--reserved-ports"), "{condition}");
+        ingress_is(&service, &[]).await;
+    }
+    for _ in 0..20 {
+        greeted(&sshd, &cluster.outside(), n1.v4(22))?;
+    }
+    let condition = ports_error(&ssh, "True").await;
+    ensure!(condition.contains("--reserved-ports"), "{condition}");
+    drop(sshd);
+    // The sockets are read anew, for a Service that is decided on.
+    let port = scope.free_port()?;
+    let later = web_service(&scope, "later", port).await?;
+    ingress_is(&later, &BOTH).await;
+    answers(&cluster.outside(), n1.v4(port)).await;
+    ingress_is(&ssh, &[]).await;
+    refuses(&cluster.outside(), n1.v4(22)).await;
     let health = cluster.agent("n1")?.get("/healthz");
     ensure!(health == Ok("ok\n".to_owned()), "{health:?}");
     Ok(())
 }
 
+/// On a cluster of its own, where a port is held for longer than elsewhere.
 #[tokio::test]
-async fn sshd_is_never_cut_off() -> Result<()> {
-    let (cluster, scope) = web("sshd").await?;
-    let n1 = cluster.node("n1")?;
-    let sshd = bind_tcp(n1.netns(), "0.0.0.0", 22)?;
-    let service = web_service(&scope, "web", 22).await?;
-    for _ in 0..20 {
-        greeted(&sshd, &cluster.outside(), n1.v4(22))?;
-    }
+async fn a_listener_that_restarts_keeps_its_port_and_one_that_is_gone_loses_it() -> Result<()> {
+    let cluster = PrivateCluster::up("hold", 2).await?;
+    highwire::start_with(&cluster, &["--listener-hold-down=8s"], &[]).await?;
+    let scope = Scope::new(&cluster, "hold").await?;
+    web_pods(&scope).await?;
+    let (n1, client, port) = (cluster.node("n1")?, cluster.outside(), scope.free_port()?);
+    let nginx = bind_tcp(n1.netns(), "0.0.0.0", port)?;
+    let service = web_service(&scope, "web", port).await?;
     ingress_is(&service, &N2).await;
-    greeted(&sshd, &cluster.outside(), n1.v4(22))?;
+    drop(nginx);
+    held(&cluster, "n1", port).await;
+    ensure!(client.http_get(n1.v4(port), SHORT) == Err(ConnectError::Refused));
+    let nginx = bind_tcp(n1.netns(), "0.0.0.0", port)?;
+    greeted(&nginx, &client, n1.v4(port)).context("nobody got its port")?;
+    drop(nginx);
+    held(&cluster, "n1", port).await;
+    answers(&client, n1.v4(port)).await;
+    ingress_is(&service, &BOTH).await;
+    Ok(())
+}
+
+/// Waits until the node says that the port is kept for who has just left.
+async fn held(cluster: &Cluster, node: &str, port: u16) {
+    wait_for("the port to be held", LONG, || async {
+        let said = described(cluster, node).map_err(|error| error.to_string())?;
+        if said.contains(&format!("0.0.0.0:{port}")) && said.contains("still held") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_port_of_its_own_pod_that_leaves_is_not_kept_from_a_service() -> Result<()> {
+    let cluster = PrivateCluster::up("own", 2).await?;
+    highwire::start_with(&cluster, &["--listener-hold-down=1h"], &[]).await?;
+    let scope = Scope::new(&cluster, "own").await?;
+    let (port, client) = (scope.free_port()?, cluster.outside());
+    for (name, node) in [("traefik-1", "n1"), ("traefik-2", "n2")] {
+        let pod = scope.pod(name).on(node).label("app", "traefik");
+        pod.host_network().tcp(port).start().await?;
+    }
+    let service = scope.service("traefik").load_balancer().tcp(port, port);
+    let service = service.create().await?;
+    ingress_is(&service, &BOTH).await;
+    let n1 = cluster.node("n1")?;
+    ensure!(answers(&client, n1.v4(port)).await.pod == "traefik-1");
+    let gone = Pod::find(&cluster, scope.namespace(), "traefik-1")?;
+    gone.delete(&cluster).await?;
+    let reply = answers(&client, n1.v4(port)).await;
+    ensure!(reply.pod == "traefik-2", "{reply:?}");
+    // Another Service's wish makes the agents read the sockets anew and decide.
+    let other = web_service(&scope, "other", port).await?;
+    ports_error(&other, "True").await;
+    let own = format!("\"{}/traefik\"", scope.namespace());
+    let refused = described(&cluster, "n1")?;
+    ensure!(!refused.contains(&own), "{refused}");
+    ingress_is(&service, &BOTH).await;
+    ensure!(answers(&client, n1.v4(port)).await.pod == "traefik-2");
     Ok(())
 }

@@ -237,6 +237,21 @@ async fn a_nodes_addresses_reach_the_ingress_list() -> Result<()> {
     ensure!(event.contains("no address of the type"), "{event}");
     annotate("Auto").await?;
     ingress_is(service, &BOTH).await;
+    // Of two nodes one is listed, and the status says that there are more.
+    let most = |number: Value| {
+        let annotation = json!({"highwire.dev/max-addresses": number});
+        service.patch(json!({"metadata": {"annotations": annotation}}))
+    };
+    most(json!("1")).await?;
+    wait_for("one address and the words", LONG, || async {
+        let (listed, said) = (service.ingress_ips().await?, serving(service, "True").await);
+        let limited = listed.len() == 1 && said.reason == "Limited";
+        ensure!(limited, "{listed:?} {said:?}");
+        Ok(())
+    })
+    .await;
+    most(Value::Null).await?;
+    ingress_is(service, &BOTH).await;
     // The node's address changes; the agent serves what the interface has.
     let n1 = cluster.node("n1")?;
     n1.netns().ip_batch("addr add 192.0.2.77/24 dev eth0")?;

@@ -8,9 +8,10 @@ mod common;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use common::{ALL, BOTH, LONG, SHORT, answers, at_both_addresses, ingress_is, web};
+use common::conflicts::event;
+use common::{ALL, BOTH, LONG, SHORT, answers, at_both_addresses, ingress_is, web, web_service};
 use highwire_e2e::{ConnectError, Netns, Pod, Scope, Svc, wait_for};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn source_ranges_let_only_their_clients_in() -> Result<()> {
@@ -214,5 +215,32 @@ async fn ranges_hold_where_the_services_own_pod_listens_on_the_host() -> Result<
         let denied = client.http_get_from(outside, to, SHORT);
         ensure!(denied == Err(ConnectError::Timeout), "{node}: {denied:?}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_service_with_too_many_ranges_is_refused_and_others_are_served() -> Result<()> {
+    let (cluster, scope) = web("manyranges").await?;
+    let port = scope.free_port()?;
+    let service = scope.service("many").load_balancer().select("app", "web");
+    // 400 × 400 elements would keep nft busy for minutes.
+    let ports: Vec<Value> = (0..400)
+        .map(|i| json!({"name": format!("p{i}"), "port": 40_000 + i, "targetPort": 8080}))
+        .collect();
+    let networks: Vec<String> = (0..400)
+        .map(|i| format!("10.{}.{}.0/24", i / 128, i % 128 * 2))
+        .collect();
+    let many = service
+        .spec("ports", json!(ports))
+        .spec("allocateLoadBalancerNodePorts", json!(false))
+        .spec("loadBalancerSourceRanges", json!(networks))
+        .create()
+        .await?;
+    let said = event(&scope, &many, "InvalidField").await;
+    ensure!(said.contains("400 networks for 400 ports"), "{said}");
+    let service = web_service(&scope, "web", port).await?;
+    ingress_is(&service, &BOTH).await;
+    answers(&cluster.outside(), cluster.node("n1")?.v4(port)).await;
+    ensure!(many.ingress_ips().await?.is_empty());
     Ok(())
 }

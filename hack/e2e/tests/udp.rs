@@ -10,10 +10,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use common::{ALL, BOTH, LONG, SHORT, all_answer, answers, ingress_is, refuses, web, web_pods};
+use common::{
+    ALL, BOTH, LONG, SHORT, all_answer, answers, ingress_is, refuses, refuses_udp, web, web_pods,
+};
 use highwire_e2e::{
-    Cluster, ConnectError, EchoReply, Netns, Pod, PrivateCluster, Scope, Svc, UdpFlow, highwire,
-    wait_for,
+    Cluster, EchoReply, Netns, Pod, PrivateCluster, Scope, Svc, UdpFlow, highwire, wait_for,
 };
 use serde_json::json;
 
@@ -219,19 +220,10 @@ async fn both_are_answered(early: &mut UdpFlow, client: &Netns, to: SocketAddr) 
     println!("{to}: {:?} after a new client", since.elapsed());
 }
 
-/// Sends until it is refused, so that the kernel has an entry which says so.
+/// A flow that is refused, so that the kernel has an entry which says so.
 async fn refused_flow(client: &Netns, to: SocketAddr) -> Result<UdpFlow> {
     let mut flow = client.udp_flow(to)?;
-    wait_for("a refusal", LONG, || {
-        let outcome = flow.ask(MOMENT);
-        async move {
-            match outcome {
-                Err(ConnectError::Refused) => Ok(()),
-                other => Err(other),
-            }
-        }
-    })
-    .await;
+    refuses_udp(&mut flow).await;
     Ok(flow)
 }
 

@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use highwire_e2e::{Cluster, ConnectError, EchoReply, Netns, Scope, Svc, highwire, wait_for};
+use highwire_e2e::{
+    Cluster, ConnectError, EchoReply, Netns, Scope, Svc, UdpFlow, highwire, wait_for,
+};
 
 /// For one exchange with something that answers at once.
 pub(crate) const SHORT: Duration = Duration::from_millis(800);
@@ -141,6 +143,20 @@ pub(crate) async fn refuses(from: &Netns, to: SocketAddr) {
         match from.http_get(to, SHORT) {
             Err(ConnectError::Refused) => Ok(()),
             other => Err(other),
+        }
+    })
+    .await;
+}
+
+/// Sends on the flow until it is refused.
+pub(crate) async fn refuses_udp(flow: &mut UdpFlow) {
+    wait_for("a refusal", LONG, || {
+        let outcome = flow.ask(SHORT);
+        async move {
+            match outcome {
+                Err(ConnectError::Refused) => Ok(()),
+                other => Err(other),
+            }
         }
     })
     .await;

@@ -1,0 +1,94 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+fn texts(addresses: &[&str]) -> Vec<String> {
+    let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+    let sockets = sockets(&addresses, 9807);
+    sockets.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn it_listens_where_it_is_probed_and_on_loopback() {
+    assert_eq!(
+        texts(&["192.0.2.11"]),
+        ["127.0.0.1:9807", "192.0.2.11:9807"]
+    );
+    assert_eq!(
+        texts(&["2001:db8:1::11"]),
+        ["[::1]:9807", "[2001:db8:1::11]:9807"]
+    );
+    assert_eq!(texts(&["0.0.0.0"]), ["0.0.0.0:9807"]);
+    assert_eq!(texts(&[]), ["127.0.0.1:9807", "[::1]:9807"]);
+}
+
+/// A server on a port of its own.
+async fn server() -> SocketAddr {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let admin = Admin::bind(&BTreeSet::from([any])).await.unwrap();
+    let address = admin.listeners[0].local_addr().unwrap();
+    let problems: Problems = Arc::new(|| vec!["nothing works".to_owned()]);
+    tokio::spawn(admin.serve(Registry::new(), Heartbeat::default(), problems));
+    address
+}
+
+/// What the server says to this, until it closes.
+async fn said(to: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    // What has come counts, also if the end is a reset.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn one_request_is_answered_per_connection() {
+    let to = server().await;
+    let twice = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2);
+    let answer = said(to, &twice).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    let answer = said(to, b"GET /readyz HTTP/1.0\r\n\r\n").await;
+    assert!(
+        answer.contains(" 503 ") && answer.ends_with("nothing works\n"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_refused() {
+    let to = server().await;
+    let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(2 * HEAD_BYTES));
+    let answer = said(to, long.as_bytes()).await;
+    assert!(answer.contains(" 431 "), "{answer}");
+    // Too slow: the server's own time ends it.
+    assert!(!said(to, b"GET / HTTP/1.1\r\n").await.contains(" 200 "));
+}
+
+#[tokio::test]
+async fn idle_connections_keep_no_probe_out() {
+    let to = server().await;
+    let mut idle = Vec::new();
+    for _ in 0..3 * MOST_CONNECTIONS {
+        idle.push(TcpStream::connect(to).await.unwrap());
+    }
+    let answer = said(to, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.contains(" 200 "), "{answer}");
+    // The first was closed for a later one, well before its time.
+    let mut byte = [0];
+    let ended = timeout(HEAD_TIME / 2, idle[0].read(&mut byte)).await;
+    assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let to = server().await;
+    let error = Admin::bind(&BTreeSet::from([to])).await.unwrap_err();
+    assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+    let text = error.to_string();
+    assert!(
+        text.contains(&to.to_string()) && text.contains("--port"),
+        "{text}"
+    );
+}

@@ -1,0 +1,158 @@
+//! The way to the API server, which notices when nobody is there any more.
+//!
+//! A connection whose other end has vanished without a word (a power cut, a firewall
+//! that forgets) looks like one on which nothing happens. The kernel asks after quiet
+//! connections ([`KEEPALIVE`]) and gives up those whose data is not acknowledged
+//! ([`USER_TIMEOUT`]); so an end that is gone is noticed within half a minute. What a
+//! load balancer between keeps alive for a server that is dead is given up after
+//! [`SILENCE`] without a byte: no watch is quiet for so long, since it is asked for anew
+//! before ([`super::watch::paged`]).
+
+use std::time::Duration;
+
+use hyper_timeout::TimeoutConnector;
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use kube::{
+    Client, Config,
+    client::{Body, ConfigExt, retry::RetryPolicy},
+    config::InferConfigError,
+};
+use prometheus::{
+    Gauge,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+use thiserror::Error;
+use tower::{BoxError, ServiceBuilder, retry::RetryLayer, timeout::TimeoutLayer};
+
+use super::heartbeat::Heartbeat;
+
+/// Longer than this no connection is waited for.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A connection on which nothing has come for so long is asked after, …
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// … then as often as this, …
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// … and is given up when so many stay without an answer.
+const KEEPALIVE_TRIES: u32 = 3;
+/// Data that is not acknowledged for so long ends its connection.
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longer than this the API server is never silent. What Kubernetes' own clients allow
+/// (k8s.io/apimachinery pkg/util/net: a ping after 30 s, 15 s for the answer).
+pub const SILENCE: Duration = Duration::from_secs(45);
+
+/// Why there is no client.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody says where the API server is.
+    #[error("no way to the API server: run in a Pod with a ServiceAccount, or set KUBECONFIG: {0}")]
+    NoConfig(#[from] InferConfigError),
+    /// The configuration is of no use.
+    #[error("cannot set up a client for the API server: {0}")]
+    Setup(#[from] kube::Error),
+}
+
+/// The configuration by the usual rules: in a Pod its ServiceAccount, else KUBECONFIG.
+///
+/// # Errors
+/// If neither is there.
+pub async fn config() -> Result<Config, ClientError> {
+    Ok(Config::infer().await?)
+}
+
+/// A client that beats `heard` whenever the API server answers. With a `deadline`, each
+/// request is answered within it or fails, which is not for watches.
+///
+/// # Errors
+/// If a certificate or a key cannot be read.
+pub fn client(
+    config: &Config,
+    heard: &Heartbeat,
+    deadline: Option<Duration>,
+) -> Result<Client, ClientError> {
+    let mut http = HttpConnector::new();
+    // The layer around it makes TLS of it.
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_keepalive(Some(KEEPALIVE));
+    http.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    http.set_keepalive_retries(Some(KEEPALIVE_TRIES));
+    http.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let https = config.rustls_https_connector_with_connector(http)?;
+    let mut connector = TimeoutConnector::new(https);
+    connector.set_connect_timeout(Some(CONNECT));
+    connector.set_read_timeout(Some(SILENCE));
+    connector.set_write_timeout(Some(SILENCE));
+    let sending = legacy::Builder::new(TokioExecutor::new()).build::<_, Body>(connector);
+
+    // The same as kube's own, but for the connector.
+    let heard = heard.clone();
+    let service = ServiceBuilder::new()
+        .option_layer(deadline.map(TimeoutLayer::new))
+        .layer(config.base_uri_layer())
+        .layer(RetryLayer::new(RetryPolicy::server_retry()))
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_response(move |response| {
+            heard.beat();
+            response
+        })
+        .map_err(BoxError::from)
+        .service(sending);
+    Ok(Client::new(service, config.default_namespace.clone()))
+}
+
+/// What is wrong if the API server has not answered for too long, in words.
+#[must_use]
+pub fn silence(heard: &Heartbeat) -> Option<String> {
+    let age = heard.age();
+    (age >= SILENCE).then(|| format!("no word from the API server for {} s", age.as_secs()))
+}
+
+/// How long ago the API server last answered, as a metric.
+pub struct Silence {
+    heard: Heartbeat,
+    gauge: Gauge,
+}
+
+impl Silence {
+    /// The metric of that name.
+    ///
+    /// # Errors
+    /// If it is no name.
+    pub fn new(name: &str, heard: Heartbeat) -> prometheus::Result<Self> {
+        let gauge = Gauge::new(name, "Seconds since the API server last answered")?;
+        Ok(Self { heard, gauge })
+    }
+}
+
+impl Collector for Silence {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge.set(self.heard.age().as_secs_f64());
+        self.gauge.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::Registry;
+
+    #[test]
+    fn silence_is_measured_when_it_is_asked_for() {
+        let (registry, heard) = (Registry::new(), Heartbeat::default());
+        let metric = Silence::new("silence_seconds", heard.clone()).unwrap();
+        registry.register(Box::new(metric)).unwrap();
+        let value = || registry.gather()[0].get_metric()[0].get_gauge().get_value();
+        let first = value();
+        while value() <= first {}
+        assert_eq!(silence(&heard), None);
+    }
+}
