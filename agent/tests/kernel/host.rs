@@ -1,6 +1,6 @@
 //! What the kernel tells of the host's addresses and sockets, on a busy host too.
 //!
-//! Addresses: the node 192.0.2.11, Pods 10.244.0.0/16.
+//! Addresses: the node 192.0.2.11, Pods 10.101.0.0/16 to 10.104.0.0/16.
 
 use std::{
     io::Write,
@@ -38,7 +38,8 @@ struct RoutingDaemon {
 }
 
 impl RoutingDaemon {
-    fn start() -> Self {
+    /// One of several, told apart by `number`.
+    fn start(number: u8) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut daemon = Command::new("sh")
             .args(["-c", "cat > batch; while ip -batch batch; do :; done"])
@@ -47,10 +48,15 @@ impl RoutingDaemon {
             .spawn()
             .unwrap();
         let mut batch = daemon.stdin.take().unwrap();
-        for number in 0..1000 {
-            let to = format!("10.244.{}.{}/32 via 192.0.2.2", number / 250, number % 250);
+        for route in 0..1000 {
+            let to = format!(
+                "10.{}.{}.{}/32 via 192.0.2.2",
+                100 + number,
+                route / 250,
+                route % 250
+            );
             writeln!(batch, "route add {to}\nroute del {to}").unwrap();
-            let to = "default via 192.0.2.3 metric 1000";
+            let to = format!("default via 192.0.2.3 metric {}", 1000 + u16::from(number));
             writeln!(batch, "route add {to}\nroute del {to}").unwrap();
         }
         drop(batch);
@@ -77,7 +83,8 @@ fn has(addresses: &[HostAddress], ip: &str) -> bool {
 fn a_busy_routing_daemon_keeps_no_address_from_being_seen() {
     in_new_namespace(async || {
         network();
-        let _daemon = RoutingDaemon::start();
+        // Several, since one pauses between its rounds.
+        let _daemons = [1, 2, 3, 4].map(RoutingDaemon::start);
         let (sender, mut found) = mpsc::channel(1);
         let _follower = tokio::spawn(addresses::follow(sender));
         until(&mut found, |addresses| has(addresses, NODE)).await;
