@@ -26,7 +26,7 @@ use crate::{
     deletions,
     host::{addresses, listeners, proxy, table_events},
     kernel::Kernel,
-    lifecycle,
+    lifecycle::Tenure,
     metrics::Metrics,
     programmer::{Input, Programmer},
     report::Report,
@@ -110,7 +110,8 @@ pub async fn run(config: Config) -> Result<()> {
     let services = paged();
     let own_pods = paged().fields(&format!("spec.nodeName={}", config.node_name));
     let own_node = paged().fields(&format!("metadata.name={}", config.node_name));
-    let reporter = Reporter::new(&client, config.node_name.clone(), metrics.clone());
+    let tenure = Tenure::new(client.clone(), &config);
+    let reporter = Reporter::new(&client, &config, tenure.node(), metrics.clone());
     let (deleted, own_deletions) = mpsc::channel(1);
     let (addresses, found_addresses) = mpsc::channel(1);
     let (table_events, found_table_events) = mpsc::channel(INPUTS);
@@ -119,9 +120,16 @@ pub async fn run(config: Config) -> Result<()> {
         () = follow("Service", Api::<Service>::all(client.clone()), services, health.clone(),
             inputs.clone(), |event| Input::Service(Box::new(event))) => "watching Services",
         () = follow("Node", Api::<Node>::all(client.clone()), own_node.clone(), health.clone(),
-            inputs.clone(), |event| Input::Node(Box::new(event))) => "watching the Node",
+            inputs.clone(), |event| {
+                tenure.notice_node(&event);
+                Input::Node(Box::new(event))
+            }) => "watching the Node",
         () = follow("Pod", Api::<Pod>::all(client.clone()), own_pods, health.clone(),
-            inputs.clone(), |event| Input::Pod(Box::new(event))) => "watching the node's Pods",
+            inputs.clone(), |event| {
+                tenure.notice_pod(&event);
+                Input::Pod(Box::new(event))
+            }) => "watching the node's Pods",
+        () = tenure.follow(&health) => "watching the Namespace",
         () = deletions::follow(&client, own_node, &health, deleted) => "watching the node's report",
         result = addresses::follow(addresses) => {
             result.context("cannot follow the host's addresses")?;
@@ -140,8 +148,10 @@ pub async fn run(config: Config) -> Result<()> {
         () = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
             "serving health and metrics"
         }
-        () = signals::asked_to_stop(stop) => {
-            lifecycle::stop(&client, &kernel, &config.node_name).await;
+        // Until it is clear what stays, the node goes on serving.
+        leaving = tenure.end(signals::asked_to_stop(stop.clone())) => {
+            tenure.leave(leaving, &kernel).await;
+            signals::asked_to_stop(stop).await;
             return Ok(());
         }
     };

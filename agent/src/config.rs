@@ -10,6 +10,7 @@ use std::{
 use clap::{ArgAction, Args, Parser, Subcommand};
 use highwire_api::{
     ClassPolicy,
+    names::{AGENT_LEASE_DURATION, SYSTEM_NAMESPACE},
     runtime::{admin, logging::LogFormat},
 };
 use ipnet::IpNet;
@@ -66,6 +67,18 @@ pub struct RunArgs {
     /// The name of this node, as in `kubectl get nodes`.
     #[arg(long, env = "NODE_NAME", value_parser = non_empty)]
     pub node_name: String,
+    /// The agent's Pod, by which it learns whether it goes for good when it is asked to
+    /// stop. Without it, everything stays unless the Node was opted out.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
+    /// The namespace of that Pod and of the Leases.
+    #[arg(long, env = "POD_NAMESPACE", default_value = SYSTEM_NAMESPACE)]
+    pub namespace: String,
+    /// How long, in seconds, the agent's Lease is good: about so long a dead node is
+    /// advertised. It is renewed after a third of it.
+    #[arg(long, value_name = "SECONDS", default_value_t = AGENT_LEASE_DURATION.as_secs(),
+          value_parser = clap::value_parser!(u64).range(3..=3600))]
+    pub lease_duration: u64,
     /// Where /healthz, /readyz and /metrics are served, beside loopback (repeatable).
     #[arg(long, env = "POD_IP", value_name = "IP", value_delimiter = ',')]
     pub listen_address: Vec<IpAddr>,
@@ -96,11 +109,24 @@ pub struct RunArgs {
     pub nft: PathBuf,
 }
 
+/// Where an agent is in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The namespace of its Pod and its Lease.
+    pub namespace: String,
+    /// Its Pod, if it has one.
+    pub pod: Option<String>,
+}
+
 /// A validated configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The name of this node.
     pub node_name: String,
+    /// Where the agent is in the cluster.
+    pub place: Place,
+    /// How long its Lease is good.
+    pub lease_duration: Duration,
     /// Where the admin endpoints are served.
     pub admin: BTreeSet<SocketAddr>,
     /// Whose Services are ours.
@@ -120,6 +146,11 @@ impl From<RunArgs> for Config {
         Self {
             node_name: args.node_name,
             admin: admin::sockets(&args.listen_address, args.port),
+            place: Place {
+                namespace: args.namespace,
+                pod: args.pod_name.filter(|name| !name.is_empty()),
+            },
+            lease_duration: Duration::from_secs(args.lease_duration),
             class_policy: class_policy(args.default_class),
             address_policy: address_policy(args.address_cidr),
             reserved_ports: args.reserved_ports,
@@ -226,6 +257,10 @@ mod tests {
                 "--listener-hold-down",
             ),
             (vec!["--node-name=n1", "--nonsense"], "--nonsense"),
+            (
+                vec!["--node-name=n1", "--lease-duration=2"],
+                "--lease-duration",
+            ),
         ] {
             let arguments = [vec!["highwire-agent"], flags].concat();
             let error = Cli::try_parse_from(arguments).unwrap_err().to_string();

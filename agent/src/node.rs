@@ -9,7 +9,7 @@ use highwire_api::{
     Family,
     names::{ENABLED_LABEL, ENABLED_VALUE},
 };
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 /// The parts of a Node that decide what its agent does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,13 +49,20 @@ impl NodeFacts {
         }
         Self {
             uid: node.metadata.uid.clone().unwrap_or_default(),
-            enabled: node.metadata.deletion_timestamp.is_none()
-                && labels
-                    .get(ENABLED_LABEL)
-                    .is_some_and(|value| value == ENABLED_VALUE),
+            enabled: Self::opted_in(&node.metadata),
             addresses: of_type("InternalIP").chain(of_type("ExternalIP")).collect(),
             primary,
             labels,
         }
+    }
+
+    /// Whether the Node has opted in and is not being deleted.
+    #[must_use]
+    pub fn opted_in(metadata: &ObjectMeta) -> bool {
+        let label = metadata
+            .labels
+            .as_ref()
+            .and_then(|it| it.get(ENABLED_LABEL));
+        metadata.deletion_timestamp.is_none() && label.is_some_and(|value| value == ENABLED_VALUE)
     }
 }

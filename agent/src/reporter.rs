@@ -5,16 +5,13 @@ use std::time::{Duration, Instant};
 
 use highwire_api::{
     LoadBalancerNode, LoadBalancerNodeSpec, ResourceVersion,
-    names::{
-        AGENT_LEASE_DURATION, AGENT_LEASE_RENEWAL, OBSERVED_VERSION_ANNOTATION, SYSTEM_NAMESPACE,
-        agent_lease,
-    },
+    names::{AGENT_ABSENCE, OBSERVED_VERSION_ANNOTATION, agent_lease},
     runtime::errors::explain,
 };
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::coordination::v1::Lease,
-    apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference},
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, OwnerReference},
 };
 use kube::{
     Api, Client, Resource,
@@ -24,11 +21,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant as Deadline, MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{info, warn};
 
-use crate::{deletions::Deleted, metrics::Metrics, report::Report};
+use crate::{config::Config, deletions::Deleted, metrics::Metrics, report::Report};
 
 /// Bursts of Service changes are told together, at most this often …
 const STATUS_PAUSE: Duration = Duration::from_millis(50);
@@ -40,6 +37,10 @@ const LONGEST_STATUS_PAUSE: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Longer than this no API call may hold up the next Lease renewal.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A Lease is renewed so many times while it is good.
+const RENEWALS: u32 = 3;
+/// How long the API server is waited for by an agent that takes its report away.
+const WITHDRAWAL: Duration = Duration::from_secs(20);
 
 /// The writer of one node's report.
 #[derive(Debug)]
@@ -47,6 +48,11 @@ pub struct Reporter {
     node_name: String,
     nodes: Api<LoadBalancerNode>,
     leases: Api<Lease>,
+    lease_duration: Duration,
+    /// The Lease as the API server last answered it, to be replaced by one request.
+    lease: Option<Lease>,
+    /// The UID of the Node, while it exists.
+    node: watch::Receiver<Option<String>>,
     metrics: Metrics,
     written: Option<Report>,
     ready: Option<Condition>,
@@ -71,13 +77,21 @@ impl Object {
 }
 
 impl Reporter {
-    /// A writer for the node of this name.
+    /// A writer for the agent's node; `node` says its UID while it exists.
     #[must_use]
-    pub fn new(client: &Client, node_name: String, metrics: Metrics) -> Self {
+    pub fn new(
+        client: &Client,
+        config: &Config,
+        node: watch::Receiver<Option<String>>,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             nodes: Api::all(client.clone()),
-            leases: Api::namespaced(client.clone(), SYSTEM_NAMESPACE),
-            node_name,
+            leases: Api::namespaced(client.clone(), &config.place.namespace),
+            lease_duration: config.lease_duration,
+            lease: None,
+            node,
+            node_name: config.node_name.clone(),
             metrics,
             written: None,
             ready: None,
@@ -92,12 +106,13 @@ impl Reporter {
         mut reports: watch::Receiver<Option<Report>>,
         mut deletions: mpsc::Receiver<Deleted>,
     ) {
-        let mut renewal = interval(AGENT_LEASE_RENEWAL);
+        let mut renewal = interval(self.lease_duration / RENEWALS);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pause = STATUS_PAUSE;
         loop {
             let report = reports.borrow_and_update().clone();
             let pending = report
+                .filter(|report| self.has_owner(report))
                 .filter(|report| self.written.as_ref().is_none_or(|w| report.differs_from(w)));
             if let Some(report) = &pending {
                 let first = self.written.is_none();
@@ -115,7 +130,7 @@ impl Reporter {
             tokio::select! {
                 _ = renewal.tick() => {
                     let latest = reports.borrow().clone();
-                    if let Some(report) = latest {
+                    if let Some(report) = latest.filter(|report| self.has_owner(report)) {
                         let observed = confirmed(self.written.as_ref(), &report);
                         let result = self.renew_lease(&report.node_uid, observed).await;
                         self.note(Object::Lease, result);
@@ -123,13 +138,22 @@ impl Reporter {
                 }
                 () = sleep(RETRY_PAUSE), if retry => {}
                 Some(Deleted) = deletions.recv() => {
-                    warn!(object = Object::Status.label(), "somebody deleted it; it is written again");
+                    warn!(
+                        object = Object::Status.label(),
+                        "it was deleted; it is written again while the Node exists"
+                    );
                     self.written = None;
                     self.ready = None;
                 }
                 changed = wait_changed(&mut reports, pause) => if !changed { return },
             }
         }
+    }
+
+    /// Whether the Node that the report is about exists. Without it there is nothing to
+    /// report, and the garbage collector would delete at once what has a dead owner.
+    fn has_owner(&self, report: &Report) -> bool {
+        self.node.borrow().as_ref() == Some(&report.node_uid)
     }
 
     fn note(&mut self, object: Object, result: Result<(), String>) {
@@ -174,44 +198,130 @@ impl Reporter {
         Ok(())
     }
 
+    /// One request, as long as nobody else writes the Lease.
     async fn renew_lease(
-        &self,
+        &mut self,
         node_uid: &str,
         observed: Option<ResourceVersion>,
     ) -> Result<(), String> {
         let name = agent_lease(&self.node_name);
-        // RFC 3339 with microseconds, which MicroTime asks for.
-        let now = format!("{:.6}", Timestamp::now());
-        let patch = lease_patch(&self.node_name, &now, observed);
-        let create = || Lease {
+        if let Some(mut lease) = self.lease.take() {
+            renew(&mut lease, &self.node_name, self.lease_duration, observed);
+            let params = PostParams::default();
+            let replaced = self.leases.replace(&name, &params, &lease);
+            match timeout(CALL_TIMEOUT, replaced).await {
+                Ok(Ok(lease)) => {
+                    self.lease = Some(lease);
+                    return Ok(());
+                }
+                // Written or deleted by somebody else: below, as at the start.
+                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {}
+                Ok(Err(error)) => return Err(explain(&error)),
+                Err(_) => return Err(no_answer()),
+            }
+        }
+        let mut lease = Lease {
             metadata: owned_by_node(&name, &self.node_name, node_uid),
             ..Lease::default()
         };
-        patch_or_create(&self.leases, &name, &patch, None, create)
-            .await
-            .map(drop)
+        renew(&mut lease, &self.node_name, self.lease_duration, observed);
+        let patch = json!({
+            "metadata": {
+                "annotations": lease.metadata.annotations,
+                "ownerReferences": lease.metadata.owner_references,
+            },
+            "spec": lease.spec,
+        });
+        let create = || lease.clone();
+        self.lease = Some(patch_or_create(&self.leases, &name, &patch, None, create).await?);
+        Ok(())
     }
 
     /// Takes the node's report away, so that it leaves every ingress at once.
-    pub async fn withdraw(client: &Client, node_name: &str) {
+    pub async fn withdraw(client: &Client, namespace: &str, node_name: &str) {
         let nodes: Api<LoadBalancerNode> = Api::all(client.clone());
-        let leases: Api<Lease> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-        let params = DeleteParams::default();
-        let node = timeout(CALL_TIMEOUT, nodes.delete(node_name, &params)).await;
-        let lease_name = agent_lease(node_name);
-        let lease = timeout(CALL_TIMEOUT, leases.delete(&lease_name, &params)).await;
-        for (object, failed) in [
-            ("LoadBalancerNode", !matches!(node, Ok(Ok(_)))),
-            ("Lease", !matches!(lease, Ok(Ok(_)))),
-        ] {
-            if failed {
-                warn!(
-                    object,
-                    "could not be deleted; it goes with the Node, or stays stale"
-                );
-            }
+        let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+        let lease = agent_lease(node_name);
+        tokio::join!(
+            delete(&nodes, node_name, Object::Status),
+            delete(&leases, &lease, Object::Lease),
+        );
+    }
+
+    /// Leaves a Lease that is good until another agent is there, however long the pull
+    /// of its image takes.
+    pub async fn bridge(client: &Client, namespace: &str, node_name: &str) {
+        let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+        let patch = Patch::Merge(json!({ "spec": {
+            "leaseDurationSeconds": AGENT_ABSENCE.as_secs(),
+            "renewTime": MicroTime(Timestamp::now()),
+        }}));
+        let (name, params) = (agent_lease(node_name), PatchParams::default());
+        let written = leases.patch(&name, &params, &patch);
+        match timeout(CALL_TIMEOUT, written).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => warn!("cannot leave a longer Lease: {}", explain(&error)),
+            Err(_) => warn!("cannot leave a longer Lease: {}", no_answer()),
         }
     }
+}
+
+/// Deletes an object of ours. Waits for an API server that is away, and not for rights
+/// that are gone: with those goes the object.
+async fn delete<K>(api: &Api<K>, name: &str, object: Object)
+where
+    K: Resource + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let (end, params) = (Deadline::now() + WITHDRAWAL, DeleteParams::default());
+    loop {
+        let deleted = api.delete(name, &params);
+        let problem = match timeout(CALL_TIMEOUT, deleted).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => return,
+            Ok(Err(error @ kube::Error::Api(_))) => {
+                let object = object.label();
+                info!(
+                    object,
+                    "goes with Highwire or its Node: {}",
+                    explain(&error)
+                );
+                return;
+            }
+            Ok(Err(error)) => explain(&error),
+            Err(_) => no_answer(),
+        };
+        if Deadline::now() >= end {
+            let object = object.label();
+            warn!(
+                object,
+                "could not be deleted; it goes with the Node: {problem}"
+            );
+            return;
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Makes the Lease say that the agent of this node is alive. Without `observed`, it
+/// keeps the version that it carries.
+fn renew(lease: &mut Lease, node: &str, duration: Duration, observed: Option<ResourceVersion>) {
+    if let Some(observed) = observed {
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        annotations.insert(OBSERVED_VERSION_ANNOTATION.to_owned(), observed.to_string());
+    }
+    // Written by us only, and needless to send.
+    lease.metadata.managed_fields = None;
+    lease.spec = Some(LeaseSpec {
+        holder_identity: Some(node.to_owned()),
+        lease_duration_seconds: i32::try_from(duration.as_secs()).ok(),
+        renew_time: Some(MicroTime(Timestamp::now())),
+        ..LeaseSpec::default()
+    });
+}
+
+fn no_answer() -> String {
+    let seconds = CALL_TIMEOUT.as_secs();
+    format!("no answer from the API server within {seconds} s")
 }
 
 /// Waits for a new report, then a little for those right behind it.
@@ -229,20 +339,6 @@ fn confirmed(written: Option<&Report>, latest: &Report) -> Option<ResourceVersio
         written.observed
     } else {
         latest.observed
-    })
-}
-
-/// Without `observed`, the Lease keeps the version that it carries.
-fn lease_patch(node: &str, now: &str, observed: Option<ResourceVersion>) -> Value {
-    let annotations =
-        observed.map(|version| json!({OBSERVED_VERSION_ANNOTATION: version.to_string()}));
-    json!({
-        "metadata": annotations.map_or(json!({}), |all| json!({ "annotations": all })),
-        "spec": {
-            "holderIdentity": node,
-            "leaseDurationSeconds": AGENT_LEASE_DURATION.as_secs(),
-            "renewTime": now,
-        },
     })
 }
 
@@ -293,51 +389,10 @@ where
     match timeout(CALL_TIMEOUT, attempt).await {
         Ok(Ok(written)) => Ok(written),
         Ok(Err(error)) => Err(explain(&error)),
-        Err(_) => Err(format!(
-            "no answer from the API server within {} s",
-            CALL_TIMEOUT.as_secs()
-        )),
+        Err(_) => Err(no_answer()),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{decide::Decision, report::Readiness};
-
-    fn report(revision: u64, observed: u64) -> Report {
-        Report {
-            node_uid: "u".into(),
-            readiness: Readiness::Programmed,
-            decision: Decision::default(),
-            revision,
-            observed: ResourceVersion(observed),
-            proxy_mode: None,
-        }
-    }
-
-    #[test]
-    fn the_lease_never_runs_ahead_of_the_written_status() {
-        assert_eq!(confirmed(None, &report(1, 5)), None);
-        let written = report(1, 5);
-        let confirmed = |latest: Report| confirmed(Some(&written), &latest);
-        assert_eq!(confirmed(report(1, 9)), Some(ResourceVersion(9)));
-        // A change that is not written yet.
-        assert_eq!(confirmed(report(2, 9)), Some(ResourceVersion(5)));
-    }
-
-    #[test]
-    fn a_renewal_without_a_version_leaves_the_annotation_alone() {
-        let patch = lease_patch("n1", "2026-01-02T03:04:05.000000Z", None);
-        assert_eq!(patch["metadata"], json!({}));
-        let patch = lease_patch(
-            "n1",
-            "2026-01-02T03:04:05.000000Z",
-            Some(ResourceVersion(7)),
-        );
-        assert_eq!(
-            patch["metadata"]["annotations"][OBSERVED_VERSION_ANNOTATION],
-            "7"
-        );
-    }
-}
+#[path = "reporter_tests.rs"]
+mod tests;

@@ -53,19 +53,20 @@ pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-bala
 /// every renewal, so that it advances even when the status has nothing new to say.
 pub const OBSERVED_VERSION_ANNOTATION: &str = "highwire.dev/observed-resource-version";
 
-/// The namespace Highwire runs in and keeps its Leases in.
+/// The namespace of Highwire's Leases for a program that is run by hand. In a Pod it is
+/// the Pod's.
 pub const SYSTEM_NAMESPACE: &str = "highwire-system";
 
 /// The Lease by which controllers elect their leader.
 pub const CONTROLLER_LEASE: &str = "highwire-controller";
 
-/// How long an agent's Lease is good without renewal. With
-/// [`AGENT_LEASE_RENEWAL`] it bounds how long a dead node is advertised (15 s,
-/// design §6).
+/// How long an agent's Lease is good without renewal, unless its flag says otherwise. It
+/// bounds how long a dead node is advertised.
 pub const AGENT_LEASE_DURATION: Duration = Duration::from_secs(12);
 
-/// How often an agent renews its Lease.
-pub const AGENT_LEASE_RENEWAL: Duration = Duration::from_secs(4);
+/// How long the Lease is good that an agent leaves behind when its Pod is replaced: as
+/// long as the pull of an image may take.
+pub const AGENT_ABSENCE: Duration = Duration::from_secs(120);
 
 /// The name of the Lease that the agent on `node` renews.
 ///

@@ -4,20 +4,21 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use highwire_api::runtime::{
-    admin::Admin, client, heartbeat::Heartbeat, signals, watch::WatchHealth,
+    admin::Admin, client, heartbeat::Heartbeat, leaving::Leaving, signals, watch::WatchHealth,
 };
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tracing::info;
 
 use crate::{
     actor::{Actor, Missing},
     config::Config,
-    events,
+    events, farewell,
     leader::{Election, ElectionHealth},
     metrics::Metrics,
+    tenure::Tenure,
     watches,
     writer::Writer,
 };
@@ -30,6 +31,11 @@ const ANNOUNCEMENTS: usize = 4096;
 
 /// How long Events that wait may still be sent, and the Lease be given up.
 const FAREWELL: Duration = Duration::from_secs(4);
+
+/// How long what was written may be cleared when Highwire is removed, becoming the
+/// leader for it included. With the wait for an answer before, and [`FAREWELL`] after,
+/// it stays within the Pod's terminationGracePeriodSeconds.
+const CLEARING: Duration = Duration::from_secs(30);
 
 /// Runs until asked to stop.
 ///
@@ -58,7 +64,9 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let heartbeat = Heartbeat::default();
     let (inputs, received) = mpsc::channel(INPUTS);
     let (announcements, announced) = mpsc::channel(ANNOUNCEMENTS);
+    let (elected, won) = watch::channel(false);
     let (leading, led) = watch::channel(false);
+    let (finish, finished) = oneshot::channel::<()>();
     let released = Arc::new(Notify::new());
 
     let actor = Actor {
@@ -80,8 +88,9 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         &api,
         &heard,
         config.identity.clone(),
+        config.place.namespace.clone(),
         election_health.clone(),
-        leading,
+        elected,
     )?;
     let problems = {
         let health = health.clone();
@@ -113,14 +122,43 @@ pub(crate) async fn run(config: Config) -> Result<()> {
             .await;
     });
 
+    let tenure = Tenure::new(client.clone(), config.place.clone());
+    let mut office = std::pin::pin!(async {
+        let asked = || signals::asked_to_stop(stop.clone());
+        let leaving = tokio::select! {
+            leaving = tenure.end(asked()) => leaving,
+            () = lead_while_staying(won.clone(), &leading, &tenure) => Leaving::ForNow,
+        };
+        if let Leaving::ForGood(reason) = leaving {
+            info!(
+                reason,
+                "Highwire is removed: clearing what was written of Services"
+            );
+            leading.send_replace(false);
+            let end = Instant::now() + CLEARING;
+            // Whoever led before may have died without.
+            if timeout(CLEARING, won.clone().wait_for(|won| *won))
+                .await
+                .is_ok()
+            {
+                farewell::clear(&client, end).await;
+            }
+            asked().await;
+        }
+        let _ = finish.send(());
+        std::future::pending::<()>().await;
+    });
+
     let ended = tokio::select! {
         () = watches::run(
-            &client, config.class_policy, config.exclude_label, &health, &inputs
+            &client, &config.place.namespace, config.class_policy, config.exclude_label, &health, &inputs
         ) => "watching",
         () = admin.serve(registry, heartbeat, problems) => "serving health and metrics",
         _ = &mut sending => "sending Events",
         _ = &mut election => "electing a leader",
-        () = actor.run(signals::asked_to_stop(stop.clone())) => {
+        () = tenure.follow(&health) => "watching the Namespace",
+        () = &mut office => "leading",
+        () = actor.run(async { finished.await.unwrap_or_default() }) => {
             // Leadership goes last: what was begun as leader is finished as leader.
             let _ = resign.send(());
             let _ = timeout(FAREWELL, async { tokio::join!(election, sending) }).await;
@@ -131,4 +169,30 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         }
     };
     bail!("{ended} ended, which must never happen");
+}
+
+/// Lets the elected controller lead, unless Highwire is being removed: its predecessor
+/// has cleared what it would write again.
+async fn lead_while_staying(
+    mut won: watch::Receiver<bool>,
+    leading: &watch::Sender<bool>,
+    tenure: &Tenure,
+) {
+    loop {
+        let leads = *won.borrow_and_update();
+        if !leads {
+            leading.send_replace(false);
+        }
+        tokio::select! {
+            goes = tenure.goes(), if leads && !*leading.borrow() => {
+                leading.send_replace(!goes);
+                if won.changed().await.is_err() {
+                    return;
+                }
+            }
+            changed = won.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
 }

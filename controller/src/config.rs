@@ -10,6 +10,7 @@ use std::{
 use clap::{ArgAction, Parser};
 use highwire_api::{
     ClassPolicy,
+    names::SYSTEM_NAMESPACE,
     runtime::{admin, logging::LogFormat},
 };
 
@@ -23,6 +24,13 @@ pub(crate) struct Args {
     /// In a Pod, its name.
     #[arg(long, env = "POD_NAME", value_parser = identity)]
     identity: String,
+    /// The controller's Pod, by which it learns whether it goes for good when it is asked
+    /// to stop. Without it, what it wrote stays.
+    #[arg(long, env = "POD_NAME")]
+    pod_name: Option<String>,
+    /// The namespace of that Pod and of the Leases.
+    #[arg(long, env = "POD_NAMESPACE", default_value = SYSTEM_NAMESPACE)]
+    namespace: String,
     /// Where /healthz, /readyz and /metrics are served, beside loopback (repeatable).
     #[arg(long, env = "POD_IP", value_name = "IP", value_delimiter = ',')]
     listen_address: Vec<IpAddr>,
@@ -53,11 +61,22 @@ pub(crate) struct Args {
     pub(crate) log_format: LogFormat,
 }
 
+/// Where a controller is in the cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The namespace of its Pod and of the Leases.
+    pub(crate) namespace: String,
+    /// Its Pod, if it has one.
+    pub(crate) pod: Option<String>,
+}
+
 /// A validated configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// Who this is in the election of the leader.
     pub(crate) identity: String,
+    /// Where it is in the cluster.
+    pub(crate) place: Place,
     /// Where the admin endpoints are served.
     pub(crate) admin: BTreeSet<SocketAddr>,
     /// Whose Services are ours.
@@ -72,6 +91,10 @@ impl From<Args> for Config {
     fn from(args: Args) -> Self {
         Self {
             identity: args.identity,
+            place: Place {
+                namespace: args.namespace,
+                pod: args.pod_name.filter(|name| !name.is_empty()),
+            },
             admin: admin::sockets(&args.listen_address, args.port),
             class_policy: if args.default_class {
                 ClassPolicy::DefaultAndOurs

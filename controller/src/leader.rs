@@ -20,7 +20,7 @@ use std::{
 };
 
 use highwire_api::{
-    names::{CONTROLLER_LEASE, SYSTEM_NAMESPACE},
+    names::CONTROLLER_LEASE,
     runtime::{
         client::{self, ClientError},
         errors::{explain, with_sources},
@@ -87,16 +87,18 @@ impl ElectionHealth {
 pub(crate) struct Election {
     client: Client,
     identity: String,
+    namespace: String,
     health: ElectionHealth,
     leading: watch::Sender<bool>,
 }
 
 impl Election {
-    /// A candidate that says in `leading` whether it leads.
+    /// A candidate that says in `leading` whether it leads. The Lease is in `namespace`.
     pub(crate) fn new(
         config: &kube::Config,
         heard: &Heartbeat,
         identity: String,
+        namespace: String,
         health: ElectionHealth,
         leading: watch::Sender<bool>,
     ) -> Result<Self, ClientError> {
@@ -104,6 +106,7 @@ impl Election {
         Ok(Self {
             client,
             identity,
+            namespace,
             health,
             leading,
         })
@@ -140,7 +143,7 @@ impl Election {
             let params = LeaseParams::new(&self.identity, LEASE_SECONDS, RENEW_AHEAD_SECONDS);
             let builder = LeaseManagerBuilder::new(self.client.clone(), CONTROLLER_LEASE);
             match builder
-                .with_namespace(SYSTEM_NAMESPACE)
+                .with_namespace(&self.namespace)
                 .with_parameters(params)
                 .build()
                 .await

@@ -10,6 +10,7 @@ mod conflict_news;
 mod desired;
 mod engine;
 mod events;
+mod farewell;
 mod index;
 mod ingress;
 mod leader;
@@ -22,6 +23,7 @@ mod overwrites;
 mod refusals;
 mod rendezvous;
 mod schedule;
+mod tenure;
 mod watches;
 mod writer;
 

@@ -2,7 +2,7 @@
 
 use highwire_api::{
     ClassPolicy, LoadBalancerNode, ServiceKey,
-    names::{FOR_KUBE_PROXY, SYSTEM_NAMESPACE},
+    names::FOR_KUBE_PROXY,
     runtime::watch::{WatchHealth, follow, paged},
 };
 use k8s_openapi::api::{
@@ -22,9 +22,10 @@ use crate::index::{
     service::ServiceView,
 };
 
-/// Sends what the watches say, until the receiver is gone.
+/// Sends what the watches say, until the receiver is gone. The Leases are in `namespace`.
 pub(crate) async fn run(
     client: &Client,
+    namespace: &str,
     policy: ClassPolicy,
     exclude: ExcludeLabel,
     health: &WatchHealth,
@@ -38,7 +39,7 @@ pub(crate) async fn run(
     let nodes = Api::<Node>::all(client.clone());
     let reports = Api::<DeserializeGuard<LoadBalancerNode>>::all(client.clone());
     let slices = Api::<EndpointSlice>::all(client.clone());
-    let leases = Api::<Lease>::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let leases = Api::<Lease>::namespaced(client.clone(), namespace);
 
     // Each ends only when the receiver is gone, and then so do the others.
     tokio::join!(

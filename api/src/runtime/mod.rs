@@ -5,6 +5,7 @@ pub mod admin;
 pub mod client;
 pub mod errors;
 pub mod heartbeat;
+pub mod leaving;
 pub mod logging;
 pub mod signals;
 pub mod watch;

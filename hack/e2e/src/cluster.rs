@@ -72,6 +72,16 @@ impl Cluster {
         self.client.clone()
     }
 
+    /// A client with the rights that a token gives.
+    pub async fn client_with(&self, token: &str) -> Result<Client> {
+        let mut config = client_config(&self.state).await?;
+        config.auth_info = kube::config::AuthInfo {
+            token: Some(token.to_owned().into()),
+            ..kube::config::AuthInfo::default()
+        };
+        Ok(Client::try_from(config)?)
+    }
+
     /// What the cluster was asked to be.
     pub fn config(&self) -> &Config {
         &self.config
@@ -226,6 +236,10 @@ impl Node {
 
 /// An admin client by the relay.
 pub(crate) async fn client(state: &State) -> Result<Client> {
+    Ok(Client::try_from(client_config(state).await?)?)
+}
+
+async fn client_config(state: &State) -> Result<ClientConfig> {
     let path = state.kubeconfig();
     let kubeconfig = Kubeconfig::read_from(&path)?;
     let options = KubeConfigOptions::default();
@@ -234,7 +248,7 @@ pub(crate) async fn client(state: &State) -> Result<Client> {
         .with_context(|| format!("use {}", path.display()))?;
     // Proxies of the machine have nothing to do with an address on its loopback.
     config.proxy_url = None;
-    Ok(Client::try_from(config)?)
+    Ok(config)
 }
 
 /// The root of the checkout this was built from.

@@ -29,6 +29,7 @@
 pub mod cluster;
 pub mod controlplane;
 pub mod highwire;
+pub mod kubelet;
 pub mod kubeproxy;
 pub mod layout;
 pub mod lifecycle;
@@ -49,8 +50,10 @@ pub mod traffic;
 pub mod unit;
 pub mod wait;
 pub mod wiring;
+pub mod workload;
 
 pub use cluster::{Cluster, Node};
+pub use kubelet::Kubelet;
 pub use layout::{IpFamily, ProxyMode};
 pub use netns::{Netns, Output};
 pub use pod::Pod;
@@ -61,3 +64,4 @@ pub use scope::Scope;
 pub use service::Svc;
 pub use traffic::{ConnectError, EchoReply, EchoStream, UdpFlow};
 pub use wait::wait_for;
+pub use workload::Install;

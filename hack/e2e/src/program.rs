@@ -1,15 +1,15 @@
 //! Our own programs in a cluster: an agent per node, and controllers.
 //!
-//! They run as their containers would: with the token of the ServiceAccount that
-//! `deploy/` creates and no more rights than it has, and with the container's
-//! capabilities only.
+//! They run as their containers would: with a token of the ServiceAccount that
+//! `deploy/` creates, bound to a Pod object of theirs, with no more rights than it has,
+//! and with the container's capabilities only.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, PostParams};
 
@@ -21,15 +21,16 @@ use crate::pki::token_kubeconfig;
 use crate::traffic::{ConnectError, http_text};
 use crate::unit::{Spec, Unit};
 use crate::wait::try_wait_for;
+use crate::workload::{Install, Kind, Workload};
 
-/// Namespace of our ServiceAccounts, Leases and Pods.
+/// Namespace of our ServiceAccounts, Leases and Pods, as `deploy/` has it.
 pub const NAMESPACE: &str = "highwire-system";
 /// Capabilities of the agent's container, in setpriv's words; keep equal to deploy/.
 pub const AGENT_CAPABILITIES: &[&str] = &["+net_admin"];
 /// Capabilities of the controller's container: none.
 pub const CONTROLLER_CAPABILITIES: &[&str] = &[];
-/// How long a program may take to end after SIGTERM.
-const GRACE: Duration = Duration::from_secs(15);
+/// How long a program may take to end after SIGTERM: terminationGracePeriodSeconds.
+const GRACE: Duration = Duration::from_secs(60);
 /// Longer than any cluster lives.
 const TOKEN_SECONDS: i64 = 7 * 24 * 3600;
 
@@ -39,7 +40,7 @@ pub struct Program {
     cluster: Cluster,
     unit: Unit,
     netns: Netns,
-    account: &'static str,
+    workload: Workload,
     capabilities: &'static [&'static str],
     binary: PathBuf,
     argv: Vec<String>,
@@ -53,7 +54,7 @@ impl Program {
             cluster: cluster.clone(),
             unit: cluster.unit(&format!("agent-{}", node.name)),
             netns: node.netns().clone(),
-            account: "highwire-agent",
+            workload: Workload::new(Kind::Agent, &node.name, &node.name),
             capabilities: AGENT_CAPABILITIES,
             binary: binary("HIGHWIRE_AGENT", "highwire-agent"),
             // Many tests wait until a listener's port is free again.
@@ -78,17 +79,37 @@ impl Program {
             cluster: cluster.clone(),
             unit: cluster.unit(&format!("controller-{name}")),
             netns: cluster.netns("cp")?,
-            account: "highwire-controller",
+            workload: Workload::new(Kind::Controller, name, "n1"),
             capabilities: CONTROLLER_CAPABILITIES,
             binary: binary("HIGHWIRE_CONTROLLER", "highwire-controller"),
             argv: vec![format!("--identity={name}"), format!("--port={port}")],
-            env: vec![
-                ("POD_NAME".into(), name.to_owned()),
-                ("POD_NAMESPACE".into(), NAMESPACE.into()),
-                ("POD_IP".into(), api_address(family).ip().to_string()),
-            ],
+            env: vec![("POD_IP".into(), api_address(family).ip().to_string())],
             admin: local(cluster, port),
         })
+    }
+
+    /// The same in an installation under another namespace or other names.
+    pub fn installed_as(mut self, install: &Install) -> Self {
+        self.workload.install = install.clone();
+        self
+    }
+
+    /// The same, run from another program file.
+    pub fn run_from(mut self, binary: PathBuf) -> Self {
+        self.binary = binary;
+        self
+    }
+
+    /// The same with these arguments in place of the usual ones; for a program that does
+    /// not know those.
+    pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
+        self.argv = arguments.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Its Pod and what owns that.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
     }
 
     /// The path of its program.
@@ -118,6 +139,8 @@ impl Program {
         argv.extend(flags.iter().map(ToString::to_string));
         let mut spec = Spec::new(self.unit.name(), &self.netns, argv)
             .env("KUBECONFIG", kubeconfig.display().to_string())
+            .env("POD_NAME", self.workload.pod_name())
+            .env("POD_NAMESPACE", &self.workload.install.namespace)
             .env("RUST_BACKTRACE", "1");
         spec.env.extend(self.env.iter().cloned());
         if let Ok(level) = std::env::var("HIGHWIRE_LOG") {
@@ -210,26 +233,29 @@ impl Program {
         Ok(sockets.lines().filter(|line| line.contains(&own)).count())
     }
 
-    /// Writes a kubeconfig with a fresh token of its ServiceAccount.
+    /// Writes a kubeconfig with a fresh token of its ServiceAccount, bound to its Pod
+    /// as the kubelet's are. Creates the Pod's object if need be.
     pub async fn kubeconfig(&self) -> Result<PathBuf> {
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.cluster.client(), NAMESPACE);
+        let pod = self.workload.ensure_pod(&self.cluster).await?;
+        let (namespace, account) = (&self.workload.install.namespace, self.workload.account());
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.cluster.client(), namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec {
                 audiences: vec!["https://kubernetes.default.svc".into()],
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: pod.metadata.name,
+                    uid: pod.metadata.uid,
+                }),
                 expiration_seconds: Some(TOKEN_SECONDS),
-                ..TokenRequestSpec::default()
             },
             ..TokenRequest::default()
         };
         let answer = accounts
-            .create_token_request(self.account, &PostParams::default(), &request)
+            .create_token_request(&account, &PostParams::default(), &request)
             .await
-            .with_context(|| {
-                format!(
-                    "token of ServiceAccount {NAMESPACE}/{}; kubectl apply -f deploy creates it",
-                    self.account
-                )
-            })?;
+            .with_context(|| format!("token of ServiceAccount {namespace}/{account}"))?;
         let token = answer.status.context("the API server gave no token")?.token;
         let state = self.cluster.state();
         let path = state.path(format!("pki/{}.kubeconfig", self.unit.name()));
