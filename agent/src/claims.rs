@@ -167,8 +167,7 @@ impl<'a> HostClaims<'a> {
     }
 
     /// Whether a ready hostNetwork Pod of the Service's is what listens there.
-    #[must_use]
-    pub fn own_host_pod(&self, port: PortKey, service: &ServiceSpec) -> bool {
+    fn own_host_pod(&self, port: PortKey, service: &ServiceSpec) -> bool {
         self.selected(service)
             .any(|pod| pod.host_network && pod.ready && reaches(pod, port, port, service))
     }

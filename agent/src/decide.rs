@@ -105,22 +105,12 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         .filter(|claim| !claim.slots.is_empty())
         .collect();
     let Verdict { served, refused } = arbitrate(&claims);
-    let own_listeners = served
-        .iter()
-        .filter_map(|key| facts.services.get(key))
-        .filter(|wanted| wanted.spec.clients != Clients::Any)
-        .flat_map(|wanted| {
-            forwards(&wanted.spec, &families, primary)
-                .map(|(slot, _)| slot)
-                .filter(|slot| host.own_host_pod(slot.port, &wanted.spec))
-        })
-        .collect();
     let forwards = served
         .iter()
         .filter_map(|key| facts.services.get(key))
         .flat_map(|wanted| forwards(&wanted.spec, &families, primary))
         .collect();
-    let guards: BTreeMap<Slot, BTreeSet<IpNet>> = served
+    let guards = served
         .iter()
         .filter_map(|key| facts.services.get(key))
         .flat_map(|wanted| guards(&wanted.spec, &families, primary))
@@ -158,7 +148,6 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
             addresses,
             forwards,
             guards,
-            own_listeners,
         },
         served,
         conflicts: conflicts.into_iter().collect(),

@@ -319,57 +319,6 @@ proptest! {
 }
 
 #[test]
-fn where_its_own_pod_listens_the_source_ranges_are_kept_too() {
-    let ranged = |name, ranges: Value| {
-        wanted(name, 1, |s| {
-            s["spec"]["selector"] = json!({"app": "edge"});
-            s["spec"]["loadBalancerSourceRanges"] = ranges;
-        })
-    };
-    let pod = serde_json::from_value(json!({
-        "metadata": {"name": "edge", "namespace": "ns", "uid": "p", "labels": {"app": "edge"}},
-        "spec": {"nodeName": "n1", "hostNetwork": true, "containers": [
-            {"name": "c", "ports": [{"containerPort": 80}]},
-        ]},
-        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
-    }))
-    .unwrap();
-    let mut pods = crate::host::pods::PodIndex::default();
-    pods.absorb(kube::runtime::watcher::Event::Init);
-    pods.absorb(kube::runtime::watcher::Event::InitApply(pod));
-    pods.absorb(kube::runtime::watcher::Event::InitDone);
-    let own_listeners = |service, pods: &BTreeMap<_, _>| {
-        let facts = Facts {
-            services: &[service].into(),
-            node: &node(),
-            host_addresses: &host(&["192.0.2.11"]),
-            address_policy: &AddressPolicy::Default,
-            host: HostFacts {
-                listeners: &[],
-                held: &[],
-                reserved: &ReservedPorts::default(),
-                pods,
-                occupied: &Occupied::default(),
-            },
-            left_out: &BTreeMap::new(),
-        };
-        decide(&facts).plan.own_listeners.len()
-    };
-    let pods = pods.pods().unwrap();
-    assert_eq!(
-        own_listeners(ranged("web", json!(["203.0.113.0/24"])), pods),
-        1
-    );
-    assert_eq!(
-        own_listeners(ranged("web", json!([])), pods),
-        0,
-        "no ranges"
-    );
-    let service = ranged("web", json!(["203.0.113.0/24"]));
-    assert_eq!(own_listeners(service, &BTreeMap::new()), 0, "no Pod");
-}
-
-#[test]
 fn a_service_that_nft_refuses_is_left_out_with_words_and_its_port_is_free() {
     let key: ServiceKey = "ns/old".parse().unwrap();
     let left_out = [(key.clone(), "nobody, but nft refuses it: no".to_owned())].into();

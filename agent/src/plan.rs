@@ -38,6 +38,4 @@ pub struct Plan {
     /// The served ports that only clients from these networks may use. An empty
     /// set lets nobody in. All are of the slot's family.
     pub guards: BTreeMap<Slot, BTreeSet<IpNet>>,
-    /// Those of them where the Service's own Pod, in the host's network, is what listens.
-    pub own_listeners: BTreeSet<Slot>,
 }

@@ -209,21 +209,13 @@ pub(super) fn prerouting() -> Vec<String> {
 
 /// Packets for a served port; those that open a connection go on to `next`.
 pub(super) fn inbound(next: &'static str) -> Chain {
-    // The Service's own Pod is no other program: its clients are the Service's.
-    let own = |family| {
-        format!(
-            "ct state new {}",
-            guarded(family, Container::OwnListener(family))
-        )
-    };
-    let mut rules: Vec<String> = Family::ALL.map(own).into();
-    rules.extend([
+    let rules = vec![
         // Whoever may bind a host port is trusted more than whoever may create a Service.
         format!("{HAS_LISTENER} counter name {LISTENER_COUNTER} accept"),
         // Else the node's own stack would reset the client's connection.
         "ct state invalid drop".to_owned(),
         format!("ct state new jump {next}"),
-    ]);
+    ];
     Chain {
         name: "inbound",
         base: None,
@@ -252,7 +244,7 @@ fn rewrite() -> Chain {
         let chain = node_port(family).name;
         format!("{ip} daddr set meta l4proto . th dport map @{map} goto {chain}")
     };
-    let mut rules = guards();
+    let mut rules: Vec<String> = Family::ALL.map(guarded).into();
     rules.push(format!("counter name {REWRITE_COUNTER}"));
     rules.extend(Family::ALL.map(to_cluster_ip));
     rules.extend(Family::ALL.map(to_node_port));
@@ -263,22 +255,14 @@ fn rewrite() -> Chain {
     }
 }
 
-/// Connections to ports that not every client may use.
-pub(super) fn guards() -> Vec<String> {
-    Family::ALL
-        .map(|family| guarded(family, Container::Guarded(family)))
-        .into()
-}
-
-fn guarded(family: Family, ports: Container) -> String {
+/// Connections to a port that not every client may use.
+pub(super) fn guarded(family: Family) -> String {
+    let guarded = Container::Guarded(family).name();
     let nfproto = match family {
         Family::V4 => "ipv4",
         Family::V6 => "ipv6",
     };
-    format!(
-        "meta nfproto {nfproto} meta l4proto . th dport @{} jump guard",
-        ports.name()
-    )
+    format!("meta nfproto {nfproto} meta l4proto . th dport @{guarded} jump guard")
 }
 
 /// `loadBalancerSourceRanges`, before anything is rewritten. kube-proxy cannot do

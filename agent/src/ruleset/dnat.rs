@@ -13,7 +13,7 @@ use highwire_api::Family;
 use super::{
     chains::{
         AFTER_MASQUERADE, Chain, ChainType, HAS_LISTENER, Hook, REWRITE_COUNTER, base, guard,
-        guards, inbound, ip, output, postrouting, prerouting, to_served,
+        guarded, inbound, ip, output, postrouting, prerouting, to_served,
     },
     elements::Container,
 };
@@ -83,7 +83,7 @@ fn admit() -> Chain {
     Chain {
         name: "admit",
         base: None,
-        rules: guards(),
+        rules: Family::ALL.map(guarded).into(),
     }
 }
 

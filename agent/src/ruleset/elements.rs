@@ -31,16 +31,13 @@ pub enum Container {
     LocalPolicy(Family),
     /// `@guarded4`, `@guarded6`: the served ports that not every client may use.
     Guarded(Family),
-    /// `@ownlistener4`, `@ownlistener6`: the guarded ports on which the Service's own Pod
-    /// listens, in the host's network.
-    OwnListener(Family),
     /// `@allowed4`, `@allowed6`: guarded port and network that may use it.
     Allowed(Family),
 }
 
 impl Container {
     /// Every container of any table, in the order they are declared in.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 18] = [
         Self::Node(Family::V4),
         Self::Node(Family::V6),
         Self::Ports(Family::V4),
@@ -57,8 +54,6 @@ impl Container {
         Self::LocalPolicy(Family::V6),
         Self::Guarded(Family::V4),
         Self::Guarded(Family::V6),
-        Self::OwnListener(Family::V4),
-        Self::OwnListener(Family::V6),
         Self::Allowed(Family::V4),
         Self::Allowed(Family::V6),
     ];
@@ -100,8 +95,6 @@ impl Container {
             Self::LocalPolicy(Family::V6) => "localpolicy6",
             Self::Guarded(Family::V4) => "guarded4",
             Self::Guarded(Family::V6) => "guarded6",
-            Self::OwnListener(Family::V4) => "ownlistener4",
-            Self::OwnListener(Family::V6) => "ownlistener6",
             Self::Allowed(Family::V4) => "allowed4",
             Self::Allowed(Family::V6) => "allowed6",
         }
@@ -142,8 +135,6 @@ pub enum Element {
     LocalPolicy(Slot),
     /// In [`Container::Guarded`].
     Guarded(Slot),
-    /// In [`Container::OwnListener`].
-    OwnListener(Slot),
     /// In [`Container::Allowed`].
     Allowed(Slot, IpNet),
 }
@@ -161,7 +152,6 @@ impl Element {
             Self::NodePort(slot) => Container::NodePort(slot.family),
             Self::LocalPolicy(slot) => Container::LocalPolicy(slot.family),
             Self::Guarded(slot) => Container::Guarded(slot.family),
-            Self::OwnListener(slot) => Container::OwnListener(slot.family),
             Self::Allowed(slot, _) => Container::Allowed(slot.family),
         }
     }
@@ -177,8 +167,7 @@ impl fmt::Display for Element {
             | Self::NodeAddress(slot)
             | Self::NodePort(slot)
             | Self::LocalPolicy(slot)
-            | Self::Guarded(slot)
-            | Self::OwnListener(slot) => {
+            | Self::Guarded(slot) => {
                 write!(
                     f,
                     "{} . {}",
@@ -265,11 +254,7 @@ impl Elements {
                 .chain([Element::Guarded(*slot)])
                 .map(|element| (element, None))
         });
-        let own_listeners = plan
-            .own_listeners
-            .iter()
-            .map(|slot| (Element::OwnListener(*slot), None));
-        let elements = addresses.chain(forwards).chain(guards).chain(own_listeners);
+        let elements = addresses.chain(forwards).chain(guards);
         let used = elements.filter(|(element, _)| element.container().is_used(path));
         Self(used.collect())
     }

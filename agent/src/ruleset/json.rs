@@ -63,8 +63,7 @@ fn expression(element: Element, value: Option<Mapped>) -> Expression<'static> {
         | Element::NodeAddress(slot)
         | Element::NodePort(slot)
         | Element::LocalPolicy(slot)
-        | Element::Guarded(slot)
-        | Element::OwnListener(slot) => concat(port(slot).into()),
+        | Element::Guarded(slot) => concat(port(slot).into()),
         Element::Allowed(slot, network) => {
             let [protocol, number] = port(slot);
             let network = Expression::Named(NamedExpression::Prefix(Prefix {
@@ -117,7 +116,6 @@ fn read_element(container: Container, member: &Value) -> Option<(Element, Option
         Container::NodePort(family) => Element::NodePort(read_slot(family, key)?),
         Container::LocalPolicy(family) => Element::LocalPolicy(read_slot(family, key)?),
         Container::Guarded(family) => Element::Guarded(read_slot(family, key)?),
-        Container::OwnListener(family) => Element::OwnListener(read_slot(family, key)?),
         Container::Allowed(family) => {
             Element::Allowed(read_slot(family, key)?, read_network(&key["concat"][2])?)
         }

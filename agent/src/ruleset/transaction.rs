@@ -150,8 +150,7 @@ fn typeof_text(container: Container) -> &'static str {
         Container::Ports(_)
         | Container::ViaPort(_)
         | Container::LocalPolicy(_)
-        | Container::Guarded(_)
-        | Container::OwnListener(_) => "meta l4proto . th dport",
+        | Container::Guarded(_) => "meta l4proto . th dport",
         Container::NodePort(_) => "meta l4proto . th dport : th dport",
         Container::ClusterIp(V4) | Container::NodeAddress(V4) => {
             "meta l4proto . th dport : ip daddr"

@@ -139,8 +139,6 @@ fn plan() -> Plan {
             cluster_ip(81),
             cluster_ip(82),
             cluster_ip(83),
-            cluster_ip(85),
-            cluster_ip(86),
             node_port(8443, TrafficPolicy::Local),
             node_port(443, TrafficPolicy::Cluster),
         ]
@@ -148,11 +146,8 @@ fn plan() -> Plan {
         guards: [
             plans::guard(Family::V4, Protocol::Tcp, 81, &["203.0.113.0/24"]),
             plans::guard(Family::V4, Protocol::Tcp, 82, &["198.51.100.0/24"]),
-            plans::guard(Family::V4, Protocol::Tcp, 85, &["203.0.113.0/24"]),
-            plans::guard(Family::V4, Protocol::Tcp, 86, &["198.51.100.0/24"]),
         ]
         .into(),
-        own_listeners: [cluster_ip(85).0, cluster_ip(86).0].into(),
     }
 }
 
@@ -249,27 +244,6 @@ fn a_listener_on_the_node_wins() {
         assert_eq!(counted("rewrite").await, 0);
         assert!(counted("listener").await > 0);
         assert_eq!(asks("192.0.2.11:80"), Ok(MASQUERADED.into()));
-    });
-}
-
-#[test]
-fn source_ranges_hold_where_the_services_own_pod_listens_and_nowhere_else() {
-    in_new_namespace(async || {
-        let client = node().await;
-        for port in [81, 85, 86] {
-            serve(&format!("0.0.0.0:{port}"));
-        }
-        let asks = |to: &'static str| client.run(move || ask(to));
-        for path in DataPath::ALL {
-            kernel().apply(&replace(path, &plan())).await.unwrap();
-            assert_eq!(asks("192.0.2.11:81"), Ok(CLIENT.into()), "another program");
-            assert_eq!(asks("192.0.2.11:85"), Err(ErrorKind::TimedOut), "its own");
-            assert_eq!(
-                asks("192.0.2.11:86"),
-                Ok(CLIENT.into()),
-                "within the ranges"
-            );
-        }
     });
 }
 

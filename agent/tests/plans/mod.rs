@@ -44,7 +44,6 @@ pub(crate) fn golden() -> [(&'static str, DataPath, Plan); 3] {
             guard(Family::V4, Protocol::Udp, 53, &[]),
         ]
         .into(),
-        own_listeners: [forward(Family::V4, Protocol::Tcp, 80, "10.96.0.10").0].into(),
     };
     [
         ("empty", DataPath::FirstPacket, Plan::default()),

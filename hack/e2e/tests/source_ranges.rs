@@ -192,33 +192,6 @@ async fn a_bad_range_is_refused_with_words_and_the_last_good_ones_stay() -> Resu
 }
 
 #[tokio::test]
-async fn ranges_hold_where_the_services_own_pod_listens_on_the_host() -> Result<()> {
-    let (cluster, scope) = web("ownrange").await?;
-    let port = scope.free_port()?;
-    let pod = scope.pod("edge").on("n1").label("app", "edge");
-    pod.host_network().tcp(port).start().await?;
-    let service = scope.service("edge").load_balancer().tcp(port, port);
-    let service = service
-        .spec("loadBalancerSourceRanges", json!(["198.51.100.10/32"]))
-        .create()
-        .await?;
-    ingress_is(&service, &BOTH).await;
-    let client = cluster.outside();
-    let (inside, outside) = ("198.51.100.10:0".parse()?, "198.51.100.11:0".parse()?);
-    for node in ["n1", "n2"] {
-        let to = cluster.node(node)?.v4(port);
-        let reply = wait_for("the allowed client", LONG, || async {
-            client.http_get_from(inside, to, SHORT)
-        })
-        .await;
-        ensure!(reply.pod == "edge", "{reply:?}");
-        let denied = client.http_get_from(outside, to, SHORT);
-        ensure!(denied == Err(ConnectError::Timeout), "{node}: {denied:?}");
-    }
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_service_with_too_many_ranges_is_refused_and_others_are_served() -> Result<()> {
     let (cluster, scope) = web("manyranges").await?;
     let port = scope.free_port()?;
