@@ -12,6 +12,7 @@ use std::{
 use highwire_api::{
     Family, PortKey, ServiceKey, ServiceSpec,
     arbitration::{Holder, Slot},
+    clients::Clients,
 };
 
 use crate::{
@@ -133,10 +134,16 @@ impl<'a> HostClaims<'a> {
         uses.iter().find_map(|by| match by {
             HostUse::Socket(bound, uid) => {
                 let own = own_sockets.get_or_insert_with(|| self.own_host_pod(slot.port, service));
-                (!*own).then_some(Holder::Socket {
-                    bound: *bound,
-                    uid: *uid,
-                })
+                match (*own, &service.clients) {
+                    (false, _) => Some(Holder::Socket {
+                        bound: *bound,
+                        uid: *uid,
+                    }),
+                    (true, Clients::Any) => None,
+                    // Clients that other nodes have let in come to the same address and
+                    // port, so no rule could tell who may enter here.
+                    (true, Clients::Within(_)) => Some(Holder::OwnSocket { bound: *bound }),
+                }
             }
             HostUse::Held(held) => (!held.beside.contains(&service.key)).then_some(Holder::Left {
                 bound: held.listener.bound,

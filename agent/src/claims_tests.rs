@@ -123,6 +123,19 @@ fn the_services_own_host_network_pod_is_no_conflict() {
 }
 
 #[test]
+fn source_ranges_that_its_own_host_network_pod_would_bypass_are_a_conflict() {
+    let guarded = service("web", |s| {
+        s["spec"]["loadBalancerSourceRanges"] = json!(["198.51.100.0/24"]);
+    });
+    let own = pod("own", |p| p["spec"]["hostNetwork"] = json!(true));
+    let found = holder(&guarded, &[listener("0.0.0.0:80")], vec![own.clone()], &[]);
+    assert!(found.is_some_and(|text| text.contains("its own hostNetwork Pod")));
+    // Its Pod listens somewhere else.
+    let found = holder(&guarded, &[listener("0.0.0.0:81")], vec![own], &[]);
+    assert_eq!(found, None);
+}
+
+#[test]
 fn a_named_target_is_looked_up_in_the_pod() {
     let named = service("web", |s| {
         s["spec"]["ports"][0]["targetPort"] = json!("http")

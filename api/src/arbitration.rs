@@ -84,6 +84,11 @@ pub enum Holder {
         /// The user it belonged to.
         uid: u32,
     },
+    /// The Service's own hostNetwork Pod, which its source ranges do not cover.
+    OwnSocket {
+        /// What it is bound to.
+        bound: SocketAddr,
+    },
     /// Nobody gets it: the agent's `--reserved-ports` names it.
     Reserved,
     /// A Pod's hostPort.
@@ -116,6 +121,7 @@ impl Holder {
         match self {
             Self::Service(_) => ConflictReason::HeldByService,
             Self::Socket { .. } | Self::Left { .. } => ConflictReason::HostListener,
+            Self::OwnSocket { .. } => ConflictReason::SourceRangesNotEnforced,
             Self::Reserved => ConflictReason::ReservedPort,
             Self::HostPort { .. } => ConflictReason::HostPort,
             Self::NodePort(_) => ConflictReason::NodePort,
@@ -132,6 +138,10 @@ impl fmt::Display for Holder {
         match self {
             Self::Service(service) => write!(f, "Service {service}"),
             Self::Socket { bound, uid } => write!(f, "socket {bound} uid {uid}"),
+            Self::OwnSocket { bound } => write!(
+                f,
+                "its own hostNetwork Pod, socket {bound}, where its source ranges do not hold"
+            ),
             // Without the time that is left, which would be another text every second.
             Self::Left { bound, uid } => {
                 write!(

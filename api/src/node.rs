@@ -130,11 +130,14 @@ pub enum ConflictReason {
     RefusedByNft,
     /// The node has no room for the Service's source ranges.
     TooManySourceRanges,
+    /// The Service's own Pod listens on it in the host's network, where the Service's
+    /// source ranges cannot be enforced.
+    SourceRangesNotEnforced,
 }
 
 impl ConflictReason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::HeldByService,
         Self::HostListener,
         Self::ReservedPort,
@@ -144,6 +147,7 @@ impl ConflictReason {
         Self::ExternalIp,
         Self::RefusedByNft,
         Self::TooManySourceRanges,
+        Self::SourceRangesNotEnforced,
     ];
 
     /// The reason as it stands in the API and in metrics.
@@ -159,6 +163,7 @@ impl ConflictReason {
             Self::ExternalIp => "ExternalIP",
             Self::RefusedByNft => "RefusedByNft",
             Self::TooManySourceRanges => "TooManySourceRanges",
+            Self::SourceRangesNotEnforced => "SourceRangesNotEnforced",
         }
     }
 }

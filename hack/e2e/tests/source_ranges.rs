@@ -217,3 +217,32 @@ async fn a_service_with_too_many_ranges_is_refused_and_others_are_served() -> Re
     ensure!(many.ingress_ips().await?.is_empty());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_node_whose_socket_the_ranges_do_not_cover_is_not_advertised() -> Result<()> {
+    let (cluster, scope) = web("hostranges").await?;
+    let port = scope.free_port()?;
+    let pod = scope.pod("own-1").on("n1").label("app", "own");
+    pod.host_network().tcp(port).start().await?;
+    let service = scope.service("own").load_balancer().tcp(port, port);
+    let ranges = |networks: Value| json!({"spec": {"loadBalancerSourceRanges": networks}});
+    let service = service
+        .spec("loadBalancerSourceRanges", json!(["198.51.100.10/32"]))
+        .create()
+        .await?;
+    ingress_is(&service, &["192.0.2.12"]).await;
+    let said = event(&scope, &service, "PortConflict").await;
+    ensure!(
+        said.contains("its own hostNetwork Pod") && said.contains("source ranges do not hold"),
+        "{said}"
+    );
+    // n2 enforces them, though the one Pod is on n1.
+    let n2 = cluster.node("n2")?.v4(port);
+    let client = cluster.outside();
+    answers(&client, n2).await;
+    let denied = client.http_get_from("198.51.100.11:0".parse()?, n2, SHORT);
+    ensure!(denied == Err(ConnectError::Timeout), "{denied:?}");
+    service.patch(ranges(Value::Null)).await?;
+    ingress_is(&service, &BOTH).await;
+    Ok(())
+}
