@@ -1,11 +1,11 @@
 //! What the agent tells the cluster about its node. Pure: see [`crate::reporter`]
 //! for who writes it.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use highwire_api::{
-    Family, LoadBalancerNodeStatus, ResourceVersion,
-    node::{ProxyMode, READY},
+    Family, LoadBalancerNodeStatus, ResourceVersion, ServiceKey,
+    node::{Conflict, LONGEST_HELD_BY, MOST_CONFLICTS, MOST_REFUSED_BYTES, ProxyMode, READY},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -27,6 +27,9 @@ pub enum Readiness {
     NoAddresses,
     /// The Node lacks the label, or is being deleted.
     NotEnabled,
+    /// It refuses so many Services that the report cannot name them, and who reads it
+    /// would take the others for served.
+    TooManyConflicts,
 }
 
 impl Readiness {
@@ -46,6 +49,7 @@ impl Readiness {
             Self::ServiceProxyMissing => "ServiceProxyMissing",
             Self::NoAddresses => "NoAddresses",
             Self::NotEnabled => "NotEnabled",
+            Self::TooManyConflicts => "TooManyConflicts",
         }
     }
 }
@@ -70,6 +74,10 @@ impl fmt::Display for Readiness {
             ),
             Self::NotEnabled => f.write_str(
                 "the node is not labelled highwire.dev/enabled=true, or is being deleted",
+            ),
+            Self::TooManyConflicts => f.write_str(
+                "more Services are refused a port here than a report can name; the log and \
+                 `highwire-agent explain` do: delete them or give them other ports",
             ),
         }
     }
@@ -109,13 +117,20 @@ impl Report {
     #[must_use]
     pub fn status(&self, previous: Option<&Condition>, now: Timestamp) -> LoadBalancerNodeStatus {
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let (told, untold) = bounded(&self.decision.conflicts);
+        let refused = names(told, untold);
+        let readiness = match (&self.readiness, &refused) {
+            (Readiness::Programmed, None) => &Readiness::TooManyConflicts,
+            (readiness, _) => readiness,
+        };
         LoadBalancerNodeStatus {
-            conditions: vec![self.condition(previous, now)],
+            conditions: vec![condition(readiness, previous, now)],
             observed_resource_version: Some(self.observed.to_string()),
             services: count(self.decision.served.len()),
             ports: count(self.ports()),
             conflict_count: count(self.decision.conflicts.len()),
-            conflicts: self.decision.conflicts.clone(),
+            conflicts: told.iter().map(shortened).collect(),
+            refused: refused.unwrap_or_default(),
             addresses: self
                 .decision
                 .plan
@@ -136,23 +151,49 @@ impl Report {
             .collect::<std::collections::BTreeSet<_>>()
             .len()
     }
+}
 
-    fn condition(&self, previous: Option<&Condition>, now: Timestamp) -> Condition {
-        let status = if self.readiness.is_ready() {
-            "True"
-        } else {
-            "False"
-        };
-        let unchanged = previous.filter(|previous| previous.status == status);
-        Condition {
-            type_: READY.to_owned(),
-            status: status.to_owned(),
-            reason: self.readiness.reason().to_owned(),
-            message: self.readiness.to_string(),
-            last_transition_time: unchanged
-                .map_or(Time(now), |previous| previous.last_transition_time.clone()),
-            observed_generation: None,
-        }
+/// The conflicts that a report explains, and the others.
+fn bounded(conflicts: &[Conflict]) -> (&[Conflict], &[Conflict]) {
+    conflicts.split_at(conflicts.len().min(MOST_CONFLICTS))
+}
+
+/// The conflict with words that fit into a report.
+fn shortened(conflict: &Conflict) -> Conflict {
+    Conflict {
+        held_by: conflict.held_by.chars().take(LONGEST_HELD_BY).collect(),
+        ..conflict.clone()
+    }
+}
+
+/// The Services that only the conflicts in `untold` name; `None` if they are too many.
+fn names(told: &[Conflict], untold: &[Conflict]) -> Option<Vec<ServiceKey>> {
+    let explained: BTreeSet<&ServiceKey> = told.iter().map(|c| &c.service).collect();
+    let all: BTreeSet<&ServiceKey> = untold.iter().map(|c| &c.service).collect();
+    let names: Vec<ServiceKey> = all.difference(&explained).copied().cloned().collect();
+    // Quotes and a comma stand around each.
+    let size: usize = names
+        .iter()
+        .map(|key| key.namespace.len() + key.name.len() + 4)
+        .sum();
+    (size <= MOST_REFUSED_BYTES).then_some(names)
+}
+
+fn condition(readiness: &Readiness, previous: Option<&Condition>, now: Timestamp) -> Condition {
+    let status = if readiness.is_ready() {
+        "True"
+    } else {
+        "False"
+    };
+    let unchanged = previous.filter(|previous| previous.status == status);
+    Condition {
+        type_: READY.to_owned(),
+        status: status.to_owned(),
+        reason: readiness.reason().to_owned(),
+        message: readiness.to_string(),
+        last_transition_time: unchanged
+            .map_or(Time(now), |previous| previous.last_transition_time.clone()),
+        observed_generation: None,
     }
 }
 
@@ -221,5 +262,48 @@ mod tests {
             "{}",
             off.message
         );
+    }
+
+    #[test]
+    fn a_report_is_bounded_and_names_every_refused_service() {
+        use highwire_api::{Protocol, node::ConflictReason};
+        let refusing = |services: usize, ports: u16, length: usize| {
+            let mut report = report(Readiness::Programmed);
+            let all = (0..services).flat_map(|number| {
+                (1..=ports).map(move |port| Conflict {
+                    service: format!("ns/{number:0length$}").parse().unwrap(),
+                    protocol: Protocol::Tcp,
+                    port,
+                    reason: ConflictReason::HeldByService,
+                    held_by: "Service a/b".into(),
+                })
+            });
+            report.decision.conflicts = all.collect();
+            report.decision.conflicts.sort();
+            report.status(None, Timestamp::UNIX_EPOCH)
+        };
+        let small = refusing(10, 3, 4);
+        assert_eq!((small.conflicts.len(), small.refused.len()), (30, 0));
+        // One Service that asks for 11,000 ports is told in 1,000 of them.
+        let one = refusing(1, 11_000, 4);
+        assert_eq!(
+            (one.conflicts.len(), one.refused.len()),
+            (MOST_CONFLICTS, 0)
+        );
+        assert_eq!(one.conflict_count, 11_000);
+
+        let many = refusing(5_000, 2, 8);
+        let mut named: BTreeSet<_> = many.conflicts.iter().map(|c| &c.service).collect();
+        named.extend(&many.refused);
+        assert_eq!((named.len(), many.refused.len()), (5_000, 4_500));
+        assert_eq!(many.conditions[0].status, "True");
+
+        let too_many = refusing(20_000, 1, 60);
+        let ready = &too_many.conditions[0];
+        assert_eq!(
+            (ready.status.as_str(), ready.reason.as_str()),
+            ("False", "TooManyConflicts")
+        );
+        assert!(too_many.conflicts.len() == MOST_CONFLICTS && too_many.refused.is_empty());
     }
 }

@@ -10,6 +10,16 @@ use crate::{ServiceKey, port::Protocol, version::ResourceVersion};
 /// The condition type that says whether a node forwards.
 pub const READY: &str = "Ready";
 
+/// How many refused ports a report explains. With names of the greatest length they are
+/// 1 MB, of the 1.5 MiB that etcd takes.
+pub const MOST_CONFLICTS: usize = 1000;
+
+/// How many characters `heldBy` may have.
+pub const LONGEST_HELD_BY: usize = 512;
+
+/// How many bytes of names `refused` may have.
+pub const MOST_REFUSED_BYTES: usize = 400_000;
+
 /// Nothing is asked of a LoadBalancerNode: it only reports.
 #[derive(
     CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
@@ -58,18 +68,24 @@ pub struct LoadBalancerNodeStatus {
     #[serde(default)]
     #[schemars(extend("format" = "int32"))]
     pub ports: u32,
-    /// How many entries `conflicts` has.
+    /// How many ports are refused, over all Services.
     #[serde(default)]
     #[schemars(extend("format" = "int32"))]
     pub conflict_count: u32,
-    /// Ports that Services asked for and this node refuses, and why.
+    /// Ports that Services asked for and this node refuses, and why; the first 1,000.
     #[serde(default)]
+    #[schemars(extend("maxItems" = MOST_CONFLICTS))]
     pub conflicts: Vec<Conflict>,
+    /// The Services of all further refused ports, as `namespace/name`.
+    #[serde(default)]
+    #[schemars(extend("maxItems" = 100_000))]
+    pub refused: Vec<ServiceKey>,
     /// The addresses of the node at which Services answer.
     #[serde(default)]
     pub addresses: Vec<String>,
     /// How kube-proxy works on this node.
     #[serde(default)]
+    #[schemars(with = "Option<String>", extend("maxLength" = 64, "pattern" = "^[a-z]+$"))]
     pub proxy_mode: Option<ProxyMode>,
 }
 
@@ -98,11 +114,13 @@ pub struct Conflict {
     /// The protocol of the refused port.
     pub protocol: Protocol,
     /// The refused port.
-    #[schemars(extend("format" = "int32"))]
+    #[schemars(extend("format" = "int32", "minimum" = 1))]
     pub port: u16,
-    /// Why it is refused.
+    /// Why it is refused; more reasons may be added.
+    #[schemars(with = "String", extend("maxLength" = 64, "pattern" = "^[A-Za-z]+$"))]
     pub reason: ConflictReason,
     /// Who has the port, as in `Service default/traefik`.
+    #[schemars(extend("maxLength" = LONGEST_HELD_BY))]
     pub held_by: String,
 }
 
@@ -133,11 +151,14 @@ pub enum ConflictReason {
     /// The Service's own Pod listens on it in the host's network, where the Service's
     /// source ranges cannot be enforced.
     SourceRangesNotEnforced,
+    /// A newer agent has a reason that this program does not know; `heldBy` has the words.
+    #[serde(other)]
+    Other,
 }
 
 impl ConflictReason {
     /// Every reason.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::HeldByService,
         Self::HostListener,
         Self::ReservedPort,
@@ -148,6 +169,7 @@ impl ConflictReason {
         Self::RefusedByNft,
         Self::TooManySourceRanges,
         Self::SourceRangesNotEnforced,
+        Self::Other,
     ];
 
     /// The reason as it stands in the API and in metrics.
@@ -164,6 +186,7 @@ impl ConflictReason {
             Self::RefusedByNft => "RefusedByNft",
             Self::TooManySourceRanges => "TooManySourceRanges",
             Self::SourceRangesNotEnforced => "SourceRangesNotEnforced",
+            Self::Other => "Other",
         }
     }
 }
@@ -178,4 +201,43 @@ pub enum ProxyMode {
     Nftables,
     /// `--proxy-mode=ipvs`.
     Ipvs,
+    /// One that a newer agent knows.
+    #[serde(other)]
+    Other,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_a_newer_agent_says_makes_no_report_unreadable() {
+        let status: LoadBalancerNodeStatus = serde_json::from_value(json!({
+            "observedResourceVersion": "7",
+            "proxyMode": "ebpf",
+            "conflicts": [{"service": "a/b", "protocol": "TCP", "port": 80,
+                           "reason": "TakenByAliens", "heldBy": "a saucer", "since": "today"}],
+            "mood": "fine",
+        }))
+        .unwrap();
+        assert_eq!(status.proxy_mode, Some(ProxyMode::Other));
+        let conflict = &status.conflicts[0];
+        assert_eq!(
+            (conflict.reason, conflict.held_by.as_str()),
+            (ConflictReason::Other, "a saucer")
+        );
+    }
+
+    #[test]
+    fn a_report_of_an_older_agent_is_read() {
+        let status: LoadBalancerNodeStatus = serde_json::from_value(json!({
+            "conflictCount": 1,
+            "conflicts": [{"service": "a/b", "protocol": "UDP", "port": 53,
+                           "reason": "ExternalIP", "heldBy": "x"}],
+        }))
+        .unwrap();
+        assert_eq!(status.conflicts[0].reason, ConflictReason::ExternalIp);
+        assert!(status.refused.is_empty());
+    }
 }

@@ -31,6 +31,7 @@ fn every_status_is_kept_by_the_schema() {
         "ports",
         "conflictCount",
         "conflicts",
+        "refused",
         "addresses",
         "proxyMode",
     ] {

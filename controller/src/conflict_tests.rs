@@ -402,3 +402,18 @@ fn a_thousand_services_for_one_port_cost_one_write_and_one_event_each() {
     let next = world.engine.next_turn(true).unwrap();
     assert!(next > world.now.instant + SECOND, "only Leases wake it");
 }
+
+#[test]
+fn a_service_that_a_report_only_names_as_refused_is_not_listed() {
+    let mut world = World::new();
+    world.put(service("young"));
+    world.live(1);
+    world.report(1, world.version(), |report| {
+        report["status"]["refused"] = json!(["shop/young"]);
+    });
+    world.pass(5 * SECOND);
+    assert!(world.advertised("young").is_empty());
+    world.refuses(1, &[]);
+    world.pass(5 * SECOND);
+    assert_eq!(world.advertised("young").len(), 1);
+}

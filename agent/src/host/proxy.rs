@@ -76,6 +76,7 @@ impl Traces {
             ProxyMode::Nftables => self.nftables,
             ProxyMode::Iptables => self.iptables,
             ProxyMode::Ipvs => self.ipvs_interface,
+            ProxyMode::Other => false,
         };
         if known.is_some_and(left) {
             return known;

@@ -24,7 +24,9 @@ impl DataPath {
     pub fn beside(proxy_mode: Option<ProxyMode>) -> Self {
         match proxy_mode {
             Some(ProxyMode::Ipvs) => Self::Dnat,
-            Some(ProxyMode::Iptables | ProxyMode::Nftables) | None => Self::FirstPacket,
+            Some(ProxyMode::Iptables | ProxyMode::Nftables | ProxyMode::Other) | None => {
+                Self::FirstPacket
+            }
         }
     }
 }

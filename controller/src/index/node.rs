@@ -174,6 +174,10 @@ impl AgentReport {
             let refusals = conflicts.entry(conflict.service.clone()).or_default();
             refusals.extend(Refusal::of(conflict));
         }
+        // Without a cause: it is refused all the same.
+        for service in status.refused {
+            conflicts.entry(service).or_default();
+        }
         for refusals in conflicts.values_mut() {
             refusals.sort();
             refusals.dedup();

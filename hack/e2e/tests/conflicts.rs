@@ -8,6 +8,9 @@ use anyhow::{Context, Result, ensure};
 use common::conflicts::{bind_tcp, described, event, events, ports_error};
 use common::{BOTH, LONG, SHORT, answers, ingress_is, web, web_service};
 use highwire_e2e::{ConnectError, wait_for};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+};
 use serde_json::json;
 
 const N1: [&str; 1] = ["192.0.2.11"];
@@ -235,5 +238,42 @@ async fn bad_input_harms_no_other() -> Result<()> {
     let fixed = json!({"metadata": {"annotations": {"highwire.dev/address-type": "InternalIP"}}});
     broken.patch(fixed).await?;
     ingress_is(&broken, &BOTH).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_largest_report_is_accepted_and_so_are_words_of_a_newer_agent() -> Result<()> {
+    let (cluster, scope) = web("large").await?;
+    let name = format!("{}-node", scope.namespace());
+    let service = |number: usize| format!("{}/{number:0>253}", "n".repeat(63));
+    let conflicts = (0..1000).map(|number| {
+        json!({"service": service(number), "protocol": "TCP", "port": 65535,
+               "reason": "R".repeat(64), "heldBy": "h".repeat(512)})
+    });
+    // 400,000 bytes of names, as many as the agent may write.
+    let refused = (1000..1000 + 400_000 / 320).map(service);
+    let status = json!({
+        "proxyMode": "future",
+        "conflictCount": 100_000,
+        "conflicts": conflicts.collect::<Vec<_>>(),
+        "refused": refused.collect::<Vec<_>>(),
+    });
+    let resource = ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk("highwire.dev", "v1alpha1", "LoadBalancerNode"),
+        "loadbalancernodes",
+    );
+    let nodes = Api::<DynamicObject>::all_with(cluster.client(), &resource);
+    let node = DynamicObject::new(&name, &resource).data(json!({"spec": {}}));
+    nodes.create(&PostParams::default(), &node).await?;
+    let patch = Patch::Merge(json!({ "status": status }));
+    let written = nodes
+        .patch_status(&name, &PatchParams::default(), &patch)
+        .await;
+    nodes.delete(&name, &DeleteParams::default()).await?;
+    let written = written?;
+    for field in ["proxyMode", "conflictCount", "conflicts", "refused"] {
+        let kept = written.data["status"][field] == status[field];
+        ensure!(kept, "{field} was changed");
+    }
     Ok(())
 }
