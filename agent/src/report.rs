@@ -117,20 +117,15 @@ impl Report {
     #[must_use]
     pub fn status(&self, previous: Option<&Condition>, now: Timestamp) -> LoadBalancerNodeStatus {
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
-        let (told, untold) = bounded(&self.decision.conflicts);
-        let refused = names(told, untold);
-        let readiness = match (&self.readiness, &refused) {
-            (Readiness::Programmed, None) => &Readiness::TooManyConflicts,
-            (readiness, _) => readiness,
-        };
+        let (told, refused) = bounded(&self.decision.conflicts);
         LoadBalancerNodeStatus {
-            conditions: vec![condition(readiness, previous, now)],
+            conditions: vec![self.condition(previous, now)],
             observed_resource_version: Some(self.observed.to_string()),
             services: count(self.decision.served.len()),
             ports: count(self.ports()),
             conflict_count: count(self.decision.conflicts.len()),
             conflicts: told.iter().map(shortened).collect(),
-            refused: refused.unwrap_or_default(),
+            refused: if fits(&refused) { refused } else { Vec::new() },
             addresses: self
                 .decision
                 .plan
@@ -148,14 +143,50 @@ impl Report {
         let forwards = self.decision.plan.forwards.keys();
         forwards
             .map(|slot| slot.port)
-            .collect::<std::collections::BTreeSet<_>>()
+            .collect::<BTreeSet<_>>()
             .len()
+    }
+
+    fn condition(&self, previous: Option<&Condition>, now: Timestamp) -> Condition {
+        let status = if self.readiness.is_ready() {
+            "True"
+        } else {
+            "False"
+        };
+        let unchanged = previous.filter(|previous| previous.status == status);
+        Condition {
+            type_: READY.to_owned(),
+            status: status.to_owned(),
+            reason: self.readiness.reason().to_owned(),
+            message: self.readiness.to_string(),
+            last_transition_time: unchanged
+                .map_or(Time(now), |previous| previous.last_transition_time.clone()),
+            observed_generation: None,
+        }
     }
 }
 
-/// The conflicts that a report explains, and the others.
-fn bounded(conflicts: &[Conflict]) -> (&[Conflict], &[Conflict]) {
-    conflicts.split_at(conflicts.len().min(MOST_CONFLICTS))
+/// Whether a report can name every Service that is refused a port.
+#[must_use]
+pub fn names_all(conflicts: &[Conflict]) -> bool {
+    fits(&bounded(conflicts).1)
+}
+
+/// The conflicts that a report explains, and the Services of the others.
+fn bounded(conflicts: &[Conflict]) -> (&[Conflict], Vec<ServiceKey>) {
+    let (explained, others) = conflicts.split_at(conflicts.len().min(MOST_CONFLICTS));
+    let known: BTreeSet<&ServiceKey> = explained.iter().map(|c| &c.service).collect();
+    let all: BTreeSet<&ServiceKey> = others.iter().map(|c| &c.service).collect();
+    (
+        explained,
+        all.difference(&known).copied().cloned().collect(),
+    )
+}
+
+fn fits(refused: &[ServiceKey]) -> bool {
+    // Quotes, a slash and a comma stand around each.
+    let size = |key: &ServiceKey| key.namespace.len() + key.name.len() + 4;
+    refused.iter().map(size).sum::<usize>() <= MOST_REFUSED_BYTES
 }
 
 /// The conflict with words that fit into a report.
@@ -163,37 +194,6 @@ fn shortened(conflict: &Conflict) -> Conflict {
     Conflict {
         held_by: conflict.held_by.chars().take(LONGEST_HELD_BY).collect(),
         ..conflict.clone()
-    }
-}
-
-/// The Services that only the conflicts in `untold` name; `None` if they are too many.
-fn names(told: &[Conflict], untold: &[Conflict]) -> Option<Vec<ServiceKey>> {
-    let explained: BTreeSet<&ServiceKey> = told.iter().map(|c| &c.service).collect();
-    let all: BTreeSet<&ServiceKey> = untold.iter().map(|c| &c.service).collect();
-    let names: Vec<ServiceKey> = all.difference(&explained).copied().cloned().collect();
-    // Quotes and a comma stand around each.
-    let size: usize = names
-        .iter()
-        .map(|key| key.namespace.len() + key.name.len() + 4)
-        .sum();
-    (size <= MOST_REFUSED_BYTES).then_some(names)
-}
-
-fn condition(readiness: &Readiness, previous: Option<&Condition>, now: Timestamp) -> Condition {
-    let status = if readiness.is_ready() {
-        "True"
-    } else {
-        "False"
-    };
-    let unchanged = previous.filter(|previous| previous.status == status);
-    Condition {
-        type_: READY.to_owned(),
-        status: status.to_owned(),
-        reason: readiness.reason().to_owned(),
-        message: readiness.to_string(),
-        last_transition_time: unchanged
-            .map_or(Time(now), |previous| previous.last_transition_time.clone()),
-        observed_generation: None,
     }
 }
 
@@ -296,14 +296,7 @@ mod tests {
         let mut named: BTreeSet<_> = many.conflicts.iter().map(|c| &c.service).collect();
         named.extend(&many.refused);
         assert_eq!((named.len(), many.refused.len()), (5_000, 4_500));
-        assert_eq!(many.conditions[0].status, "True");
-
         let too_many = refusing(20_000, 1, 60);
-        let ready = &too_many.conditions[0];
-        assert_eq!(
-            (ready.status.as_str(), ready.reason.as_str()),
-            ("False", "TooManyConflicts")
-        );
         assert!(too_many.conflicts.len() == MOST_CONFLICTS && too_many.refused.is_empty());
     }
 }

@@ -54,7 +54,10 @@ pub struct LoadBalancerNodeSpec {}
 pub struct LoadBalancerNodeStatus {
     /// Conditions of the node; `Ready` is True while it forwards.
     #[serde(default)]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[schemars(extend(
+        "x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"],
+        "maxItems" = 16
+    ))]
     pub conditions: Vec<Condition>,
     /// Every Service event up to this resource version is in the node's kernel.
     #[serde(default)]
@@ -82,6 +85,7 @@ pub struct LoadBalancerNodeStatus {
     pub refused: Vec<ServiceKey>,
     /// The addresses of the node at which Services answer.
     #[serde(default)]
+    #[schemars(extend("maxItems" = 10_000))]
     pub addresses: Vec<String>,
     /// How kube-proxy works on this node.
     #[serde(default)]

@@ -33,7 +33,8 @@ use crate::{
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
+// Names have at most 63 and 253 characters.
+#[schemars(with = "String", extend("maxLength" = 317, "pattern" = "^[^/]+/[^/]+$"))]
 pub struct ServiceKey {
     /// The Service's namespace.
     pub namespace: String,
