@@ -352,7 +352,8 @@ impl Engine {
         let key = &write.key;
         let mut took = None;
         let mut written = None;
-        if let WriteResult::Written(view) = result {
+        if let WriteResult::Written(mut view) = result {
+            self.index.share(&mut view.listed);
             written = Some((view.uid.clone(), view.listed.clone()));
             self.index.written(key, *view, now);
             let since = self.index.take_waiting(key);

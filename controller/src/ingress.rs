@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
+    sync::Arc,
 };
 
 use highwire_api::{
@@ -23,10 +24,39 @@ const NAMED: usize = 2;
 
 /// Addresses by the ports they are advertised with. Equal sets are equal values.
 ///
-/// Nearly always every address has the same ports, so that grouping by ports
-/// keeps thousands of nodes times thousands of Services small.
+/// Nearly always every address has the same ports, and nearly all Services have the same
+/// addresses. Grouping by ports, and one set of addresses for many Services (see
+/// [`AddressSets`]), keep thousands of nodes times thousands of Services small.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ingress(BTreeMap<BTreeSet<PortKey>, BTreeSet<IpAddr>>);
+pub(crate) struct Ingress(BTreeMap<BTreeSet<PortKey>, Arc<BTreeSet<IpAddr>>>);
+
+/// Sets of addresses, each kept once however many Services list it.
+#[derive(Debug, Default)]
+pub(crate) struct AddressSets {
+    sets: BTreeSet<Arc<BTreeSet<IpAddr>>>,
+    /// At how many sets to look for those that nobody lists any more.
+    crowded: usize,
+}
+
+/// How many sets are too few to look for unused ones.
+const FEW: usize = 16;
+
+impl AddressSets {
+    /// Makes the ingress use the sets that others with the same addresses use.
+    pub(crate) fn share(&mut self, ingress: &mut Ingress) {
+        for addresses in ingress.0.values_mut() {
+            if let Some(known) = self.sets.get(addresses) {
+                *addresses = Arc::clone(known);
+                continue;
+            }
+            if self.sets.len() >= self.crowded {
+                self.sets.retain(|set| Arc::strong_count(set) > 1);
+                self.crowded = FEW.max(2 * self.sets.len());
+            }
+            self.sets.insert(Arc::clone(addresses));
+        }
+    }
+}
 
 /// What a Service's status advertises now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,12 +78,12 @@ impl Ingress {
             Some(known) => known.union(ports).copied().collect(),
             None => ports.clone(),
         };
-        self.0.entry(merged).or_default().insert(address);
+        Arc::make_mut(self.0.entry(merged).or_default()).insert(address);
     }
 
     fn take(&mut self, address: IpAddr) -> Option<BTreeSet<PortKey>> {
         let ports = self.ports(address)?.clone();
-        let addresses = self.0.get_mut(&ports)?;
+        let addresses = Arc::make_mut(self.0.get_mut(&ports)?);
         addresses.remove(&address);
         if addresses.is_empty() {
             self.0.remove(&ports);
@@ -67,6 +97,13 @@ impl Ingress {
             .iter()
             .find(|(_, addresses)| addresses.contains(&address))
             .map(|(ports, _)| ports)
+    }
+
+    /// Whether it takes no memory for addresses that the other one does not take.
+    #[cfg(test)]
+    pub(crate) fn shares_all_with(&self, other: &Self) -> bool {
+        let mut sets = self.0.values().zip(other.0.values());
+        self.0.len() == other.0.len() && sets.all(|(one, two)| Arc::ptr_eq(one, two))
     }
 
     /// Whether nothing is advertised.

@@ -120,6 +120,36 @@ fn names_a_few_and_counts_the_rest() {
     assert_eq!(texts(5), "192.0.2.0, 192.0.2.1 and 3 more");
 }
 
+#[test]
+fn equal_addresses_are_kept_once_and_no_longer_than_somebody_lists_them() {
+    let mut sets = AddressSets::default();
+    let mut shared = |first: u8, number: i32| {
+        let mut ingress = Ingress::default();
+        for last in first..first + 4 {
+            let address = IpAddr::from([192, 0, 2, last]);
+            ingress.add(address, &BTreeSet::from([port(Protocol::Tcp, number)]));
+        }
+        let own = ingress.clone();
+        sets.share(&mut ingress);
+        assert_eq!(ingress, own);
+        (ingress, sets.sets.len())
+    };
+    let ((web, _), (dns, _)) = (shared(1, 80), shared(1, 53));
+    let ((other, _), (again, _)) = (shared(2, 80), shared(1, 80));
+    assert!(web.shares_all_with(&dns), "whatever the ports");
+    assert!(!web.shares_all_with(&other));
+
+    // What is changed is changed for one.
+    let mut changed = web.clone();
+    changed.add(ip("192.0.2.99"), &BTreeSet::from([port(Protocol::Tcp, 80)]));
+    assert_eq!(web, again);
+
+    // Addresses come and go; those in use stay what they are.
+    let most = (0..200).map(|first| shared(first, 80).1).max();
+    assert!(most <= Some(2 * FEW), "{most:?} sets for two lists");
+    assert!(web.shares_all_with(&shared(1, 443).0));
+}
+
 proptest! {
     #[test]
     fn what_is_written_reads_back_as_itself(

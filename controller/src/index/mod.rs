@@ -23,6 +23,7 @@ use highwire_api::{Family, ServiceKey, names::agent_lease};
 use crate::{
     condition,
     desired::{Advertising, Decision, decide},
+    ingress::{AddressSets, Listed},
     liveness::Now,
 };
 use changes::Changes;
@@ -51,6 +52,7 @@ pub(crate) enum Input {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     services: BTreeMap<ServiceKey, ServiceRecord>,
+    addresses: AddressSets,
     changes: Changes,
     nodes: Nodes,
     endpoints: Endpoints,
@@ -215,6 +217,11 @@ impl Index {
         }
     }
 
+    /// Has what a status advertises take no more memory than the first of its kind.
+    pub(crate) fn share(&mut self, listed: &mut Listed) {
+        self.addresses.share(&mut listed.ingress);
+    }
+
     /// When a Service was created that has an address now; said once.
     pub(crate) fn take_waiting(&mut self, key: &ServiceKey) -> Option<Instant> {
         let service = self.services.get_mut(key)?;
@@ -253,7 +260,8 @@ impl Index {
         }
     }
 
-    fn put_service(&mut self, key: ServiceKey, view: ServiceView, created: Option<Instant>) {
+    fn put_service(&mut self, key: ServiceKey, mut view: ServiceView, created: Option<Instant>) {
+        self.share(&mut view.listed);
         let old = self.services.remove(&key);
         if let Some(old) = &old {
             self.changes.remove(old.changed, &key);
