@@ -348,9 +348,12 @@ async fn two_services_may_share_their_pods_and_part() -> Result<()> {
 #[tokio::test]
 async fn what_others_write_into_the_status_is_put_right() -> Result<()> {
     let (cluster, scope) = web("meddle").await?;
-    let service = web_service(&scope, "web", scope.free_port()?).await?;
-    ingress_is(&service, &BOTH).await;
+    // A Service without a class would be the other's from then on: tests/ownership.rs.
+    let class = || scope.service("web").class("highwire.dev/node");
     for wrong in [json!([{"ip": "203.0.113.200"}]), json!(null)] {
+        let service = class().load_balancer().select("app", "web");
+        let service = service.tcp(scope.free_port()?, 8080).create().await?;
+        ingress_is(&service, &BOTH).await;
         let patch = json!({"status": {"loadBalancer": {"ingress": wrong}}}).to_string();
         cluster.kubectl(&[
             "patch",
@@ -363,6 +366,7 @@ async fn what_others_write_into_the_status_is_put_right() -> Result<()> {
             &format!("--patch={patch}"),
         ])?;
         ingress_is(&service, &BOTH).await;
+        service.delete().await?;
     }
     Ok(())
 }
