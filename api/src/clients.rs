@@ -62,6 +62,22 @@ pub(crate) fn read(service: &Service, spec: &ApiSpec, problems: &mut Vec<Problem
     }
 }
 
+/// What is wrong with a Service of so many ports and these clients, if that is too many.
+pub(crate) fn too_many(clients: &Clients, ports: usize) -> Option<Problem> {
+    let Clients::Within(networks) = clients else {
+        return None;
+    };
+    let ranges = ports.saturating_mul(networks.len());
+    (ranges > MOST_RANGES).then(|| Problem::Invalid {
+        field: "spec.loadBalancerSourceRanges".to_owned(),
+        value: format!("{} networks for {ports} ports", networks.len()),
+        remedy: format!(
+            "at most {MOST_RANGES} combinations of port and network are taken; join networks, \
+             or give ports a Service of their own"
+        ),
+    })
+}
+
 fn source_range(text: &str) -> Result<IpNet, String> {
     let network: IpNet = text
         .parse()

@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clients::{self, Clients, MOST_RANGES},
+    clients::{self, Clients},
     names::{
         ADDRESS_TYPE_ANNOTATION, LOAD_BALANCER_CLASS, MAX_ADDRESSES_ANNOTATION,
         NODE_SELECTOR_ANNOTATION,
@@ -313,7 +313,7 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
     let clients = clients::read(service, spec, &mut problems);
     let addresses = spec.cluster_ips.as_deref().unwrap_or_default();
     let cluster_ips: Vec<IpAddr> = addresses.iter().filter_map(|ip| ip.parse().ok()).collect();
-    problems.extend(too_many_ranges(&ports, &clients));
+    problems.extend(clients::too_many(&clients, ports.len()));
     if !problems.is_empty() {
         problems.truncate(MOST_PROBLEMS);
         return Interpretation::Invalid(problems);
@@ -359,21 +359,6 @@ fn is_ours(spec: &ApiSpec, policy: ClassPolicy) -> bool {
 
 /// How many problems of one Service are named; who mends those sees the next.
 const MOST_PROBLEMS: usize = 8;
-
-fn too_many_ranges(ports: &BTreeMap<PortKey, ServicePort>, clients: &Clients) -> Option<Problem> {
-    let Clients::Within(networks) = clients else {
-        return None;
-    };
-    let ranges = ports.len().saturating_mul(networks.len());
-    (ranges > MOST_RANGES).then(|| Problem::Invalid {
-        field: "spec.loadBalancerSourceRanges".to_owned(),
-        value: format!("{} networks for {} ports", networks.len(), ports.len()),
-        remedy: format!(
-            "at most {MOST_RANGES} combinations of port and network are taken; join networks, \
-             or give ports a Service of their own"
-        ),
-    })
-}
 
 /// The labels of Services that kube-proxy leaves alone, so that nobody would take what
 /// we send to their ClusterIPs (kubernetes `pkg/proxy/apis/well_known_labels.go` and

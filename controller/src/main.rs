@@ -32,6 +32,8 @@ mod conflict_tests;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
+mod overwrites_tests;
+#[cfg(test)]
 mod serving_tests;
 #[cfg(test)]
 mod silence_tests;
