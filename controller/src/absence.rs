@@ -1,10 +1,16 @@
 //! Why a node is not advertised, and why none is, in words for the Service's owner.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use highwire_api::{NodeSelector, names};
 
 use crate::{index::node::Departure, ingress::enumerate};
+
+/// How long a Service must be without an address before that is said.
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
+
+/// The same while agents only have to catch up.
+const CATCHING_UP: Duration = Duration::from_secs(15);
 
 /// Why a node does not serve a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,18 +110,34 @@ impl Shortage {
         (!self.is_all_conflicts()).then(|| self.kind())
     }
 
+    /// How long it must last to be said: agents that only have not caught up yet, as when
+    /// a thousand Services are created at once, get more time.
+    pub(crate) fn grace(&self) -> Duration {
+        let catching_up =
+            |absence: &Absence| matches!(absence, Absence::NotObserved | Absence::Conflict(_));
+        if self.is_all(catching_up) {
+            CATCHING_UP
+        } else {
+            GRACE
+        }
+    }
+
     /// Whether taken ports are all there is to say.
     fn is_all_conflicts(&self) -> bool {
+        self.is_all(|absence| matches!(absence, Absence::Conflict(_)))
+    }
+
+    /// Whether that is true of every node that somebody might expect to be advertised.
+    fn is_all(&self, of: impl Fn(&Absence) -> bool) -> bool {
         let Self::NoneReady { absent } = self else {
             return false;
         };
-        // Nobody expects these to be advertised.
         let mut expected = absent
             .iter()
             .map(|(_, absence)| absence)
             .filter(|absence| !matches!(absence, Absence::Excluded | Absence::Departing(_)))
             .peekable();
-        expected.peek().is_some() && expected.all(|absence| matches!(absence, Absence::Conflict(_)))
+        expected.peek().is_some() && expected.all(of)
     }
 
     fn kind(&self) -> ShortageKind {

@@ -10,7 +10,7 @@ use highwire_api::{Family, Problem, ResourceVersion, ServiceKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
-    absence::Shortage,
+    absence::{GRACE, Shortage},
     condition::{self, PORTS_ERROR, SERVING, amended},
     conflict_news::SETTLE,
     desired::{Advertising, Decision},
@@ -26,10 +26,6 @@ use crate::{
     refusals::Refusals,
     schedule::Schedule,
 };
-
-/// How long a Service must be without an address before its condition, and an Event, say
-/// why.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// A status to be written, if the Service is still as it was when this was decided.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +90,8 @@ struct Findings<'a> {
     settled: Option<&'a Refusals>,
     /// What the condition `highwire.dev/Serving` should say, if anything else than now.
     serving: Option<Condition>,
+    /// How long that must have been so.
+    grace: Duration,
 }
 
 /// Since when something is so.
@@ -151,6 +149,11 @@ impl Leading {
             refusals: refusals.as_ref(),
             settled: settled.as_ref(),
             serving,
+            // What is said already should not stay wrong for longer than it must.
+            grace: match (&service.serving, &shortage) {
+                (None, Some(shortage)) => shortage.grace(),
+                _ => GRACE,
+            },
         };
         let conditions = self.conditions(key, service, findings, moves, now);
         if !moves && conditions.is_empty() {
@@ -186,21 +189,24 @@ impl Leading {
             refusals,
             settled,
             serving,
+            grace,
         } = findings;
         let wrong = self.unexplained.entry(key.clone()).or_default();
         let ports_wrong = refusals.and_then(amend).is_some();
         let ports_due = wrong.ports.due(ports_wrong, SETTLE, now.instant);
-        let serving_due = wrong.serving.due(serving.is_some(), GRACE, now.instant);
+        let serving_due = wrong.serving.due(serving.is_some(), grace, now.instant);
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now.instant);
         let ports_error = settled
             // A cause that has not settled must not look like none.
             .filter(|settled| Some(settled.is_empty()) == refusals.map(Refusals::is_empty))
             .filter(|_| moves || is_due(ports_due))
             .and_then(amend);
-        // What passes within a moment is not said, but what is said is true.
+        // What passes within a moment is not said, but what is said is true: it goes along
+        // with another write.
+        let written = moves || ports_error.is_some();
         let serving = serving.filter(|said| {
             let at_once = service.serving.is_some() || condition::is_true(Some(said));
-            is_due(serving_due) || moves && at_once
+            is_due(serving_due) || written && at_once
         });
         let conditions: Vec<Condition> = ports_error.into_iter().chain(serving).collect();
         if !moves && conditions.is_empty() {

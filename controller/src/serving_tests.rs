@@ -192,3 +192,20 @@ fn no_more_nodes_are_listed_than_may_be_and_a_flap_changes_one_entry() {
         "True Serving: it has addresses"
     );
 }
+
+#[test]
+fn agents_that_catch_up_get_more_time_than_those_that_are_not_ready() {
+    let mut world = World::new();
+    world.live(1);
+    world.put(service("web"));
+    world.pass(10 * SECOND);
+    assert_eq!(world.serving("web"), None, "n1 has not observed it yet");
+    world.all_report([1]);
+    world.pass(SECOND);
+    assert_eq!(world.writes.len(), 1);
+    // One that never does is named in the end.
+    world.put(service("late"));
+    world.pass(20 * SECOND);
+    let said = world.serving("late").unwrap();
+    assert!(said.contains("n1 (its agent has not caught up"), "{said}");
+}

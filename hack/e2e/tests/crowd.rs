@@ -111,8 +111,9 @@ async fn one_serves_and_each_other_is_told_once() -> Result<()> {
     })
     .await;
     let written = writes(&leader)? - before;
-    // One per loser; a second where the two nodes' reports came apart.
-    ensure!(written <= 2.0 * CROWD as f64, "{written} status writes");
+    // One per loser; a second where the two nodes' reports came apart, and for few a third
+    // where an agent took so long that it was said.
+    ensure!(written <= 2.5 * CROWD as f64, "{written} status writes");
     ensure!(written >= (CROWD - 1) as f64, "{written} status writes");
 
     // And then nobody is busy any more.
