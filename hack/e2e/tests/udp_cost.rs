@@ -23,7 +23,7 @@ async fn serves(agent: &Program, services: usize) {
 
 #[tokio::test]
 async fn a_hundred_udp_services_cost_no_more_connections_than_one() -> Result<()> {
-    let cluster = PrivateCluster::up("udpcost", 2).await?;
+    let cluster = PrivateCluster::up("cost", 2).await?;
     highwire::start(&cluster).await?;
     let scope = Scope::new(&cluster, "cost").await?;
     web_pods(&scope).await?;
@@ -56,7 +56,7 @@ async fn a_hundred_udp_services_cost_no_more_connections_than_one() -> Result<()
 
 #[tokio::test]
 async fn with_policy_local_a_node_without_endpoints_lets_refused_clients_be() -> Result<()> {
-    let cluster = PrivateCluster::up("udplocal", 2).await?;
+    let cluster = PrivateCluster::up("ulcl", 2).await?;
     highwire::start(&cluster).await?;
     let scope = Scope::new(&cluster, "local").await?;
     let pod = scope.pod("web-2").on("n2").label("app", "web");
