@@ -3,15 +3,13 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use highwire_api::{
-    Protocol,
-    runtime::{
-        admin::{Admin, AdminError, Refresh},
-        client,
-        heartbeat::Heartbeat,
-        signals,
-        watch::{WatchHealth, follow, paged},
-    },
+use highwire_api::Protocol;
+use highwire_runtime::{
+    admin::{Admin, AdminError, Refresh},
+    client,
+    heartbeat::Heartbeat,
+    signals,
+    watch::{WatchHealth, follow, paged},
 };
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Api;

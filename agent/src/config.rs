@@ -11,8 +11,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use highwire_api::{
     ClassPolicy,
     names::{AGENT_LEASE_DURATION, SYSTEM_NAMESPACE},
-    runtime::{admin, logging::LogFormat},
 };
+use highwire_runtime::{admin, logging::LogFormat};
 use ipnet::IpNet;
 
 use crate::{

@@ -1,10 +1,8 @@
 //! Notices that somebody deletes the node's LoadBalancerNode. Without it the node is
 //! not advertised, and the agent would not write it again before it has news.
 
-use highwire_api::{
-    LoadBalancerNode,
-    runtime::watch::{self, WatchHealth},
-};
+use highwire_api::LoadBalancerNode;
+use highwire_runtime::watch::{self, WatchHealth};
 use kube::{
     Api, Client, Resource,
     core::DeserializeGuard,
@@ -12,7 +10,7 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use crate::mirror::Mirror;
+use highwire_runtime::mirror::Mirror;
 
 /// The node's LoadBalancerNode was deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

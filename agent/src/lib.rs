@@ -19,7 +19,6 @@ pub mod kernel_table;
 pub mod left_out;
 pub mod lifecycle;
 pub mod metrics;
-pub mod mirror;
 pub mod node;
 pub mod plan;
 pub mod programmer;

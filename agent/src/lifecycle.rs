@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use highwire_api::runtime::{
+use highwire_runtime::{
     leaving::{Answer, Leaving, Memory, look_at, look_at_namespace, metadata, owner},
     watch::WatchHealth,
 };

@@ -9,7 +9,7 @@ use highwire_agent::{
     explain::explain,
     lifecycle,
 };
-use highwire_api::runtime::{client, heartbeat::Heartbeat, logging};
+use highwire_runtime::{client, heartbeat::Heartbeat, logging};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

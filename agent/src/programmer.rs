@@ -8,8 +8,8 @@ use std::{
 use highwire_api::{
     Family, ResourceVersion, ServiceKey, ServiceSpec,
     node::{Conflict, ProxyMode},
-    runtime::heartbeat::Heartbeat,
 };
+use highwire_runtime::heartbeat::Heartbeat;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::runtime::watcher::Event;
 use tokio::{

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use highwire_api::{
     LoadBalancerNode, LoadBalancerNodeSpec, ResourceVersion,
     names::{AGENT_ABSENCE, OBSERVED_VERSION_ANNOTATION, agent_lease},
-    runtime::errors::explain,
 };
+use highwire_runtime::errors::explain;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},

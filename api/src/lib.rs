@@ -14,7 +14,6 @@ pub mod node;
 pub mod ownership;
 pub mod port;
 pub mod problem;
-pub mod runtime;
 pub mod selector;
 pub mod service;
 pub mod version;

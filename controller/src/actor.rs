@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{names::CONTROLLER_LEASE, runtime::heartbeat::Heartbeat};
+use highwire_api::names::CONTROLLER_LEASE;
+use highwire_runtime::heartbeat::Heartbeat;
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinSet,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use highwire_api::runtime::{
+use highwire_runtime::{
     admin::Admin, client, heartbeat::Heartbeat, leaving::Leaving, signals, watch::WatchHealth,
 };
 use tokio::{

@@ -8,11 +8,8 @@ use std::{
 };
 
 use clap::{ArgAction, Parser};
-use highwire_api::{
-    ClassPolicy,
-    names::SYSTEM_NAMESPACE,
-    runtime::{admin, logging::LogFormat},
-};
+use highwire_api::{ClassPolicy, names::SYSTEM_NAMESPACE};
+use highwire_runtime::{admin, logging::LogFormat};
 
 use crate::{desired::Advertising, index::node::ExcludeLabel};
 

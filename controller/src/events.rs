@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use highwire_api::runtime::errors::explain;
+use highwire_runtime::errors::explain;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},

@@ -11,8 +11,8 @@ use highwire_api::{
     ServiceKey,
     names::FIELD_MANAGER,
     ownership::{IngressAuthor, is_condition_ours},
-    runtime::errors::explain,
 };
+use highwire_runtime::errors::explain;
 use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api, Client, ResourceExt,

@@ -19,13 +19,11 @@ use std::{
     time::Duration,
 };
 
-use highwire_api::{
-    names::CONTROLLER_LEASE,
-    runtime::{
-        client::{self, ClientError},
-        errors::{explain, with_sources},
-        heartbeat::Heartbeat,
-    },
+use highwire_api::names::CONTROLLER_LEASE;
+use highwire_runtime::{
+    client::{self, ClientError},
+    errors::{explain, with_sources},
+    heartbeat::Heartbeat,
 };
 use kube::Client;
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError, LeaseParams};

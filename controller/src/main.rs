@@ -43,7 +43,7 @@ mod testing;
 use std::process::ExitCode;
 
 use clap::Parser;
-use highwire_api::runtime::logging;
+use highwire_runtime::logging;
 
 use config::{Args, Config};
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use highwire_api::runtime::{
+use highwire_runtime::{
     leaving::{Answer, Leaving, Memory, look_at, look_at_namespace, metadata, owner},
     watch::WatchHealth,
 };

@@ -1,10 +1,7 @@
 //! Follows the five resources the controller needs and prunes what they say.
 
-use highwire_api::{
-    ClassPolicy, LoadBalancerNode, ServiceKey,
-    names::FOR_KUBE_PROXY,
-    runtime::watch::{WatchHealth, follow, paged},
-};
+use highwire_api::{ClassPolicy, LoadBalancerNode, ServiceKey, names::FOR_KUBE_PROXY};
+use highwire_runtime::watch::{WatchHealth, follow, paged};
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Node, Service},

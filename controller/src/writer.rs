@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use highwire_api::{ClassPolicy, names::FIELD_MANAGER, runtime::errors::explain};
+use highwire_api::{ClassPolicy, names::FIELD_MANAGER};
+use highwire_runtime::errors::explain;
 use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api, Client,

@@ -8,7 +8,7 @@ use highwire_api::{PortKey, Protocol, service::TargetPort};
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use kube::runtime::watcher::Event;
 
-use crate::mirror::Mirror;
+use highwire_runtime::mirror::Mirror;
 
 /// What matters of a Pod that runs here.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,12 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{
-    ServiceKey,
-    names::FOR_KUBE_PROXY,
-    runtime::watch::{WatchHealth, follow, paged},
-    service::TrafficPolicy,
-};
+use highwire_api::{ServiceKey, names::FOR_KUBE_PROXY, service::TrafficPolicy};
+use highwire_runtime::watch::{WatchHealth, follow, paged};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client, runtime::watcher::Event};
 use tokio::{

@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::{ResourceExt, runtime::watcher::Event};
 
 use super::frontends::ServicePortName;
-use crate::mirror::{self, Mirror};
+use highwire_runtime::mirror::{self, Mirror};
 
 /// Who answers one port of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -11,10 +11,8 @@ use highwire_agent::{
     programmer::{Input, Programmer},
     report::Report,
 };
-use highwire_api::{
-    node::{ConflictReason, ProxyMode},
-    runtime::heartbeat::Heartbeat,
-};
+use highwire_api::node::{ConflictReason, ProxyMode};
+use highwire_runtime::heartbeat::Heartbeat;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};

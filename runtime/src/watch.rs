@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::errors::{explain_status, with_sources};
+use crate::errors::{explain_status, with_sources};
 
 const SHORTEST_DELAY: Duration = Duration::from_millis(200);
 /// After an outage of the API server everybody is back within twice this time

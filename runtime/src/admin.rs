@@ -31,7 +31,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::heartbeat::Heartbeat;
+use crate::heartbeat::Heartbeat;
 
 /// An event loop that has not turned for this long is taken for stuck.
 const STUCK: Duration = Duration::from_secs(60);

@@ -69,7 +69,7 @@ impl<V: PartialEq> Mirror<V> {
 }
 
 /// How an object is called in a [`Mirror`].
-pub(crate) fn key<T: Resource>(object: &T) -> String {
+pub fn key<T: Resource>(object: &T) -> String {
     let namespace = object.namespace().unwrap_or_default();
     format!("{namespace}/{}", object.name_any())
 }

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tracing::info;
 
-use super::watch::{WatchHealth, follow, paged};
+use crate::watch::{WatchHealth, follow, paged};
 
 /// How long the API server is waited for before everything is left as it is. It may be
 /// restarting; beyond that, a reboot of the only control-plane node should not wait.

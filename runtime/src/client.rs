@@ -28,7 +28,7 @@ use prometheus::{
 use thiserror::Error;
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer, timeout::TimeoutLayer};
 
-use super::heartbeat::Heartbeat;
+use crate::heartbeat::Heartbeat;
 
 /// Longer than this no connection is waited for.
 const CONNECT: Duration = Duration::from_secs(5);

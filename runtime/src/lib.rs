@@ -1,0 +1,13 @@
+//! The plumbing that the Highwire agent and controller share: watches and what is known
+//! from them, the client, health and metrics over HTTP, logging and signals. Nothing
+//! here decides anything about Services.
+
+pub mod admin;
+pub mod client;
+pub mod errors;
+pub mod heartbeat;
+pub mod leaving;
+pub mod logging;
+pub mod mirror;
+pub mod signals;
+pub mod watch;
