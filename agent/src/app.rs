@@ -24,7 +24,7 @@ use crate::{
     deletions,
     host::{addresses, listeners, proxy, table_events},
     kernel::Kernel,
-    lifecycle::Tenure,
+    lifecycle::Lifecycle,
     metrics::Metrics,
     programmer::{Input, Programmer},
     report::Report,
@@ -108,8 +108,8 @@ pub async fn run(config: Config) -> Result<()> {
     let services = paged();
     let own_pods = paged().fields(&format!("spec.nodeName={}", config.node_name));
     let own_node = paged().fields(&format!("metadata.name={}", config.node_name));
-    let tenure = Tenure::new(client.clone(), &config);
-    let reporter = Reporter::new(&client, &config, tenure.node(), metrics.clone());
+    let lifecycle = Lifecycle::new(client.clone(), &config);
+    let reporter = Reporter::new(&client, &config, lifecycle.node(), metrics.clone());
     let (deleted, own_deletions) = mpsc::channel(1);
     let (addresses, found_addresses) = mpsc::channel(1);
     let (table_events, found_table_events) = mpsc::channel(INPUTS);
@@ -119,15 +119,15 @@ pub async fn run(config: Config) -> Result<()> {
             inputs.clone(), |event| Input::Service(Box::new(event))) => "watching Services",
         () = follow("Node", Api::<Node>::all(client.clone()), own_node.clone(), health.clone(),
             inputs.clone(), |event| {
-                tenure.notice_node(&event);
+                lifecycle.observe_node(&event);
                 Input::Node(Box::new(event))
             }) => "watching the Node",
         () = follow("Pod", Api::<Pod>::all(client.clone()), own_pods, health.clone(),
             inputs.clone(), |event| {
-                tenure.notice_pod(&event);
+                lifecycle.observe_pod(&event);
                 Input::Pod(Box::new(event))
             }) => "watching the node's Pods",
-        () = tenure.follow(&health) => "watching the Namespace",
+        () = lifecycle.follow(&health) => "watching the Namespace",
         () = deletions::follow(&client, own_node, &health, deleted) => "watching the node's report",
         result = addresses::follow(addresses) => {
             result.context("cannot follow the host's addresses")?;
@@ -147,8 +147,8 @@ pub async fn run(config: Config) -> Result<()> {
             "serving health and metrics"
         }
         // Until it is clear what stays, the node goes on serving.
-        leaving = tenure.end(signals::asked_to_stop(stop.clone())) => {
-            tenure.leave(leaving, &kernel).await;
+        reason = lifecycle.stop_reason(signals::asked_to_stop(stop.clone())) => {
+            lifecycle.stop(reason, &kernel).await;
             signals::asked_to_stop(stop).await;
             return Ok(());
         }

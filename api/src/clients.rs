@@ -1,11 +1,11 @@
-//! Which clients a Service lets in.
+//! Which clients a Service admits.
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec as ApiSpec};
 
 use crate::{names::SOURCE_RANGES_ANNOTATION, problem::Problem};
 
-/// Which clients a Service lets in (`spec.loadBalancerSourceRanges`).
+/// Which clients a Service admits (`spec.loadBalancerSourceRanges`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Clients {
     /// All.
@@ -62,7 +62,7 @@ pub(crate) fn read(service: &Service, spec: &ApiSpec, problems: &mut Vec<Problem
     }
 }
 
-/// What is wrong with a Service of so many ports and these clients, if that is too many.
+/// The problem of a Service with more than [`MOST_RANGES`] combinations.
 pub(crate) fn too_many(clients: &Clients, ports: usize) -> Option<Problem> {
     let Clients::Within(networks) = clients else {
         return None;

@@ -2,9 +2,8 @@
 //!
 //! Everything here is a value or a pure function: the names users write
 //! ([`names`]), the [`LoadBalancerNode`] resource, how a Service is read
-//! ([`ServiceSpec`]), and who gets a port ([`arbitration`]). Neither program
-//! reads a Service or compares resource versions in any other way, so they
-//! cannot disagree.
+//! ([`ServiceSpec`]), and who gets a port ([`arbitration`]). Both programs read
+//! Services and compare resource versions with this code only, so they cannot disagree.
 
 pub mod arbitration;
 pub mod clients;

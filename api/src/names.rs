@@ -1,4 +1,4 @@
-//! The names users and both programs share: labels, annotations, classes, leases.
+//! Names in the API: labels, annotations, classes, Leases.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub const FOR_KUBE_PROXY: &str =
     "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
 
-/// `spec.loadBalancerClass` of the Services that are ours by name.
+/// The `spec.loadBalancerClass` of Highwire.
 pub const LOAD_BALANCER_CLASS: &str = "highwire.dev/node";
 
 /// Service annotation: a label selector; only matching nodes serve the Service.
@@ -36,9 +36,9 @@ pub const ADDRESS_TYPE_ANNOTATION: &str = "highwire.dev/address-type";
 /// its ingress.
 pub const ADOPT_ANNOTATION: &str = "highwire.dev/adopt";
 
-/// The field manager under which the controller writes to Services. By it the API
-/// server's `managedFields` say that an ingress is our work, so changing it would
-/// orphan every ingress written before.
+/// The field manager under which the controller writes to Services. The API
+/// server records it in `managedFields`, by which we know our own ingress; changing it
+/// would orphan every ingress written before.
 pub const FIELD_MANAGER: &str = "highwire-controller";
 
 /// Service annotation: how many nodes are advertised at most, each with all of its
@@ -49,8 +49,8 @@ pub const MAX_ADDRESSES_ANNOTATION: &str = "highwire.dev/max-addresses";
 /// `spec.loadBalancerSourceRanges`: networks joined by commas.
 pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
-/// Lease annotation in which an agent repeats its observed resource version at
-/// every renewal, so that it advances even when the status has nothing new to say.
+/// Lease annotation with the agent's observed resource version, written at every
+/// renewal, so that it advances even while the report does not change.
 pub const OBSERVED_VERSION_ANNOTATION: &str = "highwire.dev/observed-resource-version";
 
 /// The namespace of Highwire's Leases for a program that is run by hand. In a Pod it is
@@ -60,12 +60,12 @@ pub const SYSTEM_NAMESPACE: &str = "highwire-system";
 /// The Lease by which controllers elect their leader.
 pub const CONTROLLER_LEASE: &str = "highwire-controller";
 
-/// How long an agent's Lease is good without renewal, unless its flag says otherwise. It
-/// bounds how long a dead node is advertised.
+/// The default duration of an agent's Lease. It bounds how long a dead node is
+/// advertised.
 pub const AGENT_LEASE_DURATION: Duration = Duration::from_secs(12);
 
-/// How long the Lease is good that an agent leaves behind when its Pod is replaced: as
-/// long as the pull of an image may take.
+/// The duration of the Lease that an agent leaves behind when its Pod is replaced: as
+/// long as pulling an image may take.
 pub const AGENT_ABSENCE: Duration = Duration::from_secs(120);
 
 /// The name of the Lease that the agent on `node` renews.

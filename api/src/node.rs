@@ -20,7 +20,7 @@ pub const LONGEST_HELD_BY: usize = 512;
 /// How many bytes of names `refused` may have.
 pub const MOST_REFUSED_BYTES: usize = 400_000;
 
-/// Nothing is asked of a LoadBalancerNode: it only reports.
+/// Empty: a LoadBalancerNode only reports.
 #[derive(
     CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
 )]
@@ -59,7 +59,7 @@ pub struct LoadBalancerNodeStatus {
         "maxItems" = 16
     ))]
     pub conditions: Vec<Condition>,
-    /// Every Service event up to this resource version is in the node's kernel.
+    /// Every Service event up to this resource version is in the node's nftables.
     #[serde(default)]
     pub observed_resource_version: Option<String>,
     /// How many Services the node forwards.
@@ -123,7 +123,7 @@ pub struct Conflict {
     /// Why it is refused; more reasons may be added.
     #[schemars(with = "String", extend("maxLength" = 64, "pattern" = "^[A-Za-z]+$"))]
     pub reason: ConflictReason,
-    /// Who has the port, as in `Service default/traefik`.
+    /// Who has the port, such as `Service default/traefik`.
     #[schemars(extend("maxLength" = LONGEST_HELD_BY))]
     pub held_by: String,
 }
@@ -135,7 +135,7 @@ pub struct Conflict {
 pub enum ConflictReason {
     /// Another Service serves the port on this node.
     HeldByService,
-    /// A program on the host listens on it, or did until just now.
+    /// A program on the host listens on it, or did until a moment ago.
     HostListener,
     /// It is one of the ports that no Service gets.
     ReservedPort,
@@ -155,7 +155,7 @@ pub enum ConflictReason {
     /// The Service's own Pod listens on it in the host's network, where the Service's
     /// source ranges cannot be enforced.
     SourceRangesNotEnforced,
-    /// A newer agent has a reason that this program does not know; `heldBy` has the words.
+    /// A reason that only a newer version knows; `heldBy` explains it.
     #[serde(other)]
     Other,
 }
@@ -205,7 +205,7 @@ pub enum ProxyMode {
     Nftables,
     /// `--proxy-mode=ipvs`.
     Ipvs,
-    /// One that a newer agent knows.
+    /// One that only a newer version knows.
     #[serde(other)]
     Other,
 }
@@ -216,20 +216,20 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_a_newer_agent_says_makes_no_report_unreadable() {
+    fn a_newer_agents_report_is_readable() {
         let status: LoadBalancerNodeStatus = serde_json::from_value(json!({
             "observedResourceVersion": "7",
             "proxyMode": "ebpf",
             "conflicts": [{"service": "a/b", "protocol": "TCP", "port": 80,
-                           "reason": "TakenByAliens", "heldBy": "a saucer", "since": "today"}],
-            "mood": "fine",
+                           "reason": "HeldByCni", "heldBy": "a CNI", "since": "today"}],
+            "zone": "a",
         }))
         .unwrap();
         assert_eq!(status.proxy_mode, Some(ProxyMode::Other));
         let conflict = &status.conflicts[0];
         assert_eq!(
             (conflict.reason, conflict.held_by.as_str()),
-            (ConflictReason::Other, "a saucer")
+            (ConflictReason::Other, "a CNI")
         );
     }
 

@@ -1,8 +1,8 @@
-//! Who wrote a part of a Service, by the API server's own books
-//! (`metadata.managedFields`, Server-Side Apply, KEP-555).
+//! Which program wrote a part of a Service, by `metadata.managedFields` (Server-Side
+//! Apply, KEP-555).
 //!
-//! They survive restarts and changes of leader, and a field moves to whoever writes
-//! another value into it.
+//! The API server keeps them, so they survive restarts and leader changes. A field belongs
+//! to the program that last changed its value.
 
 use std::fmt;
 
@@ -53,14 +53,14 @@ impl IngressAuthor {
     }
 }
 
-/// Whether a person has handed the Service over to us (`highwire.dev/adopt: "true"`).
+/// Whether the Service was handed over to Highwire (`highwire.dev/adopt: "true"`).
 #[must_use]
 pub fn is_adopted(service: &Service) -> bool {
     let annotations = service.metadata.annotations.as_ref();
     annotations.is_some_and(|all| all.get(ADOPT_ANNOTATION).is_some_and(|text| text == "true"))
 }
 
-/// Whether the condition of that type in the Service's status is our work.
+/// Whether Highwire wrote the condition of that type in the Service's status.
 #[must_use]
 pub fn is_condition_ours(service: &Service, type_: &str) -> bool {
     let entry = format!("k:{{\"type\":\"{type_}\"}}");
@@ -68,7 +68,7 @@ pub fn is_condition_ours(service: &Service, type_: &str) -> bool {
         .any(|manager| manager == FIELD_MANAGER)
 }
 
-/// Who wrote the field at that path of `FieldsV1` keys.
+/// The programs that wrote the field at that path of `FieldsV1` keys.
 fn managers_of<'a>(service: &'a Service, path: &[&str]) -> impl Iterator<Item = &'a str> {
     let entries = service.metadata.managed_fields.iter().flatten();
     entries.filter_map(move |entry| {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_author_is_who_the_api_server_names() {
+    fn the_author_is_in_the_managed_fields() {
         let one = || json!([{"ip": "198.51.100.77"}]);
         let author = |managers: &[&str], ingress| IngressAuthor::of(&written_by(managers, ingress));
         assert_eq!(author(&["cloud"], json!([])), IngressAuthor::Nobody);

@@ -1,4 +1,4 @@
-//! What is wrong with a Service, in words its owner can act on.
+//! What is wrong with a Service, as its owner reads it.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::{names::ADOPT_ANNOTATION, ownership::Manager};
 pub enum Problem {
     /// A value does not parse. The Service keeps what it was served with before.
     Invalid {
-        /// Where the value stands, as in `metadata.annotations[highwire.dev/node-selector]`.
+        /// Its path, as in `metadata.annotations[highwire.dev/node-selector]`.
         field: String,
         /// The value as written.
         value: String,
@@ -25,15 +25,15 @@ pub enum Problem {
         /// Why not, and what to do.
         remedy: String,
     },
-    /// Another program wrote its addresses. It is left alone.
+    /// Another program wrote its addresses, so it is left alone.
     ManagedElsewhere {
         /// Who wrote them.
         manager: Manager,
     },
-    /// Another program has replaced or removed our addresses again and again. They are
-    /// not written any more.
+    /// Another program has replaced or removed our addresses more than once. Highwire
+    /// does not write them any more.
     Overwritten {
-        /// Who wrote what stands there now; `None` if nothing does.
+        /// Who wrote the addresses there now; `None` if there are none.
         manager: Option<Manager>,
     },
 }

@@ -171,7 +171,7 @@ pub enum TargetPort {
     Name(String),
 }
 
-/// What stands behind one port of a Service.
+/// One port of a Service, apart from its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// Its name, by which EndpointSlices refer to it; empty if it has none.
@@ -182,7 +182,7 @@ pub struct ServicePort {
     pub node_port: Option<NonZeroU16>,
 }
 
-/// How kube-proxy is asked to take a Service's traffic.
+/// Where a Service's traffic enters kube-proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
     /// At the ClusterIP.
@@ -192,12 +192,12 @@ pub enum Entrance {
     NodePort,
 }
 
-/// Which nodes' Pods answer clients from outside (`externalTrafficPolicy`).
+/// Which nodes' Pods get traffic from outside (`externalTrafficPolicy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrafficPolicy {
-    /// All nodes'.
+    /// Those of all nodes.
     Cluster,
-    /// Only those of the node the client has asked, which see its own address. A
+    /// Those of the node that the client connects to; they see the client's address. A
     /// node without a ready one is not advertised.
     Local,
 }
@@ -212,36 +212,36 @@ pub struct ServiceSpec {
     pub uid: String,
     /// When it was created; decides between newcomers.
     pub created: Timestamp,
-    /// Where kube-proxy answers for it.
+    /// Its ClusterIPs.
     pub cluster_ips: ClusterIps,
     /// Its ports; never empty.
     pub ports: BTreeMap<PortKey, ServicePort>,
-    /// Which Pods answer for it; empty if none are selected by labels.
+    /// The labels of its Pods; empty if it selects none.
     pub selector: BTreeMap<String, String>,
-    /// Which clients are let in.
+    /// Which clients it admits.
     pub clients: Clients,
-    /// How kube-proxy takes it.
+    /// Where its traffic enters kube-proxy.
     pub entrance: Entrance,
-    /// Which nodes' Pods answer.
+    /// Which nodes' Pods get its traffic.
     pub external_policy: TrafficPolicy,
     /// Which nodes serve it.
     pub node_selector: NodeSelector,
     /// Which of their addresses are advertised.
     pub address_type: AddressType,
-    /// How many nodes are advertised at most, if it says so.
+    /// How many nodes are advertised at most; `None` for the controller's default.
     pub max_addresses: Option<NonZeroU16>,
 }
 
 impl ServiceSpec {
-    /// Its ports, without what stands behind them.
+    /// The protocols and numbers of its ports.
     #[must_use]
     pub fn port_keys(&self) -> BTreeSet<PortKey> {
         self.ports.keys().copied().collect()
     }
 }
 
-/// The Service's primary family, which users expect first: that of its ClusterIP, the
-/// first of `spec.clusterIPs`. The API server never changes it.
+/// The Service's primary family, listed first: that of the first entry of
+/// `spec.clusterIPs`. The API server never changes it.
 #[must_use]
 pub fn primary_family(service: &Service) -> Family {
     let addresses = service.spec.iter().flat_map(|spec| &spec.cluster_ips);
@@ -252,16 +252,16 @@ pub fn primary_family(service: &Service) -> Family {
 /// What a Service object means to Highwire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interpretation {
-    /// Another type or another class: none of our business.
+    /// Another type or another class.
     NotOurs,
-    /// It has no class, and another program wrote its ingress: that one's business.
+    /// It has no class, and another program wrote its ingress, so it is left to that one.
     ManagedElsewhere(Manager),
     /// Ours but still waiting for the API server to give it a ClusterIP.
     Pending,
     /// Ours, and this is what it asks for.
     Serve(ServiceSpec),
-    /// Ours, but a value does not parse. Whoever served it before goes on with
-    /// what it had. Never empty.
+    /// Ours, but a value does not parse. A node that serves it goes on with the last
+    /// valid values. Never empty.
     Invalid(Vec<Problem>),
     /// Ours, but it asks for something Highwire does not do. Never empty.
     Unsupported(Vec<Problem>),
@@ -357,11 +357,11 @@ fn is_ours(spec: &ApiSpec, policy: ClassPolicy) -> bool {
         }
 }
 
-/// How many problems of one Service are named; who mends those sees the next.
+/// How many problems of one Service are reported at once.
 const MOST_PROBLEMS: usize = 8;
 
-/// The labels of Services that kube-proxy leaves alone, so that nobody would take what
-/// we send to their ClusterIPs (kubernetes `pkg/proxy/apis/well_known_labels.go` and
+/// The labels of Services that kube-proxy ignores, so that nothing would answer at
+/// their ClusterIPs (kubernetes `pkg/proxy/apis/well_known_labels.go` and
 /// `k8s.io/api/core/v1` `IsHeadlessService`).
 const NOT_FOR_KUBE_PROXY: [&str; 2] = [
     "service.kubernetes.io/service-proxy-name",
@@ -387,7 +387,7 @@ fn unsupported(service: &Service, spec: &ApiSpec) -> Vec<Problem> {
         problems.push(problem(
             &format!("metadata.labels[{label}]"),
             value,
-            "kube-proxy leaves Services with this label alone, so no node could forward to it; \
+            "kube-proxy ignores Services with this label, so no node could forward to it; \
              remove the label",
         ));
     }
@@ -399,7 +399,7 @@ fn unsupported(service: &Service, spec: &ApiSpec) -> Vec<Problem> {
         problems.push(problem(
             field,
             "Local",
-            "kube-proxy keeps to it at NodePorts only, and this Service has none; set \
+            "kube-proxy enforces it at NodePorts only, and this Service has none; set \
              spec.allocateLoadBalancerNodePorts to true, or the policy to Cluster",
         ));
     }

@@ -4,7 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use highwire_runtime::{
-    admin::Admin, client, heartbeat::Heartbeat, leaving::Leaving, signals, watch::WatchHealth,
+    admin::Admin,
+    client,
+    heartbeat::Heartbeat,
+    signals,
+    uninstall::{Installation, Presence, StopReason},
+    watch::WatchHealth,
 };
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -14,11 +19,10 @@ use tracing::info;
 
 use crate::{
     actor::{Actor, Missing},
-    config::Config,
+    config::{Config, Place},
     events, farewell,
     leader::{Election, ElectionHealth},
     metrics::Metrics,
-    tenure::Tenure,
     watches,
     writer::Writer,
 };
@@ -122,14 +126,16 @@ pub(crate) async fn run(config: Config) -> Result<()> {
             .await;
     });
 
-    let tenure = Tenure::new(client.clone(), config.place.clone());
+    let Place { namespace, pod } = config.place.clone();
+    let installation = Installation::new(client.clone(), namespace, pod);
     let mut office = std::pin::pin!(async {
         let asked = || signals::asked_to_stop(stop.clone());
-        let leaving = tokio::select! {
-            leaving = tenure.end(asked()) => leaving,
-            () = lead_while_staying(won.clone(), &leading, &tenure) => Leaving::ForNow,
+        let other = async || Presence::Present;
+        let reason = tokio::select! {
+            reason = installation.stop_reason(asked(), other) => reason,
+            () = lead_while_staying(won.clone(), &leading, &installation) => StopReason::Restart,
         };
-        if let Leaving::ForGood(reason) = leaving {
+        if let StopReason::Uninstall(reason) = reason {
             info!(
                 reason,
                 "Highwire is removed: clearing what was written of Services"
@@ -156,7 +162,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         () = admin.serve(registry, heartbeat, problems) => "serving health and metrics",
         _ = &mut sending => "sending Events",
         _ = &mut election => "electing a leader",
-        () = tenure.follow(&health) => "watching the Namespace",
+        () = installation.follow(&health) => "watching the Namespace",
         () = &mut office => "leading",
         () = actor.run(async { finished.await.unwrap_or_default() }) => {
             // Leadership goes last: what was begun as leader is finished as leader.
@@ -176,7 +182,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
 async fn lead_while_staying(
     mut won: watch::Receiver<bool>,
     leading: &watch::Sender<bool>,
-    tenure: &Tenure,
+    installation: &Installation,
 ) {
     loop {
         let leads = *won.borrow_and_update();
@@ -184,7 +190,7 @@ async fn lead_while_staying(
             leading.send_replace(false);
         }
         tokio::select! {
-            goes = tenure.goes(), if leads && !*leading.borrow() => {
+            goes = installation.is_uninstalled(), if leads && !*leading.borrow() => {
                 leading.send_replace(!goes);
                 if won.changed().await.is_err() {
                     return;

@@ -23,7 +23,6 @@ mod overwrites;
 mod refusals;
 mod rendezvous;
 mod schedule;
-mod tenure;
 mod watches;
 mod writer;
 

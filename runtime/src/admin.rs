@@ -1,7 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 //!
-//! Anybody in the network may ask, so nobody can hold much: one request per connection,
-//! few connections, little time.
+//! Any host in the network may connect, so each can use little: one request per
+//! connection, few connections, short deadlines.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -33,21 +33,21 @@ use tokio::{
 
 use crate::heartbeat::Heartbeat;
 
-/// An event loop that has not turned for this long is taken for stuck.
+/// An event loop without a heartbeat for this long counts as stuck.
 const STUCK: Duration = Duration::from_secs(60);
-/// Beyond so many connections the oldest is closed: a probe is done within
-/// milliseconds, and who wants to keep it out has to be faster.
+/// Beyond so many connections the oldest is closed. A probe needs milliseconds, so it
+/// gets through unless somebody opens them faster than that.
 const MOST_CONNECTIONS: usize = 64;
-/// The longest time for the head of a request …
+/// The deadline for the head of a request …
 const HEAD_TIME: Duration = Duration::from_secs(2);
-/// … and for all of it, the answer's way to a slow client included.
+/// … and for the whole exchange, with a slow client too.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// The most bytes of a head; hyper wants no less.
 const HEAD_BYTES: usize = 8192;
-/// When the process has no file descriptor left, say.
+/// The pause after a failed accept, for example without a free file descriptor.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What is not well, each in words; empty when all is.
+/// The texts of `/readyz`; empty if the program is ready.
 pub type Problems = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// Brings the metrics up to date, just before they are served.
@@ -63,8 +63,8 @@ pub struct AdminError {
     pub source: io::Error,
 }
 
-/// Where to listen: at these addresses, and always at the loopback of their families
-/// (of both if there is none).
+/// Where to listen: at these addresses, and always at the loopback addresses of their
+/// families (of both families if there are none).
 #[must_use]
 pub fn sockets(addresses: &[IpAddr], port: u16) -> BTreeSet<SocketAddr> {
     let loopbacks = [
@@ -101,11 +101,11 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// Takes the port at each of the addresses; `sockets` must not be empty. A family
-    /// that this host does not have at all is left out, unless it is the only one.
+    /// Binds each of the addresses; `sockets` must not be empty. A family that this host
+    /// does not have is left out, unless it is the only one.
     ///
     /// # Errors
-    /// If one of them cannot be had.
+    /// If one of them cannot be bound.
     pub async fn bind(sockets: &BTreeSet<SocketAddr>) -> Result<Self, AdminError> {
         let mut listeners = Vec::new();
         let mut missing = None;
@@ -132,7 +132,7 @@ impl Admin {
         }
     }
 
-    /// Runs this whenever metrics are asked for.
+    /// Runs this before each answer of `/metrics`.
     #[must_use]
     pub fn refreshed_by(mut self, refresh: Refresh) -> Self {
         self.refresh = refresh;
@@ -169,7 +169,7 @@ impl Admin {
     }
 }
 
-/// Answers one request. What becomes of it is the client's business.
+/// Answers one request. Errors concern only the client.
 async fn answer(stream: TcpStream, router: Router) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -185,7 +185,7 @@ fn healthz(heartbeat: &Heartbeat) -> Response {
     if age < STUCK {
         "ok\n".into_response()
     } else {
-        let text = format!("the event loop has not turned for {} s\n", age.as_secs());
+        let text = format!("the event loop is stuck for {} s\n", age.as_secs());
         (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
     }
 }

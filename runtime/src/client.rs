@@ -1,12 +1,11 @@
-//! The way to the API server, which notices when nobody is there any more.
+//! A client of the API server that detects dead connections.
 //!
-//! A connection whose other end has vanished without a word (a power cut, a firewall
-//! that forgets) looks like one on which nothing happens. The kernel asks after quiet
-//! connections ([`KEEPALIVE`]) and gives up those whose data is not acknowledged
-//! ([`USER_TIMEOUT`]); so an end that is gone is noticed within half a minute. What a
-//! load balancer between keeps alive for a server that is dead is given up after
-//! [`SILENCE`] without a byte: no watch is quiet for so long, since it is asked for anew
-//! before ([`super::watch::paged`]).
+//! A connection whose peer has vanished without a FIN or RST (a power cut, a firewall that
+//! lost its state) cannot be told from an idle one. The kernel probes idle connections
+//! ([`KEEPALIVE`]) and drops those whose data is not acknowledged ([`USER_TIMEOUT`]), so a
+//! vanished peer is detected within half a minute. A connection that a load balancer in
+//! between keeps alive is dropped after [`SILENCE`] without a byte: no watch is silent for
+//! so long, since it is renewed before ([`super::watch::paged`]).
 
 use std::time::Duration;
 
@@ -30,27 +29,30 @@ use tower::{BoxError, ServiceBuilder, retry::RetryLayer, timeout::TimeoutLayer};
 
 use crate::heartbeat::Heartbeat;
 
-/// Longer than this no connection is waited for.
+/// The deadline for a new connection.
 const CONNECT: Duration = Duration::from_secs(5);
-/// A connection on which nothing has come for so long is asked after, …
+/// An idle connection is probed after this time, …
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// … then as often as this, …
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// … and is given up when so many stay without an answer.
+/// … and is dropped after so many probes without an answer.
 const KEEPALIVE_TRIES: u32 = 3;
-/// Data that is not acknowledged for so long ends its connection.
+/// A connection whose data is not acknowledged for this time is dropped.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longer than this the API server is never silent. What Kubernetes' own clients allow
-/// (k8s.io/apimachinery pkg/util/net: a ping after 30 s, 15 s for the answer).
+/// A connection on which the API server sends nothing for this time is dead. The same as in
+/// Kubernetes' own clients (k8s.io/apimachinery pkg/util/net: a ping after 30 s, 15 s for
+/// the answer).
 pub const SILENCE: Duration = Duration::from_secs(45);
 
 /// Why there is no client.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// Nobody says where the API server is.
-    #[error("no way to the API server: run in a Pod with a ServiceAccount, or set KUBECONFIG: {0}")]
+    /// There is no configuration.
+    #[error(
+        "cannot find the API server: run in a Pod with a ServiceAccount, or set KUBECONFIG: {0}"
+    )]
     NoConfig(#[from] InferConfigError),
-    /// The configuration is of no use.
+    /// The configuration cannot be used.
     #[error("cannot set up a client for the API server: {0}")]
     Setup(#[from] kube::Error),
 }
@@ -63,8 +65,8 @@ pub async fn config() -> Result<Config, ClientError> {
     Ok(Config::infer().await?)
 }
 
-/// A client that beats `heard` whenever the API server answers. With a `deadline`, each
-/// request is answered within it or fails, which is not for watches.
+/// A client that beats `heard` at every answer of the API server. With a `deadline` every
+/// request fails after that time; watches need a client without one.
 ///
 /// # Errors
 /// If a certificate or a key cannot be read.
@@ -74,7 +76,7 @@ pub fn client(
     deadline: Option<Duration>,
 ) -> Result<Client, ClientError> {
     let mut http = HttpConnector::new();
-    // The layer around it makes TLS of it.
+    // The layer around it adds TLS.
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_keepalive(Some(KEEPALIVE));
@@ -105,24 +107,24 @@ pub fn client(
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
-/// What is wrong if the API server has not answered for too long, in words.
+/// A text for `/readyz` if the API server has not answered for too long.
 #[must_use]
 pub fn silence(heard: &Heartbeat) -> Option<String> {
     let age = heard.age();
-    (age >= SILENCE).then(|| format!("no word from the API server for {} s", age.as_secs()))
+    (age >= SILENCE).then(|| format!("no answer from the API server for {} s", age.as_secs()))
 }
 
-/// How long ago the API server last answered, as a metric.
+/// The metric of how long ago the API server last answered.
 pub struct Silence {
     heard: Heartbeat,
     gauge: Gauge,
 }
 
 impl Silence {
-    /// The metric of that name.
+    /// The metric, under that name.
     ///
     /// # Errors
-    /// If it is no name.
+    /// If the name is not valid.
     pub fn new(name: &str, heard: Heartbeat) -> prometheus::Result<Self> {
         let gauge = Gauge::new(name, "Seconds since the API server last answered")?;
         Ok(Self { heard, gauge })

@@ -1,8 +1,8 @@
-//! Errors of the API server in words, with the remedy where there is one.
+//! Texts for errors of the API server, with the remedy where there is one.
 
 use kube::core::Status;
 
-/// What a request failed of and what to do about it.
+/// Why a request failed and what to do about it.
 #[must_use]
 pub fn explain(error: &kube::Error) -> String {
     match error {
@@ -11,7 +11,7 @@ pub fn explain(error: &kube::Error) -> String {
     }
 }
 
-/// What the API server refused and what to do about it.
+/// Why the API server refused a request and what to do about it.
 #[must_use]
 pub fn explain_status(status: &Status) -> String {
     let remedy = match status.code {

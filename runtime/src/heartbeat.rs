@@ -1,11 +1,11 @@
-//! Whether an event loop still turns.
+//! Whether an event loop still runs.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// The time of an event loop's last turn; clones share it.
+/// The time of an event loop's last iteration; clones share it.
 #[derive(Clone, Debug)]
 pub struct Heartbeat(Arc<Mutex<Instant>>);
 
@@ -16,12 +16,12 @@ impl Default for Heartbeat {
 }
 
 impl Heartbeat {
-    /// The loop turns.
+    /// Records an iteration.
     pub fn beat(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// How long ago the loop last turned.
+    /// How long ago the last iteration was.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.0

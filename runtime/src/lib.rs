@@ -6,8 +6,9 @@ pub mod admin;
 pub mod client;
 pub mod errors;
 pub mod heartbeat;
-pub mod leaving;
+
 pub mod logging;
 pub mod mirror;
 pub mod signals;
+pub mod uninstall;
 pub mod watch;

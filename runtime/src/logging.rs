@@ -2,7 +2,7 @@
 
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// One readable line per event.
@@ -11,11 +11,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// kube logs each failed attempt anew, for which [`super::watch`] has one line.
+/// kube logs every failed attempt, for which [`super::watch`] has one line.
 const DEFAULT_FILTER: &str = "info,kube_client=off,kube_runtime=off";
 
-/// Starts logging. The environment variable `RUST_LOG` chooses what is logged
-/// (`info` of our own if it is unset).
+/// Starts logging. The environment variable `RUST_LOG` is the filter (by default `info`,
+/// without the lines of kube).
 pub fn start(format: LogFormat) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));

@@ -1,4 +1,4 @@
-//! What is known of the objects of one watch, pruned to what matters of each.
+//! The objects of one watch, each pruned to a view of it.
 
 use std::collections::BTreeMap;
 
@@ -68,7 +68,7 @@ impl<V: PartialEq> Mirror<V> {
     }
 }
 
-/// How an object is called in a [`Mirror`].
+/// The key of an object in a [`Mirror`].
 pub fn key<T: Resource>(object: &T) -> String {
     let namespace = object.namespace().unwrap_or_default();
     format!("{namespace}/{}", object.name_any())
@@ -99,12 +99,12 @@ mod tests {
     }
 
     #[test]
-    fn events_are_followed_and_only_changes_are_told() {
+    fn events_are_followed_and_only_changes_are_reported() {
         use Event::{Apply, Delete, Init, InitApply, InitDone};
         let mut mirror = Mirror::default();
         let list = [Init, InitApply(pod("a", "1")), InitApply(pod("b", ""))];
         assert_eq!(absorb(&mut mirror, list), [false; 3]);
-        assert!(mirror.known().is_none(), "a part of a list tells nothing");
+        assert!(mirror.known().is_none(), "half a list is no list");
         assert_eq!(absorb(&mut mirror, [InitDone]), [true]);
         assert_eq!(known(&mirror), [("ns/a", "1")]);
 

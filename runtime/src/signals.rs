@@ -1,4 +1,4 @@
-//! Signals: the first asks to finish, the second ends at once.
+//! Signals: the first one stops the program in order, the second one at once.
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -22,10 +22,10 @@ pub fn listen() -> std::io::Result<watch::Receiver<bool>> {
                 _ = interrupt.recv() => {}
             }
             if asked == 1 {
-                info!("asked to stop; a second signal ends at once");
+                info!("stopping; a second signal ends the process at once");
                 sender.send_replace(true);
             } else {
-                warn!("second signal: ending at once");
+                warn!("second signal: ending the process at once");
                 std::process::exit(130);
             }
         }

@@ -1,14 +1,15 @@
-//! Following resources on the API server, however long it is away.
+//! Watching resources on the API server, with endless retries.
 
 use std::{
     collections::BTreeMap,
     fmt::Debug,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use backon::ExponentialBuilder;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use kube::{
     Api, Resource,
     runtime::{
@@ -24,23 +25,23 @@ use tracing::{info, warn};
 use crate::errors::{explain_status, with_sources};
 
 const SHORTEST_DELAY: Duration = Duration::from_millis(200);
-/// After an outage of the API server everybody is back within twice this time
+/// After an outage of the API server every watch is back within twice this time
 /// (jitter doubles it).
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
-/// A watch that has not failed for this long is well again: an idle watch
-/// delivers nothing by which it could be told sooner.
-const WELL_AGAIN: Duration = Duration::from_secs(15);
+/// A watch that has not failed for this long counts as healthy again, since an idle watch
+/// delivers nothing that would prove it sooner.
+const HEALTHY_AGAIN: Duration = Duration::from_secs(15);
 
 /// Objects per page of a list: a page is in memory as a whole, and the status of a
 /// Service may list many nodes, an EndpointSlice a hundred endpoints.
 const PAGE: u32 = 100;
 
-/// How long, in seconds, the API server lets a watch run before it is asked for anew.
-/// Shorter than [`super::client::SILENCE`], so that a watch on which nothing happens is
-/// not taken for a dead one; kube gives one up that is silent 5 s longer than this.
+/// How long, in seconds, the API server lets a watch run before it is renewed. Shorter
+/// than [`super::client::SILENCE`], so that a watch without events is not taken for a dead
+/// connection; kube drops a watch that is silent 5 s longer than this.
 const WATCH_SECONDS: u32 = 40;
 
-/// How everything is watched: by lists in pages, and never silent for long.
+/// The configuration of every watch: lists in pages, and renewed in time.
 #[must_use]
 pub fn paged() -> watcher::Config {
     watcher::Config::default()
@@ -48,7 +49,7 @@ pub fn paged() -> watcher::Config {
         .timeout(WATCH_SECONDS)
 }
 
-/// How the watches of a process fare; clones share it.
+/// Which watches of a process fail now, and why; clones share it.
 #[derive(Clone, Debug)]
 pub struct WatchHealth {
     failures: Arc<Mutex<BTreeMap<&'static str, Failure>>>,
@@ -72,13 +73,13 @@ impl WatchHealth {
         }
     }
 
-    /// The watches that fail now, each in words.
+    /// A text for each watch that fails now.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let failing = failures
             .iter()
-            .filter(|(_, failure)| failure.last.elapsed() < WELL_AGAIN);
+            .filter(|(_, failure)| failure.last.elapsed() < HEALTHY_AGAIN);
         failing
             .map(|(kind, failure)| {
                 let seconds = failure.since.elapsed().as_secs();
@@ -90,7 +91,7 @@ impl WatchHealth {
             .collect()
     }
 
-    /// Notes a failure; logs it unless the same is known already.
+    /// Notes a failure, and logs it unless it is the same as before.
     fn failed(&self, kind: &'static str, error: &watcher::Error) {
         self.errors.with_label_values(&[kind]).inc();
         let message = explain(error);
@@ -98,7 +99,7 @@ impl WatchHealth {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let known = failures
             .get(kind)
-            .filter(|known| known.last.elapsed() < WELL_AGAIN);
+            .filter(|known| known.last.elapsed() < HEALTHY_AGAIN);
         if known.is_none_or(|known| known.message != message) {
             warn!(kind, "watch failed, will retry: {message}");
         }
@@ -121,7 +122,7 @@ impl WatchHealth {
     }
 }
 
-/// What failed and what to do about it.
+/// The error with its remedy.
 fn explain(error: &watcher::Error) -> String {
     let status = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
@@ -145,27 +146,81 @@ pub async fn follow<K, Input>(
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
+    let mut events = pin!(events(kind, api, config, health));
+    while let Some(event) = events.next().await {
+        if sender.send(wrap(event)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends the one object of that name at first and after every change; `None` while it does
+/// not exist. Until the receiver is gone, as [`follow`]. (kube's `watch_object` does the
+/// same, but its watches can't be renewed in time for [`super::client::SILENCE`].)
+pub async fn follow_object<K, Input>(
+    kind: &'static str,
+    api: Api<K>,
+    name: &str,
+    health: WatchHealth,
+    sender: mpsc::Sender<Input>,
+    wrap: impl Fn(Option<K>) -> Input,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let config = paged().fields(&format!("metadata.name={name}"));
+    let mut events = pin!(events(kind, api, config, health));
+    let mut listed = None;
+    while let Some(event) = events.next().await {
+        let current = match event {
+            Event::Init => {
+                listed = None;
+                continue;
+            }
+            Event::InitApply(object) => {
+                listed = Some(object);
+                continue;
+            }
+            Event::InitDone => listed.take(),
+            Event::Apply(object) => Some(object),
+            Event::Delete(_) => None,
+        };
+        if sender.send(wrap(current)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The events of a watch without its errors, which go to `health`. It never ends.
+fn events<K>(
+    kind: &'static str,
+    api: Api<K>,
+    config: watcher::Config,
+    health: WatchHealth,
+) -> impl Stream<Item = Event<K>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
     let backoff = ExponentialBuilder::default()
         .with_min_delay(SHORTEST_DELAY)
         .with_max_delay(LONGEST_DELAY)
         .with_jitter()
         .without_max_times();
-    let mut events = watcher(api, config)
+    watcher(api, config)
         .backoff(ExponentialBackoff::from(backoff))
-        .into_stream()
-        .boxed();
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => {
-                // `Init` comes before the first request, so it proves nothing.
-                if !matches!(event, Event::Init) {
-                    health.succeeded(kind);
+        .filter_map(move |event| {
+            let event = match event {
+                Ok(event) => {
+                    // `Init` comes before the first request, so it proves nothing.
+                    if !matches!(event, Event::Init) {
+                        health.succeeded(kind);
+                    }
+                    Some(event)
                 }
-                if sender.send(wrap(event)).await.is_err() {
-                    return;
+                Err(error) => {
+                    health.failed(kind, &error);
+                    None
                 }
-            }
-            Err(error) => health.failed(kind, &error),
-        }
-    }
+            };
+            std::future::ready(event)
+        })
 }

@@ -68,7 +68,7 @@ async fn a_silent_api_server_is_noticed_and_found_again_without_a_restart() -> R
     cut(n1.netns())?;
     wait_for("readyz to say so", NOTICED, || async {
         let said = format!("{:?}", agent.get("/readyz"));
-        if said.contains("watching") || said.contains("no word from the API server") {
+        if said.contains("watching") || said.contains("no answer from the API server") {
             Ok(())
         } else {
             Err(said)
