@@ -1,6 +1,6 @@
 //! The objects of one watch, each pruned to a view of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem};
 
 use kube::{Resource, ResourceExt, runtime::watcher::Event};
 
@@ -31,41 +31,75 @@ impl<V: PartialEq> Mirror<V> {
         self.synced.then_some(&self.known)
     }
 
+    /// One object, by its [`key`].
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&V> {
+        self.known.get(key)
+    }
+
     /// Takes in one watch event. Says whether anything changed.
     pub fn absorb<T: Resource>(&mut self, event: Event<T>, view: impl Fn(&T) -> Option<V>) -> bool {
+        let synced = self.synced;
+        let changed = !self.changes(event, view).is_empty();
+        changed || synced != self.synced
+    }
+
+    /// Takes in one watch event. Returns the objects that it added, changed or removed.
+    pub fn changes<T: Resource>(
+        &mut self,
+        event: Event<T>,
+        mut view: impl FnMut(&T) -> Option<V>,
+    ) -> Vec<Change<V>> {
         match event {
             Event::Init => {
                 self.listing.clear();
-                false
+                Vec::new()
             }
             Event::InitApply(object) => {
                 if let Some(view) = view(&object) {
                     self.listing.insert(key(&object), view);
                 }
-                false
+                Vec::new()
             }
             Event::InitDone => {
-                let listed = std::mem::take(&mut self.listing);
-                let changed = !self.synced || listed != self.known;
-                self.known = listed;
                 self.synced = true;
-                changed
+                let listed = mem::take(&mut self.listing);
+                let gone = self.known.keys().filter(|key| !listed.contains_key(*key));
+                let gone: Vec<String> = gone.cloned().collect();
+                let removed = gone.into_iter().map(|key| (key, None));
+                let listed = listed.into_iter().map(|(key, view)| (key, Some(view)));
+                removed
+                    .chain(listed)
+                    .filter_map(|(key, view)| self.set(key, view))
+                    .collect()
             }
-            Event::Apply(object) => match view(&object) {
-                Some(view) => self.put(key(&object), view),
-                None => self.known.remove(&key(&object)).is_some(),
-            },
-            Event::Delete(object) => self.known.remove(&key(&object)).is_some(),
+            Event::Apply(object) => {
+                let view = view(&object);
+                self.set(key(&object), view).into_iter().collect()
+            }
+            Event::Delete(object) => self.set(key(&object), None).into_iter().collect(),
         }
     }
 
-    fn put(&mut self, key: String, view: V) -> bool {
-        let unchanged = self.known.get(&key) == Some(&view);
-        if !unchanged {
-            self.known.insert(key, view);
+    fn set(&mut self, key: String, view: Option<V>) -> Option<Change<V>> {
+        if self.known.get(&key) == view.as_ref() {
+            return None;
         }
-        !unchanged
+        let before = match view {
+            Some(view) => self.known.insert(key.clone(), view),
+            None => self.known.remove(&key),
+        };
+        Some(Change { key, before })
     }
+}
+
+/// That an object is no longer what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change<V> {
+    /// The object's [`key`].
+    pub key: String,
+    /// What was known of it before; `None` if nothing.
+    pub before: Option<V>,
 }
 
 /// The key of an object in a [`Mirror`].
@@ -139,5 +173,35 @@ mod tests {
         assert_eq!(absorb(&mut mirror, again), [false; 2]);
         assert_eq!(absorb(&mut mirror, [Init, InitDone]), [false, true]);
         assert!(known(&mirror).is_empty());
+    }
+
+    #[test]
+    fn a_change_names_its_object_and_what_was_known_before() {
+        use Event::{Apply, Delete, Init, InitApply, InitDone};
+        let mut mirror = Mirror::default();
+        absorb(
+            &mut mirror,
+            [
+                Init,
+                InitApply(pod("a", "1")),
+                InitApply(pod("b", "2")),
+                InitDone,
+            ],
+        );
+        let mut changed = |event| {
+            let changes = mirror.changes(event, |pod: &Pod| pod.uid());
+            let named = changes
+                .into_iter()
+                .map(|change| (change.key, change.before));
+            named.collect::<Vec<_>>()
+        };
+        let one = |key: &str, before: Option<&str>| vec![(key.into(), before.map(str::to_owned))];
+        assert_eq!(changed(Apply(pod("a", "3"))), one("ns/a", Some("1")));
+        assert_eq!(changed(Apply(pod("c", "4"))), one("ns/c", None));
+        assert_eq!(changed(Delete(pod("c", "4"))), one("ns/c", Some("4")));
+        // A new list: only what differs is a change.
+        assert_eq!(changed(Init), []);
+        assert_eq!(changed(InitApply(pod("a", "3"))), []);
+        assert_eq!(changed(InitDone), one("ns/b", Some("2")));
     }
 }
