@@ -28,9 +28,9 @@ use jiff::Timestamp;
 
 use crate::{
     holdings::Tenure,
+    key::ServiceKey,
     node::ConflictReason,
     port::{Family, PortKey},
-    service::ServiceKey,
 };
 
 /// What can be given to one Service only on a node: a port in one family.

@@ -8,6 +8,7 @@
 pub mod arbitration;
 pub mod clients;
 pub mod holdings;
+pub mod key;
 pub mod names;
 pub mod node;
 pub mod ownership;
@@ -17,9 +18,10 @@ pub mod selector;
 pub mod service;
 pub mod version;
 
+pub use key::ServiceKey;
 pub use node::{LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus};
 pub use port::{Family, PortKey, Protocol};
 pub use problem::Problem;
 pub use selector::NodeSelector;
-pub use service::{ClassPolicy, Interpretation, ServiceKey, ServiceSpec};
+pub use service::{ClassPolicy, Interpretation, ServiceSpec};
 pub use version::ResourceVersion;

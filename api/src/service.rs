@@ -2,22 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt::Display,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU16,
-    str::FromStr,
 };
-
-use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{Service, ServicePort as ApiPort, ServiceSpec as ApiSpec},
-    apimachinery::pkg::util::intstr::IntOrString,
-};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     clients::{self, Clients},
+    key::ServiceKey,
     names::{
         ADDRESS_TYPE_ANNOTATION, LOAD_BALANCER_CLASS, MAX_ADDRESSES_ANNOTATION,
         NODE_SELECTOR_ANNOTATION,
@@ -27,65 +19,11 @@ use crate::{
     problem::Problem,
     selector::NodeSelector,
 };
-
-/// A Service's namespace and name, written `namespace/name`.
-#[derive(
-    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(try_from = "String", into = "String")]
-// Names have at most 63 and 253 characters.
-#[schemars(with = "String", extend("maxLength" = 317, "pattern" = "^[^/]+/[^/]+$"))]
-pub struct ServiceKey {
-    /// The Service's namespace.
-    pub namespace: String,
-    /// The Service's name.
-    pub name: String,
-}
-
-impl ServiceKey {
-    /// The key of a Service object.
-    #[must_use]
-    pub fn of(service: &Service) -> Self {
-        Self {
-            namespace: service.metadata.namespace.clone().unwrap_or_default(),
-            name: service.metadata.name.clone().unwrap_or_default(),
-        }
-    }
-}
-
-impl fmt::Display for ServiceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-impl From<ServiceKey> for String {
-    fn from(key: ServiceKey) -> Self {
-        key.to_string()
-    }
-}
-
-impl FromStr for ServiceKey {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('/') {
-            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(Self {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-            }),
-            _ => Err(format!("{text:?} is not namespace/name")),
-        }
-    }
-}
-
-impl TryFrom<String> for ServiceKey {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Service, ServicePort as ApiPort, ServiceSpec as ApiSpec},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 
 /// Whether a Service without `spec.loadBalancerClass` is ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -479,7 +417,7 @@ fn service_port(key: PortKey, port: &ApiPort) -> ServicePort {
     }
 }
 
-fn annotation<T: Default, E: fmt::Display>(
+fn annotation<T: Default, E: Display>(
     service: &Service,
     name: &str,
     problems: &mut Vec<Problem>,
