@@ -2,9 +2,18 @@
 //!
 //! Processes are the upstream ones (etcd, kube-apiserver, kube-controller-manager,
 //! one kube-proxy per node) and our own agents and controllers; nodes, Pods and
-//! clients are network namespaces. [`layout`] draws the network. Nothing touches
+//! clients are network namespaces. [`cluster::layout`] draws the network. Nothing touches
 //! the host's own network, and everything made is written down under
 //! `/run/highwire/<cluster>/`, so that it can always be taken away again.
+//!
+//! Each folder uses only those above it:
+//!
+//! | folder | holds |
+//! |---|---|
+//! | `lab/` | namespaces, wiring, processes; nothing of Kubernetes |
+//! | `cluster/` | control plane, nodes, kube-proxies |
+//! | `highwire/` | our programs as their Pods would run them |
+//! | `bed/` | what a test puts on a cluster and expects of it: Pods, Services, traffic |
 //!
 //! `hack/cluster` runs the clusters; a test attaches to one that is up:
 //!
@@ -26,42 +35,25 @@
 //! # }
 //! ```
 
+pub mod bed;
 pub mod cluster;
-pub mod controlplane;
 pub mod highwire;
-pub mod kubelet;
-pub mod kubeproxy;
-pub mod layout;
-pub mod lifecycle;
-pub mod load;
-pub mod netns;
-pub mod nodes;
-pub mod pki;
-pub mod pod;
-pub mod private;
-pub mod program;
-pub mod relay;
-pub mod requirements;
-pub mod scope;
-pub mod service;
-mod slots;
-pub mod state;
-pub mod traffic;
-pub mod unit;
-pub mod wait;
-pub mod wiring;
-pub mod workload;
+pub mod lab;
 
-pub use cluster::{Cluster, Node};
-pub use kubelet::Kubelet;
-pub use layout::{IpFamily, ProxyMode};
-pub use netns::{Netns, Output};
-pub use pod::Pod;
-pub use private::PrivateCluster;
-pub use program::Program;
-pub use requirements::tests_need_root;
-pub use scope::Scope;
-pub use service::Svc;
-pub use traffic::{ConnectError, EchoReply, EchoStream, UdpFlow};
-pub use wait::wait_for;
-pub use workload::Install;
+pub use bed::pod::Pod;
+pub use bed::scope::Scope;
+pub use bed::service::Svc;
+pub use bed::traffic::{EchoReply, EchoStream, UdpFlow};
+pub use bed::{expect, load, reported, traffic};
+pub use cluster::config::{Config, ProxyMode, ProxyModes};
+pub use cluster::handle::{Cluster, Node, checkout};
+pub use cluster::layout::IpFamily;
+pub use cluster::private::PrivateCluster;
+pub use cluster::{layout, lifecycle, nodes};
+pub use highwire::kubelet::Kubelet;
+pub use highwire::program::{Program, Programs};
+pub use highwire::workload::Install;
+pub use lab::http::ConnectError;
+pub use lab::netns::{Netns, Output};
+pub use lab::unit::Unit;
+pub use lab::wait::wait_for;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use highwire_e2e::cluster::checkout;
+use highwire_e2e::checkout;
 
 const DOCUMENTS: [&str; 4] = [
     "README.md",
@@ -29,10 +29,13 @@ fn quoted(line: &str) -> impl Iterator<Item = &str> {
     parts.filter_map(|(index, part)| (index % 2 == 1).then_some(part))
 }
 
-/// The source of the cluster tests in `tests/<file>.rs`.
+/// The source of the cluster tests in `<file>.rs`, whichever folder it is in.
 fn source(file: &str) -> Option<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    fs::read_to_string(path.join(file).with_extension("rs")).ok()
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e");
+    ["each_mode", "mixed"].iter().find_map(|folder| {
+        let path = tests.join(folder).join(file).with_extension("rs");
+        fs::read_to_string(path).ok()
+    })
 }
 
 #[test]

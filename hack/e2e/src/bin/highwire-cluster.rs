@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use highwire_e2e::pod::PodBuilder;
-use highwire_e2e::state::{self, Config, State};
-use highwire_e2e::unit::Unit;
-use highwire_e2e::{Cluster, IpFamily, Netns, Pod, Program, ProxyMode, highwire, lifecycle, relay};
+use highwire_e2e::bed::pod::PodBuilder;
+use highwire_e2e::cluster::relay;
+use highwire_e2e::lab::state::{self, State};
+use highwire_e2e::{
+    Cluster, Config, IpFamily, Netns, Pod, Program, Programs as _, ProxyModes, Unit, highwire,
+    lifecycle,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long an upstream program may take to end after SIGTERM.
@@ -100,9 +103,9 @@ struct Up {
     /// How many nodes.
     #[arg(long, default_value_t = 3)]
     nodes: u8,
-    /// kube-proxy's mode.
+    /// The kube-proxies' mode; `mixed` is nftables on every other node.
     #[arg(long, value_enum, default_value = "iptables")]
-    proxy_mode: ProxyMode,
+    proxy_mode: ProxyModes,
     /// Address families of nodes, Pods and Services.
     #[arg(long, value_enum, default_value = "dual")]
     ip_family: IpFamily,
@@ -206,11 +209,11 @@ async fn act(name: &str, action: Action) -> Result<()> {
         }
         Action::List => {
             for name in State::list() {
-                match State::new(&name)?.config() {
+                match Config::read(&State::new(&name)?) {
                     Ok(config) => println!(
                         "{name}\t{} nodes\t{}\t{:?}",
                         config.nodes,
-                        config.proxy_mode.as_str(),
+                        config.proxy_modes.as_str(),
                         config.ip_family
                     ),
                     Err(_) => {
@@ -229,7 +232,7 @@ async fn act(name: &str, action: Action) -> Result<()> {
     }
     let cluster = Cluster::open(name).await?;
     match action {
-        Action::Kubeconfig => println!("{}", cluster.state().kubeconfig().display()),
+        Action::Kubeconfig => println!("{}", cluster.kubeconfig().display()),
         Action::Ps => ps(&cluster),
         Action::Kubectl { arguments } => return kubectl(&cluster, &arguments),
         Action::Exec { role, command } => return exec(&cluster, &role, &command),
@@ -264,7 +267,7 @@ async fn up(name: &str, arguments: Up) -> Result<()> {
     let config = Config {
         name: name.to_owned(),
         nodes: arguments.nodes,
-        proxy_mode: arguments.proxy_mode,
+        proxy_modes: arguments.proxy_mode,
         ip_family: arguments.ip_family,
         proxy_knows_pods: true,
         controlplane: std::path::absolute(arguments.controlplane)?,
@@ -295,7 +298,7 @@ async fn up(name: &str, arguments: Up) -> Result<()> {
     say("ready");
     println!(
         "export KUBECONFIG={}",
-        State::new(name)?.kubeconfig().display()
+        State::new(name)?.path("kubeconfig").display()
     );
     Ok(())
 }
@@ -384,7 +387,7 @@ fn ps(cluster: &Cluster) {
 fn kubectl(cluster: &Cluster, arguments: &[String]) -> Result<()> {
     let error = Command::new(cluster.config().controlplane.join("kubectl"))
         .args(arguments)
-        .env("KUBECONFIG", cluster.state().kubeconfig())
+        .env("KUBECONFIG", cluster.kubeconfig())
         .env("KUBECACHEDIR", cluster.state().path("kubectl-cache"))
         .exec();
     Err(error).context("start kubectl")

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::traffic::http_get;
-use highwire_e2e::{Cluster, Netns, Program, Scope, Svc, highwire, wait_for};
+use highwire_e2e::{Cluster, Netns, Program, Programs as _, Scope, Svc, highwire, wait_for};
 
 /// Services created one after the other for the latency figures.
 const CREATED: usize = 100;
@@ -39,7 +39,7 @@ async fn main() -> Result<()> {
     }
     println!(
         "kube-proxy {}, {} nodes\n",
-        cluster.config().proxy_mode.as_str(),
+        cluster.config().proxy_modes.as_str(),
         cluster.nodes().len()
     );
     throughput::throughput(&cluster, &scope).await?;

@@ -1,0 +1,11 @@
+//! What tests put on a cluster and expect of it: Pods, Services, traffic.
+
+pub mod expect;
+pub mod load;
+pub mod pod;
+pub mod reported;
+pub mod scope;
+pub mod service;
+mod slots;
+pub mod test;
+pub mod traffic;

@@ -1,0 +1,110 @@
+//! What a cluster was asked to be.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::layout::{IpFamily, MAX_NODES};
+use crate::lab::state::{State, check_name, read_json};
+
+/// How a kube-proxy programs the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyMode {
+    /// iptables rules (through iptables-nft on Debian).
+    Iptables,
+    /// Its own nftables table.
+    Nftables,
+}
+
+impl ProxyMode {
+    /// The value of kube-proxy's `mode`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// Which mode the kube-proxies of a cluster run in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyModes {
+    /// All in iptables mode.
+    Iptables,
+    /// All in nftables mode.
+    Nftables,
+    /// nftables on n1, n3, …; iptables on n2, n4, ….
+    Mixed,
+}
+
+impl ProxyModes {
+    /// The mode on node `index`.
+    pub fn on(self, index: u8) -> ProxyMode {
+        match self {
+            Self::Iptables => ProxyMode::Iptables,
+            Self::Nftables => ProxyMode::Nftables,
+            Self::Mixed if index % 2 == 1 => ProxyMode::Nftables,
+            Self::Mixed => ProxyMode::Iptables,
+        }
+    }
+
+    /// As the command line has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+            Self::Mixed => "mixed",
+        }
+    }
+}
+
+/// What a cluster was asked to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// Its name.
+    pub name: String,
+    /// How many nodes it has.
+    pub nodes: u8,
+    /// The kube-proxies' modes.
+    pub proxy_modes: ProxyModes,
+    /// Families of nodes, Pods and Services.
+    pub ip_family: IpFamily,
+    /// Whether kube-proxy is told the Pods' addresses. If not, it masquerades nothing
+    /// but what enters at NodePorts.
+    pub proxy_knows_pods: bool,
+    /// Folder of the upstream programs.
+    pub controlplane: PathBuf,
+    /// Folder of `highwire-cluster` and `highwire-echo`.
+    pub tools: PathBuf,
+}
+
+impl Config {
+    /// The configuration of a cluster that is up.
+    pub fn read(state: &State) -> Result<Self> {
+        read_json(&state.path("cluster.json")).with_context(|| {
+            format!(
+                "cluster {:?} is not up; hack/cluster up starts one",
+                state.name()
+            )
+        })
+    }
+
+    /// Refuses what cannot work, naming the limit.
+    pub fn check(&self) -> Result<()> {
+        check_name(&self.name)?;
+        ensure!(
+            (1..=MAX_NODES).contains(&self.nodes),
+            "--nodes must be 1 to {MAX_NODES}"
+        );
+        let apiserver = self.controlplane.join("kube-apiserver");
+        ensure!(
+            apiserver.exists(),
+            "{} does not exist: run hack/build-controlplane, or use hack/cluster, which does",
+            apiserver.display()
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! Command lines of etcd, kube-apiserver, kube-controller-manager and the relay.
+
+use std::net::SocketAddr;
+
+use crate::cluster::config::Config;
+use crate::cluster::layout::{API_PORT, IpFamily};
+use crate::lab::state::State;
+use crate::lab::unit::Spec;
+
+/// Controllers that are needed when there is neither a kubelet nor a scheduler.
+///
+/// `node-lifecycle` takes the not-ready taint away; its grace period never ends,
+/// because nobody sends a node's heartbeats here.
+const CONTROLLERS: &str = "endpointslice-controller,node-lifecycle-controller,\
+    garbage-collector-controller,namespace-controller,serviceaccount-controller,\
+    root-ca-certificate-publisher-controller";
+/// Longer than any cluster lives.
+const FOREVER: &str = "8760h";
+
+/// The API server's URL inside the cluster.
+pub fn api_url(family: IpFamily) -> String {
+    format!("https://{}", api_address(family))
+}
+
+/// etcd, without the waiting for the disk: a test cluster need not survive a power cut.
+pub fn etcd(state: &State, config: &Config) -> Spec {
+    Spec::new(
+        "etcd",
+        &state.netns("cp"),
+        vec![
+            program(config, "etcd"),
+            format!("--data-dir={}", state.path("etcd").display()),
+            "--listen-client-urls=http://127.0.0.1:2379".into(),
+            "--advertise-client-urls=http://127.0.0.1:2379".into(),
+            "--listen-peer-urls=http://127.0.0.1:2380".into(),
+            "--unsafe-no-fsync".into(),
+            "--log-level=warn".into(),
+        ],
+    )
+}
+
+/// kube-apiserver with RBAC and service-account tokens.
+pub fn apiserver(state: &State, config: &Config) -> Spec {
+    let pki = |file: &str| state.path("pki").join(file).display().to_string();
+    let bind = if config.ip_family.has_v6() {
+        "::"
+    } else {
+        "0.0.0.0"
+    };
+    Spec::new(
+        "kube-apiserver",
+        &state.netns("cp"),
+        vec![
+            program(config, "kube-apiserver"),
+            "--etcd-servers=http://127.0.0.1:2379".into(),
+            format!("--advertise-address={}", config.ip_family.control_plane()),
+            format!("--bind-address={bind}"),
+            format!("--secure-port={API_PORT}"),
+            format!("--tls-cert-file={}", pki("apiserver.crt")),
+            format!("--tls-private-key-file={}", pki("apiserver.key")),
+            format!("--client-ca-file={}", pki("ca.crt")),
+            "--service-account-issuer=https://kubernetes.default.svc".into(),
+            format!("--service-account-key-file={}", pki("tokens.pub")),
+            format!("--service-account-signing-key-file={}", pki("tokens.key")),
+            format!(
+                "--service-cluster-ip-range={}",
+                config.ip_family.service_cidrs()
+            ),
+            "--authorization-mode=Node,RBAC".into(),
+            "--allow-privileged".into(),
+            "--profiling=false".into(),
+            // A stopped API server should be gone at once.
+            "--shutdown-delay-duration=0s".into(),
+        ],
+    )
+}
+
+/// kube-controller-manager with only the controllers needed, each as its own service account.
+pub fn controller_manager(state: &State, config: &Config) -> Spec {
+    let pki = |file: &str| state.path("pki").join(file).display().to_string();
+    Spec::new(
+        "kube-controller-manager",
+        &state.netns("cp"),
+        vec![
+            program(config, "kube-controller-manager"),
+            format!("--kubeconfig={}", pki("kube-controller-manager.kubeconfig")),
+            format!("--root-ca-file={}", pki("ca.crt")),
+            format!("--controllers={CONTROLLERS}"),
+            "--use-service-account-credentials".into(),
+            "--leader-elect=false".into(),
+            format!("--node-monitor-grace-period={FOREVER}"),
+            format!("--node-startup-grace-period={FOREVER}"),
+            // Tests create and delete in bursts.
+            "--kube-api-qps=200".into(),
+            "--kube-api-burst=400".into(),
+            "--concurrent-namespace-syncs=20".into(),
+            "--profiling=false".into(),
+        ],
+    )
+}
+
+/// Where the API server listens, in the first family of the cluster.
+pub fn api_address(family: IpFamily) -> SocketAddr {
+    SocketAddr::new(family.control_plane(), API_PORT)
+}
+
+/// The relay on the host's loopback; see [`crate::cluster::relay`].
+pub fn relay(state: &State, config: &Config) -> Spec {
+    let target = api_address(config.ip_family);
+    Spec {
+        name: "relay".into(),
+        netns: None,
+        argv: vec![
+            config.tools.join("highwire-cluster").display().to_string(),
+            "relay".into(),
+            format!("--netns={}", state.netns("cp").name()),
+            format!("--target={target}"),
+            format!("--port-file={}", state.path("relay-port").display()),
+        ],
+        env: Vec::new(),
+    }
+}
+
+/// Path of an upstream program.
+pub fn program(config: &Config, name: &str) -> String {
+    config.controlplane.join(name).display().to_string()
+}

@@ -1,0 +1,250 @@
+//! A cluster that is up, as tests and tools see it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::api::{Api, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config as ClientConfig};
+use serde_json::json;
+
+use crate::cluster::config::Config;
+use crate::cluster::layout::{CLIENT_V4, CLIENT_V6, node_v4, node_v6};
+use crate::lab::netns::Netns;
+use crate::lab::requirements;
+use crate::lab::state::State;
+use crate::lab::unit::Unit;
+
+/// Names the cluster that tests attach to.
+pub const ENV: &str = "HIGHWIRE_CLUSTER";
+
+/// A cluster that is up. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    state: State,
+    config: Config,
+    client: Client,
+}
+
+/// A node of a cluster.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name, `n1`.
+    pub name: String,
+    /// Its number, from 1.
+    pub index: u8,
+    addresses: Vec<IpAddr>,
+    netns: Netns,
+}
+
+impl Cluster {
+    /// The cluster that `HIGHWIRE_CLUSTER` names; for tests.
+    pub async fn attach() -> Result<Self> {
+        requirements::check()?;
+        let Ok(name) = std::env::var(ENV) else {
+            bail!(
+                "{ENV} is not set: `hack/test cluster` runs these tests; by hand, \
+                 `hack/cluster up --name dev` and then {ENV}=dev"
+            );
+        };
+        Self::open(&name).await
+    }
+
+    /// The cluster of that name.
+    pub async fn open(name: &str) -> Result<Self> {
+        let state = State::new(name)?;
+        let config = Config::read(&state)?;
+        let client = client(&state).await?;
+        Ok(Self {
+            state,
+            config,
+            client,
+        })
+    }
+
+    /// Whether it is the one that all tests attach to.
+    pub fn is_shared(&self) -> bool {
+        std::env::var(ENV).is_ok_and(|name| name == self.config.name)
+    }
+
+    /// A client of the API server with all rights.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// A client with the rights that a token gives.
+    pub async fn client_with(&self, token: &str) -> Result<Client> {
+        let mut config = client_config(&self.state).await?;
+        config.auth_info = kube::config::AuthInfo {
+            token: Some(token.to_owned().into()),
+            ..kube::config::AuthInfo::default()
+        };
+        Ok(Client::try_from(config)?)
+    }
+
+    /// What the cluster was asked to be.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its folder.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The admin's kubeconfig, by the relay: for people and tests on the host.
+    pub fn kubeconfig(&self) -> PathBuf {
+        kubeconfig(&self.state)
+    }
+
+    /// All nodes, opted in or not.
+    pub fn nodes(&self) -> Vec<Node> {
+        (1..=self.config.nodes)
+            .map(|index| self.node_at(index))
+            .collect()
+    }
+
+    /// One node, by name.
+    pub fn node(&self, name: &str) -> Result<Node> {
+        self.nodes()
+            .into_iter()
+            .find(|node| node.name == name)
+            .with_context(|| {
+                format!(
+                    "no node {name}: the cluster has n1 to n{}",
+                    self.config.nodes
+                )
+            })
+    }
+
+    /// The namespace of a role: `n1`, `client`, `cp`, `fabric`.
+    pub fn netns(&self, role: &str) -> Result<Netns> {
+        let netns = self.state.netns(role);
+        ensure!(
+            netns.exists(),
+            "no namespace {}: roles are client, cp, fabric and the nodes' names",
+            netns.name()
+        );
+        Ok(netns)
+    }
+
+    /// The namespace of a client outside the cluster.
+    pub fn outside(&self) -> Netns {
+        self.state.netns("client")
+    }
+
+    /// The outside client's address in the family of `like`.
+    pub fn outside_address(&self, like: IpAddr) -> IpAddr {
+        match like {
+            IpAddr::V4(_) => CLIENT_V4.into(),
+            IpAddr::V6(_) => CLIENT_V6.into(),
+        }
+    }
+
+    /// A process of the cluster: `etcd`, `kube-apiserver`, `kube-proxy-n1`, `agent-n1`, …
+    pub fn unit(&self, name: &str) -> Unit {
+        Unit::new(&self.state, name)
+    }
+
+    /// Sets or removes a label of a node.
+    pub async fn label_node(&self, node: &str, label: &str, value: Option<&str>) -> Result<()> {
+        let nodes: Api<NodeObject> = Api::all(self.client());
+        let patch = json!({ "metadata": { "labels": { label: value } } });
+        nodes
+            .patch(node, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .with_context(|| format!("label node {node}"))?;
+        Ok(())
+    }
+
+    /// Runs kubectl as admin, in the checkout's root; returns what it prints.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(self.config.controlplane.join("kubectl"))
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            .arg("--request-timeout=30s")
+            .env("KUBECACHEDIR", self.state.path("kubectl-cache"))
+            .args(arguments)
+            .current_dir(checkout())
+            .output()
+            .context("start kubectl")?;
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            output.status.success(),
+            "kubectl {}: {}{stdout}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        Ok(stdout.into_owned())
+    }
+
+    fn node_at(&self, index: u8) -> Node {
+        let name = format!("n{index}");
+        Node {
+            netns: self.state.netns(&name),
+            addresses: self
+                .config
+                .ip_family
+                .pick(node_v4(index).into(), node_v6(index).into()),
+            name,
+            index,
+        }
+    }
+}
+
+impl Node {
+    /// Its addresses, primary first.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Its primary address with that port.
+    pub fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.addresses[0], port)
+    }
+
+    /// Its IPv4 address with that port (whether or not the cluster speaks IPv4).
+    pub fn v4(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(node_v4(self.index).into(), port)
+    }
+
+    /// Its IPv6 address with that port (whether or not the cluster speaks IPv6).
+    pub fn v6(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(node_v6(self.index).into(), port)
+    }
+
+    /// Its namespace.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+}
+
+/// The admin's kubeconfig.
+pub(crate) fn kubeconfig(state: &State) -> PathBuf {
+    state.path("kubeconfig")
+}
+
+/// An admin client by the relay.
+pub(crate) async fn client(state: &State) -> Result<Client> {
+    Ok(Client::try_from(client_config(state).await?)?)
+}
+
+async fn client_config(state: &State) -> Result<ClientConfig> {
+    let path = kubeconfig(state);
+    let kubeconfig = Kubeconfig::read_from(&path)?;
+    let options = KubeConfigOptions::default();
+    let mut config = ClientConfig::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .with_context(|| format!("use {}", path.display()))?;
+    // Proxies of the machine have nothing to do with an address on its loopback.
+    config.proxy_url = None;
+    Ok(config)
+}
+
+/// The root of the checkout this was built from.
+pub fn checkout() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}

@@ -1,0 +1,181 @@
+//! A cluster's beginning and end.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::Api;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::config::Config;
+use crate::cluster::handle::{self, Cluster};
+use crate::cluster::layout::PROXY_HEALTH_PORT;
+use crate::cluster::{controlplane, kubeproxy, network, nodes, pki};
+use crate::lab::http::http_text;
+use crate::lab::netns::Netns;
+use crate::lab::requirements;
+use crate::lab::state::{State, write_json};
+use crate::lab::unit::{Spec, Unit};
+use crate::lab::wait::try_wait_for;
+
+/// How long each step of `up` may take on a slow machine.
+const STEP_LIMIT: Duration = Duration::from_secs(120);
+
+/// Builds a cluster; what an earlier one of its name left is removed first.
+/// Reports progress to `say`. When it fails, or its future is dropped, call [`down`].
+pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<Cluster> {
+    requirements::check()?;
+    config.check()?;
+    down(&config.name)?;
+    let state = State::new(&config.name)?;
+    state.create(&["pki", "etcd", "units", "log", "pods"])?;
+
+    say("networks");
+    let (fabric, family) = (state.netns("fabric"), config.ip_family);
+    network::fabric_and_client(&fabric, &state.netns("client"))?;
+    network::control_plane(&fabric, &state.netns("cp"))?;
+    for index in 1..=config.nodes {
+        let netns = state.netns(&format!("n{index}"));
+        network::node(&fabric, &netns, index, config.nodes, family)?;
+    }
+
+    say("certificates");
+    pki::create(&state)?;
+    let inside = controlplane::api_url(family);
+    for who in ["kube-controller-manager", "kube-proxy"] {
+        let path = state.path(format!("pki/{who}.kubeconfig"));
+        pki::certificate_kubeconfig(&state, &path, &inside, who)?;
+    }
+
+    say("etcd and kube-apiserver");
+    let etcd = start(&state, controlplane::etcd(&state, config))?;
+    let apiserver = start(&state, controlplane::apiserver(&state, config))?;
+    let relay = start(&state, controlplane::relay(&state, config))?;
+    let port_file = state.path("relay-port");
+    let port = alive("the relay", &[&relay], || async {
+        Ok::<u16, anyhow::Error>(fs::read_to_string(&port_file)?.trim().parse()?)
+    })
+    .await?;
+    let outside = format!("https://127.0.0.1:{port}");
+    pki::certificate_kubeconfig(&state, &handle::kubeconfig(&state), &outside, "admin")?;
+    let client = handle::client(&state).await?;
+    alive(
+        "kube-apiserver to be ready",
+        &[&apiserver, &etcd, &relay],
+        || async {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            Ok::<_, anyhow::Error>(client.request_text(request).await?)
+        },
+    )
+    .await?;
+
+    say("kube-controller-manager, nodes and kube-proxies");
+    let controllers = start(&state, controlplane::controller_manager(&state, config))?;
+    let mut proxies = Vec::new();
+    for index in 1..=config.nodes {
+        nodes::register(&client, index, family).await?;
+        proxies.push(start(&state, kubeproxy::spec(&state, config, index)?)?);
+    }
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
+    alive("kube-controller-manager to work", &[&controllers], || {
+        accounts.get("default")
+    })
+    .await?;
+    for (index, proxy) in (1..=config.nodes).zip(&proxies) {
+        let netns = state.netns(&format!("n{index}"));
+        alive(proxy.name(), &[proxy], || async {
+            proxy_health(&netns, config)
+        })
+        .await?;
+    }
+
+    // Last of all: who finds it finds a cluster that works.
+    write_json(&state.path("cluster.json"), config)?;
+    Cluster::open(&config.name).await
+}
+
+/// Ends every process of the cluster and removes its namespaces and its state.
+/// Works on what is there: half a cluster, a crashed one, none.
+pub fn down(name: &str) -> Result<()> {
+    let state = State::new(name)?;
+    let units = Unit::list(&state);
+    // All first, then wait for all. Nothing in a test cluster is worth a goodbye.
+    for unit in &units {
+        unit.signal(Signal::SIGKILL)?;
+    }
+    for unit in &units {
+        unit.kill()?;
+    }
+    for netns in Netns::list(&state.netns_prefix()) {
+        // Processes without a record: a shell somebody opened, or a crash of ours
+        // between starting one and writing it down. They live in our namespace.
+        end_processes(&netns)?;
+        netns.delete()?;
+    }
+    state.remove()
+}
+
+fn end_processes(netns: &Netns) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let pids = netns.pids();
+        if pids.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "processes {pids:?} in {} do not end",
+            netns.name()
+        );
+        for pid in pids {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn start(state: &State, spec: Spec) -> Result<Unit> {
+    let name = spec.name.clone();
+    Unit::spawn(state, spec).with_context(|| format!("start {name}"))
+}
+
+/// Waits for `poll`, but not when one of the processes it depends on has ended;
+/// fails with their last words.
+async fn alive<T, E, F>(what: &str, units: &[&Unit], mut poll: impl FnMut() -> F) -> Result<T>
+where
+    E: std::fmt::Debug,
+    F: Future<Output = Result<T, E>>,
+{
+    let outcome = try_wait_for(what, STEP_LIMIT, || {
+        let dead = units.iter().find(|unit| !unit.is_running());
+        let polled = poll();
+        async move {
+            match dead {
+                Some(unit) => Ok(Err(unit.check_running())),
+                None => polled.await.map(Ok),
+            }
+        }
+    })
+    .await;
+    match outcome {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(dead)) => Err(dead.err().unwrap_or_else(|| anyhow::anyhow!("{what}"))),
+        Err(late) => {
+            let tails: Vec<String> = units.iter().map(|unit| unit.tail(20)).collect();
+            Err(late.context(tails.join("\n")))
+        }
+    }
+}
+
+/// kube-proxy answers 200 after its first sync.
+fn proxy_health(netns: &Netns, config: &Config) -> Result<()> {
+    let host: std::net::IpAddr = match config.ip_family.has_v4() {
+        true => [127, 0, 0, 1].into(),
+        false => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    let to = std::net::SocketAddr::new(host, PROXY_HEALTH_PORT);
+    netns.run(|| http_text(to, "/healthz", Duration::from_secs(1)))?;
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! A cluster of a test's own, for what would disturb others.
+
+use anyhow::{Context, Result};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::cluster::config::Config;
+use crate::cluster::handle::Cluster;
+use crate::cluster::lifecycle;
+
+/// How many of them a test run has at once: each starts seven or more processes of half
+/// a GiB together, and then its test mostly waits.
+const AT_ONCE: usize = 3;
+static ROOM: Semaphore = Semaphore::const_new(AT_ONCE);
+
+/// A cluster that goes when this is dropped.
+pub struct PrivateCluster {
+    cluster: Cluster,
+    _room: SemaphorePermit<'static>,
+}
+
+impl PrivateCluster {
+    /// Starts one with `nodes` nodes beside the shared cluster, alike but for its
+    /// name, which ends in `suffix`.
+    pub async fn up(suffix: &str, nodes: u8) -> Result<Self> {
+        Self::up_with(suffix, nodes, |_| {}).await
+    }
+
+    /// The same, not alike in what `change` changes.
+    pub async fn up_with(
+        suffix: &str,
+        nodes: u8,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Self> {
+        let room = ROOM.acquire().await?;
+        let shared = Cluster::attach().await?;
+        let mut config = Config {
+            name: format!("{}{suffix}", shared.config().name),
+            nodes,
+            ..shared.config().clone()
+        };
+        change(&mut config);
+        let name = config.name.clone();
+        match lifecycle::up(&config, |_| {}).await {
+            Ok(cluster) => Ok(Self {
+                cluster,
+                _room: room,
+            }),
+            Err(error) => {
+                lifecycle::down(&name).context("remove what had been started")?;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl std::ops::Deref for PrivateCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl Drop for PrivateCluster {
+    fn drop(&mut self) {
+        if let Err(error) = lifecycle::down(&self.cluster.config().name) {
+            eprintln!("cluster {}: {error:#}", self.cluster.config().name);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Our own programs in a cluster: an agent per node, and controllers.
+//!
+//! They run as their containers would: with a token of the ServiceAccount that
+//! `deploy/` creates, bound to a Pod object of theirs, with no more rights than it has,
+//! and with the container's capabilities only.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, PostParams};
+
+use crate::cluster::controlplane::{api_address, api_url};
+use crate::cluster::handle::{Cluster, Node, checkout};
+use crate::cluster::layout::{AGENT_PORT, API_PORT, CONTROLLER_PORT};
+use crate::cluster::pki::token_kubeconfig;
+use crate::highwire::workload::{Install, Kind, Workload};
+use crate::lab::http::{ConnectError, http_text};
+use crate::lab::netns::Netns;
+use crate::lab::unit::{Spec, Unit};
+use crate::lab::wait::try_wait_for;
+
+/// The label by which a node opts in.
+const ENABLED: &str = "highwire.dev/enabled";
+/// Capabilities of the agent's container, in setpriv's words; keep equal to deploy/.
+pub const AGENT_CAPABILITIES: &[&str] = &["+net_admin"];
+/// Capabilities of the controller's container: none.
+pub const CONTROLLER_CAPABILITIES: &[&str] = &[];
+/// How long a program may take to end after SIGTERM: terminationGracePeriodSeconds.
+const GRACE: Duration = Duration::from_secs(60);
+/// Longer than any cluster lives.
+const TOKEN_SECONDS: i64 = 7 * 24 * 3600;
+
+/// An agent or a controller: not started, running or ended.
+#[derive(Clone)]
+pub struct Program {
+    cluster: Cluster,
+    unit: Unit,
+    netns: Netns,
+    workload: Workload,
+    capabilities: &'static [&'static str],
+    binary: PathBuf,
+    argv: Vec<String>,
+    env: Vec<(String, String)>,
+    admin: SocketAddr,
+}
+
+/// Highwire's programs on a cluster, and the nodes they serve on.
+pub trait Programs {
+    /// The agent of a node.
+    fn agent(&self, node: &str) -> Result<Program>;
+    /// A controller; `name` is `c1`, `c2`, … and becomes its identity.
+    fn controller(&self, name: &str) -> Result<Program>;
+    /// Labels the node so that it serves.
+    fn opt_in(&self, node: &str) -> impl Future<Output = Result<()>>;
+    /// Removes that label.
+    fn opt_out(&self, node: &str) -> impl Future<Output = Result<()>>;
+}
+
+impl Programs for Cluster {
+    fn agent(&self, node: &str) -> Result<Program> {
+        Ok(Program::agent(self, &self.node(node)?))
+    }
+
+    fn controller(&self, name: &str) -> Result<Program> {
+        Program::controller(self, name)
+    }
+
+    async fn opt_in(&self, node: &str) -> Result<()> {
+        self.label_node(node, ENABLED, Some("true")).await
+    }
+
+    async fn opt_out(&self, node: &str) -> Result<()> {
+        self.label_node(node, ENABLED, None).await
+    }
+}
+
+impl Program {
+    fn agent(cluster: &Cluster, node: &Node) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            unit: cluster.unit(&format!("agent-{}", node.name)),
+            netns: node.netns().clone(),
+            workload: Workload::new(Kind::Agent, &node.name, &node.name),
+            capabilities: AGENT_CAPABILITIES,
+            binary: binary("HIGHWIRE_AGENT", "highwire-agent"),
+            // Many tests wait until a listener's port is free again.
+            argv: vec!["--listener-hold-down=2s".into()],
+            env: vec![
+                ("NODE_NAME".into(), node.name.clone()),
+                ("POD_IP".into(), node.addresses()[0].to_string()),
+            ],
+            admin: local(cluster, AGENT_PORT),
+        }
+    }
+
+    fn controller(cluster: &Cluster, name: &str) -> Result<Self> {
+        let number = name
+            .strip_prefix('c')
+            .and_then(|number| number.parse::<u16>().ok());
+        let Some(number @ 1..=50) = number else {
+            bail!("controllers are called c1 to c50, not {name:?}");
+        };
+        let (port, family) = (CONTROLLER_PORT + number - 1, cluster.config().ip_family);
+        Ok(Self {
+            cluster: cluster.clone(),
+            unit: cluster.unit(&format!("controller-{name}")),
+            netns: cluster.netns("cp")?,
+            workload: Workload::new(Kind::Controller, name, "n1"),
+            capabilities: CONTROLLER_CAPABILITIES,
+            binary: binary("HIGHWIRE_CONTROLLER", "highwire-controller"),
+            argv: vec![format!("--identity={name}"), format!("--port={port}")],
+            env: vec![("POD_IP".into(), api_address(family).ip().to_string())],
+            admin: local(cluster, port),
+        })
+    }
+
+    /// The same in an installation under another namespace or other names.
+    pub fn installed_as(mut self, install: &Install) -> Self {
+        self.workload.install = install.clone();
+        self
+    }
+
+    /// The same, run from another program file.
+    pub fn run_from(mut self, binary: PathBuf) -> Self {
+        self.binary = binary;
+        self
+    }
+
+    /// The same with these arguments in place of the usual ones; for a program that does
+    /// not know those.
+    pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
+        self.argv = arguments.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Its Pod and what owns that.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    /// The path of its program.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Starts it with additional flags; does not wait until it is ready.
+    pub async fn start(&self, flags: &[&str]) -> Result<()> {
+        ensure!(
+            self.binary.exists(),
+            "{} does not exist: cargo build --release, or point HIGHWIRE_AGENT and \
+             HIGHWIRE_CONTROLLER at the programs",
+            self.binary.display()
+        );
+        let kubeconfig = self.kubeconfig().await?;
+        let mut argv = vec![
+            "setpriv".to_owned(),
+            "--no-new-privs".into(),
+            "--inh-caps=-all".into(),
+        ];
+        let mut bounding = vec!["-all"];
+        bounding.extend(self.capabilities);
+        argv.push(format!("--bounding-set={}", bounding.join(",")));
+        argv.push(self.binary.display().to_string());
+        argv.extend(self.argv.iter().cloned());
+        argv.extend(flags.iter().map(ToString::to_string));
+        let mut spec = Spec::new(self.unit.name(), &self.netns, argv)
+            .env("KUBECONFIG", kubeconfig.display().to_string())
+            .env("POD_NAME", self.workload.pod_name())
+            .env("POD_NAMESPACE", &self.workload.install.namespace)
+            .env("RUST_BACKTRACE", "1");
+        spec.env.extend(self.env.iter().cloned());
+        if let Ok(level) = std::env::var("HIGHWIRE_LOG") {
+            spec = spec.env("RUST_LOG", level);
+        }
+        Unit::spawn(self.cluster.state(), spec)?;
+        Ok(())
+    }
+
+    /// Waits until `/readyz` answers 200; fails early, with its last words, if it ends.
+    pub async fn wait_ready(&self, limit: Duration) -> Result<()> {
+        let what = format!("{} to be ready", self.unit.name());
+        let outcome = try_wait_for(&what, limit, || async {
+            match self.unit.is_running() {
+                true => self
+                    .get("/readyz")
+                    .map(Ok)
+                    .map_err(|error| error.to_string()),
+                false => Ok(Err(())),
+            }
+        })
+        .await;
+        match outcome {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(())) => self.unit.check_running(),
+            Err(error) => Err(error.context(self.unit.tail(20))),
+        }
+    }
+
+    /// Ends it by SIGTERM and waits; not ending in time is an error.
+    pub fn stop(&self) -> Result<()> {
+        self.unit.stop(GRACE)
+    }
+
+    /// Ends it by SIGKILL, as a crash would.
+    pub fn kill(&self) -> Result<()> {
+        self.unit.kill()
+    }
+
+    /// Stops it and starts it with the command line of last time.
+    pub fn restart(&self) -> Result<()> {
+        self.stop()?;
+        self.unit.start_again()
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.unit.is_running()
+    }
+
+    /// The process: its pid, memory and log.
+    pub fn unit(&self) -> &Unit {
+        &self.unit
+    }
+
+    /// What a path of its admin port answers, asked from its own namespace.
+    pub fn get(&self, path: &str) -> Result<String, ConnectError> {
+        self.netns
+            .run(|| http_text(self.admin, path, Duration::from_secs(2)))
+    }
+
+    /// Its metrics as text.
+    pub fn metrics(&self) -> Result<String> {
+        self.get("/metrics")
+            .with_context(|| format!("metrics of {}", self.unit.name()))
+    }
+
+    /// The value of a metric, its name and labels written as they are exposed.
+    pub fn metric(&self, series: &str) -> Result<f64> {
+        let metrics = self.metrics()?;
+        metrics
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix(series)?
+                    .strip_prefix(' ')?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
+            .with_context(|| format!("{} has no metric {series}", self.unit.name()))
+    }
+
+    /// How many TCP connections to the API server it has.
+    pub fn connections(&self) -> Result<usize> {
+        let pid = self.unit.pid().context("it does not run")?;
+        let port = format!("dport = :{API_PORT}");
+        let command = ["ss", "-Htnp", "state", "established", &port];
+        let sockets = self.netns.check(&command)?;
+        let own = format!("pid={pid},");
+        Ok(sockets.lines().filter(|line| line.contains(&own)).count())
+    }
+
+    /// Writes a kubeconfig with a fresh token of its ServiceAccount, bound to its Pod
+    /// as the kubelet's are. Creates the Pod's object if need be.
+    pub async fn kubeconfig(&self) -> Result<PathBuf> {
+        let pod = self.workload.ensure_pod(&self.cluster).await?;
+        let (namespace, account) = (&self.workload.install.namespace, self.workload.account());
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.cluster.client(), namespace);
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: vec!["https://kubernetes.default.svc".into()],
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: pod.metadata.name,
+                    uid: pod.metadata.uid,
+                }),
+                expiration_seconds: Some(TOKEN_SECONDS),
+            },
+            ..TokenRequest::default()
+        };
+        let answer = accounts
+            .create_token_request(&account, &PostParams::default(), &request)
+            .await
+            .with_context(|| format!("token of ServiceAccount {namespace}/{account}"))?;
+        let token = answer.status.context("the API server gave no token")?.token;
+        let state = self.cluster.state();
+        let path = state.path(format!("pki/{}.kubeconfig", self.unit.name()));
+        token_kubeconfig(
+            state,
+            &path,
+            &api_url(self.cluster.config().ip_family),
+            &token,
+        )?;
+        Ok(path)
+    }
+}
+
+/// Loopback, of the family that the cluster has.
+fn local(cluster: &Cluster, port: u16) -> SocketAddr {
+    match cluster.config().ip_family.has_v4() {
+        true => ([127, 0, 0, 1], port).into(),
+        false => (Ipv6Addr::LOCALHOST, port).into(),
+    }
+}
+
+/// The program that `variable` names, or else the release build of that name.
+fn binary(variable: &str, name: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return std::path::absolute(&path).unwrap_or_else(|_| path.into());
+    }
+    let built = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let built = built.unwrap_or_else(|| checkout().join("target"));
+    built.join("release").join(name)
+}

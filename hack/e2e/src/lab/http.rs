@@ -1,0 +1,127 @@
+//! Connections and HTTP requests that say what became of them.
+//!
+//! They are made in the calling thread's namespace and block, for the given time at most.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// Refused: a reset, or for UDP an ICMP port unreachable.
+    Refused,
+    /// Nothing came back in time.
+    Timeout,
+    /// Anything else, such as no route.
+    Other(String),
+}
+
+impl std::fmt::Display for ConnectError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused => formatter.write_str("connection refused"),
+            Self::Timeout => formatter.write_str("timeout"),
+            Self::Other(error) => formatter.write_str(error),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+impl From<std::io::Error> for ConnectError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ConnectionRefused => Self::Refused,
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Self::Timeout,
+            _ => Self::Other(error.to_string()),
+        }
+    }
+}
+
+/// The body of `GET path`, whoever answers; any status but 200 is an error.
+pub fn http_text(to: SocketAddr, path: &str, limit: Duration) -> Result<String, ConnectError> {
+    http_body(unspecified(to), to, path, limit)
+}
+
+/// The same from a chosen address (and port, unless 0).
+pub(crate) fn http_body(
+    from: SocketAddr,
+    to: SocketAddr,
+    path: &str,
+    limit: Duration,
+) -> Result<String, ConnectError> {
+    let mut stream = connect(from, to, limit)?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| ConnectError::Other(format!("no HTTP answer: {answer:?}")))?;
+    if head.split(' ').nth(1) != Some("200") {
+        return Err(ConnectError::Other(format!("{head}\n{body}")));
+    }
+    if head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked")
+    {
+        return Ok(unchunk(body));
+    }
+    Ok(body.to_owned())
+}
+
+/// Connects from `from`, which may be unspecified; reads and writes have the same limit.
+pub(crate) fn connect(
+    from: SocketAddr,
+    to: SocketAddr,
+    limit: Duration,
+) -> Result<TcpStream, ConnectError> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    if !from.ip().is_unspecified() || from.port() != 0 {
+        socket.set_reuse_address(true)?;
+        socket.bind(&SockAddr::from(from))?;
+    }
+    socket.connect_timeout(&SockAddr::from(to), limit)?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The wildcard address of the same family.
+pub(crate) fn unspecified(like: SocketAddr) -> SocketAddr {
+    let any: IpAddr = match like {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(any, 0)
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut text = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
+        let Some(chunk) = rest.get(..size).filter(|chunk| !chunk.is_empty()) else {
+            break;
+        };
+        text += chunk;
+        body = rest[size..].trim_start_matches("\r\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_joined() {
+        assert_eq!(unchunk("3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"), "abcde");
+    }
+}

@@ -1,0 +1,294 @@
+//! Processes that outlive who started them.
+//!
+//! A unit is a process with a record: name, command line, pid and the pid's start
+//! time, so that a pid the kernel has given to somebody else meanwhile is never
+//! signalled. Units run in sessions of their own (Ctrl-C does not reach them) with
+//! an environment of their own (nothing of the caller's leaks in).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::lab::netns::Netns;
+use crate::lab::state::{State, read_json, write_json};
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What to run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Spec {
+    /// Name, unique in the cluster: `etcd`, `kube-proxy-n1`.
+    pub name: String,
+    /// Namespace to run in; the host's when there is none.
+    pub netns: Option<String>,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Its whole environment but PATH.
+    pub env: Vec<(String, String)>,
+}
+
+impl Spec {
+    /// A process of that name and program in that namespace.
+    pub fn new(name: impl Into<String>, netns: &Netns, argv: Vec<String>) -> Self {
+        Self {
+            name: name.into(),
+            netns: Some(netns.name().to_owned()),
+            argv,
+            env: Vec::new(),
+        }
+    }
+
+    /// The same with a variable in its environment.
+    pub fn env(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.env.push((key.to_owned(), value.into()));
+        self
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Record {
+    spec: Spec,
+    pid: i32,
+    start_time: u64,
+}
+
+/// A process of a cluster: running, ended, or never started.
+#[derive(Clone, Debug)]
+pub struct Unit {
+    state: State,
+    name: String,
+}
+
+impl Unit {
+    /// The unit of that name.
+    pub fn new(state: &State, name: impl Into<String>) -> Self {
+        Self {
+            state: state.clone(),
+            name: name.into(),
+        }
+    }
+
+    /// All units of a cluster that have a record.
+    pub fn list(state: &State) -> Vec<Self> {
+        let mut names: Vec<String> = fs::read_dir(state.path("units"))
+            .map(|entries| {
+                entries
+                    .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                    .filter_map(|name| Some(name.strip_suffix(".json")?.to_owned()))
+                    .collect()
+            })
+            .unwrap_or_default();
+        names.sort();
+        names
+            .into_iter()
+            .map(|name| Self::new(state, name))
+            .collect()
+    }
+
+    /// Starts a process and writes it down. One of that name must not be running.
+    pub fn spawn(state: &State, spec: Spec) -> Result<Self> {
+        let unit = Self::new(state, &spec.name);
+        ensure!(!unit.is_running(), "{} is running already", spec.name);
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(unit.log_path())
+            .with_context(|| format!("open {}", unit.log_path().display()))?;
+        // setsid, ip and setpriv replace themselves: the pid is the program's own.
+        let mut command = Command::new("setsid");
+        if let Some(netns) = &spec.netns {
+            command.args(["ip", "netns", "exec", netns]);
+        }
+        let child = command
+            .args(&spec.argv)
+            .env_clear()
+            .env("PATH", PATH)
+            .envs(spec.env.iter().cloned())
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("start {}", spec.name))?;
+        let pid = i32::try_from(child.id()).context("pid")?;
+        let (_, start_time) =
+            proc_stat(pid).with_context(|| format!("{} vanished at once", spec.name))?;
+        write_json(
+            &unit.record_path(),
+            &Record {
+                spec,
+                pid,
+                start_time,
+            },
+        )?;
+        Ok(unit)
+    }
+
+    /// Starts it again with the command line of last time.
+    pub fn start_again(&self) -> Result<()> {
+        let record = self
+            .record()
+            .with_context(|| format!("{} never ran", self.name))?;
+        Self::spawn(&self.state, record.spec).map(drop)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its pid, while it runs.
+    pub fn pid(&self) -> Option<i32> {
+        let record = self.record()?;
+        // When it is our own child it would stay a zombie; collect it. ECHILD otherwise.
+        waitpid(Pid::from_raw(record.pid), Some(WaitPidFlag::WNOHANG)).ok();
+        let (state, start_time) = proc_stat(record.pid)?;
+        (state != 'Z' && state != 'X' && start_time == record.start_time).then_some(record.pid)
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.pid().is_some()
+    }
+
+    /// Resident memory in KiB, while it runs.
+    pub fn rss_kib(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Sends a signal, if it runs.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let Some(pid) = self.pid() else { return Ok(()) };
+        match kill(Pid::from_raw(pid), signal) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("send {signal} to {}", self.name)),
+        }
+    }
+
+    /// Asks it to end (SIGTERM) and waits; one that does not within `limit` is
+    /// killed, which is an error.
+    pub fn stop(&self, limit: Duration) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        if self.wait_gone(limit) {
+            return Ok(());
+        }
+        self.kill()?;
+        bail!(
+            "{} did not end within {limit:?} of SIGTERM:\n{}",
+            self.name,
+            self.tail(20)
+        );
+    }
+
+    /// Ends it at once (SIGKILL) and waits until it is gone.
+    pub fn kill(&self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        ensure!(
+            self.wait_gone(Duration::from_secs(10)),
+            "{} survives SIGKILL",
+            self.name
+        );
+        Ok(())
+    }
+
+    /// Kills it and forgets that it ever was.
+    pub fn remove(&self) -> Result<()> {
+        self.kill()?;
+        fs::remove_file(self.record_path()).ok();
+        fs::remove_file(self.log_path()).ok();
+        Ok(())
+    }
+
+    /// Where it writes to.
+    pub fn log_path(&self) -> PathBuf {
+        self.state.path(format!("log/{}.log", self.name))
+    }
+
+    /// All it has written (the last MiB).
+    pub fn log(&self) -> String {
+        const MOST: u64 = 1 << 20;
+        let read = || -> std::io::Result<String> {
+            let mut file = File::open(self.log_path())?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(MOST)))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        read().unwrap_or_default()
+    }
+
+    /// The last lines it has written, under a headline, for error messages.
+    pub fn tail(&self, lines: usize) -> String {
+        let log = self.log();
+        let all: Vec<&str> = log.lines().collect();
+        let tail = all[all.len().saturating_sub(lines)..].join("\n");
+        format!(
+            "--- last lines of {} ---\n{tail}",
+            self.log_path().display()
+        )
+    }
+
+    /// Fails with its last words if it has ended.
+    pub fn check_running(&self) -> Result<()> {
+        ensure!(
+            self.is_running(),
+            "{} has ended\n{}",
+            self.name,
+            self.tail(20)
+        );
+        Ok(())
+    }
+
+    fn wait_gone(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while self.is_running() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+
+    fn record(&self) -> Option<Record> {
+        read_json(&self.record_path()).ok()
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.state.path(format!("units/{}.json", self.name))
+    }
+}
+
+/// State letter and start time of a process, from `/proc/<pid>/stat`.
+fn proc_stat(pid: i32) -> Option<(char, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name is in parentheses and may hold anything; fields follow the last one.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some((state, start_time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_process_is_found_with_its_start_time() {
+        let (state, start_time) = proc_stat(std::process::id() as i32).unwrap();
+        assert!(matches!(state, 'R' | 'S'), "{state}");
+        assert!(start_time > 0);
+    }
+}

@@ -1,0 +1,10 @@
+//! The path of packets, and what depends on kube-proxy's mode: on a cluster of each mode.
+
+mod addresses;
+mod changes;
+mod fields;
+mod local;
+mod mtu;
+mod service;
+mod source_ranges;
+mod udp;

@@ -1,0 +1,8 @@
+//! The tests on real clusters; `hack/test cluster` runs them.
+//!
+//! The folder says where a test runs. `each_mode/`: what is about the path of packets or
+//! about kube-proxy's mode, on a cluster of each mode. `mixed/`: all else, once, on a
+//! cluster whose nodes' kube-proxies run in different modes.
+
+mod each_mode;
+mod mixed;

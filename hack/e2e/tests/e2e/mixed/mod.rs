@@ -1,0 +1,19 @@
+//! All that is not about kube-proxy's mode: once, on a cluster of both modes.
+
+mod adversity;
+mod agent_policy;
+mod conflicts;
+mod crowd;
+mod failover;
+mod half_open;
+mod harness;
+mod host_conflicts;
+mod ipv6_only;
+mod leases;
+mod masquerade;
+mod nodes;
+mod ownership;
+mod scale;
+mod udp_cost;
+mod uninstall;
+mod upgrade;
