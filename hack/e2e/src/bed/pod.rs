@@ -34,6 +34,7 @@ pub struct PodBuilder {
     labels: Vec<(String, String)>,
     tcp: Vec<u16>,
     udp: Vec<u16>,
+    port_names: Vec<(u16, String)>,
     host_port: bool,
     host_network: bool,
 }
@@ -67,6 +68,7 @@ impl PodBuilder {
             labels: vec![("app".to_owned(), name.to_owned())],
             tcp: Vec::new(),
             udp: Vec::new(),
+            port_names: Vec::new(),
             host_port: false,
             host_network: false,
         }
@@ -94,6 +96,12 @@ impl PodBuilder {
     /// Serves on a UDP port.
     pub fn udp(mut self, port: u16) -> Self {
         self.udp.push(port);
+        self
+    }
+
+    /// Names one of its ports, for Services whose target is a name.
+    pub fn named(mut self, port: u16, name: &str) -> Self {
+        self.port_names.push((port, name.to_owned()));
         self
     }
 
@@ -215,6 +223,9 @@ impl PodBuilder {
                 .iter()
                 .map(|port| {
                     let mut value = json!({ "containerPort": port, "protocol": protocol });
+                    if let Some((_, name)) = self.port_names.iter().find(|(it, _)| it == port) {
+                        value["name"] = json!(name);
+                    }
                     if self.host_port || self.host_network {
                         value["hostPort"] = json!(port);
                     }

@@ -5,8 +5,11 @@
 //! the client has 198.51.100.10 and .11, and 2001:db8:2::10.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{ALL, LONG, SHORT, answers, ingress_is, refuses, web, web_service};
 use highwire_e2e::reported::{event, serving};
@@ -14,6 +17,8 @@ use highwire_e2e::{Cluster, ConnectError, Pod, Scope, Svc, highwire, wait_for};
 use macro_rules_attribute::apply;
 use serde_json::json;
 
+/// Between two connections of a client: more would only use up its ports.
+const PACE: Duration = Duration::from_millis(5);
 const N1: [&str; 2] = ["192.0.2.11", "2001:db8:1::11"];
 
 /// The shared cluster and a scope with a Pod web-1 on n1 only.
@@ -137,7 +142,7 @@ async fn a_terminating_endpoint_answers_but_is_not_advertised() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn clients_inside_the_cluster_fare_as_at_the_node_port() -> Result<()> {
+async fn clients_inside_the_cluster_are_answered_as_at_the_node_port() -> Result<()> {
     let (cluster, scope, pod) = one_pod("inside").await?;
     let elsewhere = start(&scope, "other", "n2").await?;
     elsewhere.set_ready(&cluster, false).await?;
@@ -146,22 +151,26 @@ async fn clients_inside_the_cluster_fare_as_at_the_node_port() -> Result<()> {
     ingress_is(&service, &N1).await;
     let node_port = service.node_port(tcp)?;
     answers(&cluster.outside(), cluster.node("n1")?.v4(tcp)).await;
-    let clients = [
-        pod.netns(),
-        elsewhere.netns(),
-        cluster.node("n1")?.netns().clone(),
-        cluster.node("n2")?.netns().clone(),
-    ];
-    for from in clients {
-        for node in ["n1", "n2"] {
-            let node = cluster.node(node)?;
+    let (n1, n2) = (cluster.node("n1")?, cluster.node("n2")?);
+    // kube-proxy sends clients in the cluster to Pods of other nodes too, but from the node
+    // of the only Pod to another node its modes differ: there it has to be as at the
+    // NodePort, answered or not.
+    for (from, at_n1, at_n2) in [
+        (pod.netns(), Some("web-1"), None),
+        (elsewhere.netns(), Some("web-1"), Some("web-1")),
+        (n1.netns().clone(), Some("web-1"), None),
+        (n2.netns().clone(), Some("web-1"), Some("web-1")),
+    ] {
+        for (node, wanted) in [(&n1, at_n1), (&n2, at_n2)] {
             let what = format!("{} to {}", from.name(), node.name);
             wait_for(&what, LONG, || async {
-                let ours = from.http_get(node.v4(tcp), SHORT).map(|reply| reply.pod);
-                let theirs = from
-                    .http_get(node.v4(node_port), SHORT)
-                    .map(|reply| reply.pod);
-                if ours.is_ok() == theirs.is_ok() {
+                let [ours, theirs] = [tcp, node_port].map(|port| {
+                    let reply = from.http_get(node.v4(port), SHORT);
+                    reply.map(|reply| reply.pod)
+                });
+                let same = ours.as_ref().ok() == theirs.as_ref().ok();
+                let as_wanted = wanted.is_none_or(|pod| ours.as_deref() == Ok(pod));
+                if same && as_wanted {
                     Ok(())
                 } else {
                     Err((ours, theirs))
@@ -217,14 +226,21 @@ async fn session_affinity_and_source_ranges_go_by_the_clients_own_address() -> R
 }
 
 #[apply(cluster_test)]
-async fn the_policy_can_change_while_it_serves() -> Result<()> {
+async fn the_policy_may_change_and_established_connections_go_on() -> Result<()> {
     let (cluster, scope) = web("policy").await?;
     let port = scope.free_port()?;
     let service = web_service(&scope, "web", port).await?;
     let (client, n1) = (cluster.outside(), cluster.node("n1")?.v4(port));
     let own = cluster.outside_address(n1.ip());
     ingress_is(&service, &[ALL[0], ALL[1]]).await;
+    answers(&client, n1).await;
+    let mut streams = Vec::new();
     for (policy, sees_client) in [("Local", true), ("Cluster", false)] {
+        // Those of either policy outlive the change to the other.
+        for _ in 0..4 {
+            let mut stream = client.tcp_connect(n1, SHORT)?;
+            streams.push((stream.say("before")?, stream));
+        }
         service
             .patch(json!({"spec": {"externalTrafficPolicy": policy}}))
             .await?;
@@ -244,6 +260,10 @@ async fn the_policy_can_change_while_it_serves() -> Result<()> {
         })
         .await;
         ingress_is(&service, &[ALL[0], ALL[1]]).await;
+        for (pod, stream) in &mut streams {
+            let now = stream.say(policy)?;
+            ensure!(now == *pod, "a connection moved from {pod} to {now}");
+        }
     }
     Ok(())
 }
@@ -288,28 +308,47 @@ async fn a_rollout_on_one_node_fails_no_connection() -> Result<()> {
     ingress_is(&service, &N1).await;
     let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(tcp));
     answers(&client, to).await;
+    // Connects all the time, so that no moment of the rollout is left out.
+    let done = Arc::new(AtomicBool::new(false));
+    let (from, stop) = (client.clone(), Arc::clone(&done));
+    let connecting = tokio::task::spawn_blocking(move || -> Result<Vec<String>> {
+        let mut answered = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let reply = from.http_get(to, SHORT);
+            let reply = reply.with_context(|| format!("after {} answers", answered.len()))?;
+            answered.push(reply.pod);
+            std::thread::sleep(PACE);
+        }
+        Ok(answered)
+    });
     // The old Pod ends first: until the new one is ready, it is all there is.
     old.terminate(&cluster).await?;
-    let mut answered = 0;
-    let mut ask = || match client.http_get(to, SHORT) {
-        Ok(reply) => {
-            answered += 1;
-            reply.pod
-        }
-        Err(error) => panic!("a connection failed: {error:?}"),
-    };
-    (0..50).for_each(|_| drop(ask()));
+    health_check_says(&cluster, &service, "n1", false).await?;
     start(&scope, "web-2", "n1").await?;
     let mut in_a_row = 0;
     wait_for("50 answers in a row from the new Pod", LONG, || {
-        for _ in 0..50 {
-            in_a_row = if ask() == "web-2" { in_a_row + 1 } else { 0 };
-        }
-        let done = in_a_row >= 50;
-        async move { if done { Ok(()) } else { Err(in_a_row) } }
+        let pod = client.http_get(to, SHORT).map(|reply| reply.pod);
+        in_a_row = if pod == Ok("web-2".into()) {
+            in_a_row + 1
+        } else {
+            0
+        };
+        let seen = (pod, in_a_row);
+        async move { if seen.1 >= 50 { Ok(()) } else { Err(seen) } }
     })
     .await;
+    done.store(true, Ordering::Relaxed);
+    let mut answered = connecting.await??;
+    // First the old one, then the new one, and nothing failed in between.
+    answered.dedup();
+    ensure!(
+        answered.first().is_some_and(|pod| pod == "web-1"),
+        "{answered:?}"
+    );
+    ensure!(
+        answered.last().is_some_and(|pod| pod == "web-2"),
+        "{answered:?}"
+    );
     ingress_is(&service, &N1).await;
-    ensure!(answered >= 100, "{answered}");
     Ok(())
 }

@@ -12,13 +12,17 @@ use highwire_e2e::expect::{
     ALL, BOTH, LONG, SHORT, all_answer, answers, at_both_addresses, dual_service, ingress_is,
     refuses, web, web_service,
 };
-use highwire_e2e::{ConnectError, Pod, wait_for};
+use highwire_e2e::{ConnectError, Netns, Pod, wait_for};
 use macro_rules_attribute::apply;
 use serde_json::json;
 
 #[apply(cluster_test)]
 async fn every_opted_in_node_answers_by_tcp_and_udp_for_pods_on_every_node() -> Result<()> {
     let (cluster, scope) = web("reach").await?;
+    // On a node that has not opted in there may be Pods too.
+    let third = scope.pod("web-3").on("n3").label("app", "web");
+    third.tcp(8080).udp(5353).start().await?;
+    let pods = ["web-1", "web-2", "web-3"];
     let (tcp, udp) = (scope.free_port()?, scope.free_port()?);
     let service = scope
         .service("web")
@@ -30,8 +34,8 @@ async fn every_opted_in_node_answers_by_tcp_and_udp_for_pods_on_every_node() -> 
     let client = cluster.outside();
     for node in ["n1", "n2"] {
         let node = cluster.node(node)?;
-        all_answer(&["web-1", "web-2"], || client.http_get(node.v4(tcp), SHORT)).await;
-        all_answer(&["web-1", "web-2"], || client.udp_ask(node.v4(udp), SHORT)).await;
+        all_answer(&pods, || client.http_get(node.v4(tcp), SHORT)).await;
+        all_answer(&pods, || client.udp_ask(node.v4(udp), SHORT)).await;
     }
     let other = cluster.node("n3")?.v4(tcp);
     ensure!(
@@ -144,22 +148,24 @@ async fn a_connection_has_one_conntrack_entry_from_the_nodes_address_to_the_pod(
 }
 
 #[apply(cluster_test)]
-async fn pods_and_nodes_reach_it_too_and_loopback_is_untouched() -> Result<()> {
+async fn pods_and_nodes_reach_it_by_tcp_and_udp_and_loopback_is_untouched() -> Result<()> {
     let (cluster, scope) = web("inside").await?;
     let port = scope.free_port()?;
-    ingress_is(&dual_service(&scope, "web", port).await?, &ALL).await;
+    let service = scope.service("web").load_balancer().dual_stack();
+    let service = service.tcp(port, 8080).udp(port, 5353).create().await?;
+    ingress_is(&service, &ALL).await;
+    // From each Pod, so that some connections come back to the very same Pod.
+    let mut clients: Vec<Netns> = Vec::new();
+    for pod in ["web-1", "web-2"] {
+        clients.push(Pod::find(&cluster, scope.namespace(), pod)?.netns());
+    }
+    clients.extend(cluster.nodes().iter().map(|node| node.netns().clone()));
     for name in ["n1", "n2"] {
         let node = cluster.node(name)?;
-        // From each Pod, so that some connections come back to the very same Pod.
-        for pod in ["web-1", "web-2"] {
-            let from = Pod::find(&cluster, scope.namespace(), pod)?.netns();
+        for from in &clients {
             for to in at_both_addresses(&cluster, name, port)? {
                 all_answer(&["web-1", "web-2"], || from.http_get(to, SHORT)).await;
-            }
-        }
-        for from in cluster.nodes() {
-            for to in at_both_addresses(&cluster, name, port)? {
-                all_answer(&["web-1", "web-2"], || from.netns().http_get(to, SHORT)).await;
+                all_answer(&["web-1", "web-2"], || from.udp_ask(to, SHORT)).await;
             }
         }
         for loopback in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
@@ -233,7 +239,7 @@ async fn the_service_gets_one_event_with_its_addresses() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn a_selector_that_matches_no_node_is_told_and_a_fix_serves() -> Result<()> {
+async fn a_selector_that_matches_no_node_gets_an_event_and_a_fix_serves() -> Result<()> {
     let (cluster, scope) = web("noready").await?;
     let port = scope.free_port()?;
     let service = scope.service("web").load_balancer().tcp(port, 8080);
@@ -265,7 +271,7 @@ async fn a_selector_that_matches_no_node_is_told_and_a_fix_serves() -> Result<()
 }
 
 #[apply(cluster_test)]
-async fn an_invalid_annotation_is_told_and_harms_nobody() -> Result<()> {
+async fn an_invalid_annotation_gets_an_event_and_others_are_served() -> Result<()> {
     let (cluster, scope) = web("invalid").await?;
     let (bad, good) = (scope.free_port()?, scope.free_port()?);
     let broken = scope
@@ -338,7 +344,7 @@ async fn a_service_of_another_class_is_not_touched() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn the_report_shows_the_node_at_a_glance() -> Result<()> {
+async fn kubectl_get_lbn_shows_what_the_node_does() -> Result<()> {
     let (cluster, scope) = web("report").await?;
     ingress_is(
         &web_service(&scope, "web", scope.free_port()?).await?,

@@ -19,8 +19,6 @@ use highwire_e2e::{
 use macro_rules_attribute::apply;
 use serde_json::json;
 
-/// Within this time a client gets what a new one would get.
-const FOLLOWS: Duration = Duration::from_secs(2);
 /// For one datagram's answer: on this machine it comes within a millisecond.
 const MOMENT: Duration = Duration::from_millis(100);
 
@@ -65,9 +63,9 @@ async fn flow_to_pod(from: &Netns, to: SocketAddr, pod: &str) -> UdpFlow {
 }
 
 /// Sends until someone other than `pod` answers, and says how long that took.
-async fn follows(flow: &mut UdpFlow, pod: &str, since: Instant) -> Result<Duration> {
+async fn moves_from(flow: &mut UdpFlow, pod: &str, since: Instant) -> Duration {
     let what = format!("an answer from another than {pod}");
-    wait_for(&what, FOLLOWS.saturating_sub(since.elapsed()), || {
+    wait_for(&what, LONG, || {
         let outcome = flow.ask(MOMENT);
         async move {
             match outcome {
@@ -77,16 +75,16 @@ async fn follows(flow: &mut UdpFlow, pod: &str, since: Instant) -> Result<Durati
         }
     })
     .await;
-    Ok(since.elapsed())
+    since.elapsed()
 }
 
-/// Sends until there is no answer. A refusal may be missing: the kernel sends a
-/// client, all tests together, no more than one a second (icmp(7), `icmp_ratelimit`).
-async fn ends(flow: &mut UdpFlow, since: Instant) {
-    let left = FOLLOWS.saturating_sub(since.elapsed());
-    wait_for("no answer", left, || {
-        let outcome = flow.ask(MOMENT);
-        async move { outcome.map_or(Ok(()), Err) }
+/// Sends until nobody has answered ten datagrams in a row: a single one may have been lost.
+/// A refusal may be missing: the kernel sends a client, all tests together, no more than
+/// one a second (icmp(7), `icmp_ratelimit`).
+async fn ends(flow: &mut UdpFlow) {
+    wait_for("no answer, ten times", LONG, || {
+        let answer = (0..10).find_map(|_| flow.ask(MOMENT).ok());
+        async move { answer.map_or(Ok(()), Err) }
     })
     .await;
 }
@@ -104,7 +102,7 @@ async fn a_client_follows_to_a_live_pod_when_its_pod_is_gone() -> Result<()> {
         let node = gone.node().to_owned();
         let since = Instant::now();
         gone.delete(&cluster).await?;
-        let took = follows(&mut flow, &pod, since).await?;
+        let took = moves_from(&mut flow, &pod, since).await;
         println!("{to}: followed {took:?} after {pod} was deleted");
         // For the next family there are two again.
         let back = scope.pod(&pod).on(&node).label("app", "web");
@@ -126,7 +124,7 @@ async fn a_client_follows_when_its_pod_does_not_serve_any_more() -> Result<()> {
         let since = Instant::now();
         // Its probe fails, though it would go on answering.
         pod.set_ready(&cluster, false).await?;
-        let took = follows(&mut flow, &name, since).await?;
+        let took = moves_from(&mut flow, &name, since).await;
         println!("{to}: followed {took:?} after {name} was not ready");
         pod.set_ready(&cluster, true).await?;
     }
@@ -153,7 +151,7 @@ async fn many_clients_follow_at_once() -> Result<()> {
     let since = Instant::now();
     gone.delete(&cluster).await?;
     for (flow, pod) in flows.iter_mut().filter(|(_, pod)| pod == "web-2") {
-        follows(flow, pod, since).await?;
+        moves_from(flow, pod, since).await;
     }
     println!("all followed {:?} after web-2 was deleted", since.elapsed());
     Ok(())
@@ -172,17 +170,11 @@ async fn a_client_is_answered_no_more_when_the_service_is_gone() -> Result<()> {
     let since = Instant::now();
     service.delete().await?;
     for flow in &mut flows {
-        ends(flow, since).await;
+        ends(flow).await;
         println!(
             "no answer {:?} after the Service was deleted",
             since.elapsed()
         );
-    }
-    for _ in 0..10 {
-        for flow in &mut flows {
-            let late = flow.ask(MOMENT);
-            ensure!(late.is_err(), "answered again: {late:?}");
-        }
     }
     Ok(())
 }
@@ -199,16 +191,15 @@ async fn a_client_is_answered_no_more_when_the_last_pod_is_gone() -> Result<()> 
     let to = cluster.node("n1")?.v4(port);
     let (mut flow, _) = answered_flow(&cluster.outside(), to).await?;
     // The Pod is out of the Service, but would go on answering.
-    let since = Instant::now();
     only.set_ready(&cluster, false).await?;
-    ends(&mut flow, since).await;
+    ends(&mut flow).await;
     only.set_ready(&cluster, true).await?;
-    answer(&mut flow, FOLLOWS).await;
+    answer(&mut flow, LONG).await;
     Ok(())
 }
 
 /// Sends on `early` and asks as a new client would, until the new one is answered;
-/// from then on the early one has the given time.
+/// then the early one has to be answered too.
 async fn both_are_answered(early: &mut UdpFlow, client: &Netns, to: SocketAddr) {
     wait_for("an answer to a new client", LONG, || {
         early.ask(MOMENT).ok();
@@ -217,7 +208,7 @@ async fn both_are_answered(early: &mut UdpFlow, client: &Netns, to: SocketAddr) 
     })
     .await;
     let since = Instant::now();
-    answer(early, FOLLOWS).await;
+    answer(early, LONG).await;
     println!("{to}: {:?} after a new client", since.elapsed());
 }
 
@@ -292,12 +283,12 @@ async fn dns_is_served_by_udp_and_tcp_on_one_port() -> Result<()> {
     Pod::find(&cluster, scope.namespace(), other)?
         .delete(&cluster)
         .await?;
-    follows(&mut flow, other, since).await?;
+    moves_from(&mut flow, other, since).await;
     ensure!(stream.say("after")? == by_tcp, "TCP is left alone");
     service
         .patch(json!({"spec": {"ports": [{"name": "t", "port": port, "targetPort": 8080}]}}))
         .await?;
-    ends(&mut flow, Instant::now()).await;
+    ends(&mut flow).await;
     ensure!(stream.say("still")? == by_tcp, "TCP is left alone");
     answers(&client, to).await;
     service.delete().await?;
@@ -331,13 +322,13 @@ async fn long_flows_keep_their_pod_while_others_come_and_go() -> Result<()> {
     let third = scope.pod("web-3").on("n1").label("app", "web");
     let third = third.udp(5353).start().await?;
     let to = cluster.node("n1")?.v4(port);
-    let mut guest = flow_to_pod(&client, to, "web-3").await;
+    let mut moving = flow_to_pod(&client, to, "web-3").await;
     all_keep_their_pod()?;
     third.delete(&cluster).await?;
     let mut rounds = 0;
-    wait_for("the guest to follow", FOLLOWS, || {
+    wait_for("the flow of the Pod that is gone to move", LONG, || {
         let kept = all_keep_their_pod();
-        let moved = guest.ask(MOMENT).is_ok_and(|reply| reply.pod != "web-3");
+        let moved = moving.ask(MOMENT).is_ok_and(|reply| reply.pod != "web-3");
         async move {
             match kept {
                 // One that is cut is a failure at once, and not one to try again.
@@ -347,13 +338,13 @@ async fn long_flows_keep_their_pod_while_others_come_and_go() -> Result<()> {
         }
     })
     .await;
-    // Until the looks after the change are over, and kube-proxy has caught up too.
+    // Until the checks that follow a change are over, and kube-proxy has caught up too.
     let sweeps = |node: &str| -> Result<f64> {
         let agent = cluster.agent(node)?;
         agent.metric("highwire_agent_udp_sweeps_total{result=\"ok\"}")
     };
     let before = sweeps("n1")?;
-    wait_for("more looks at the flows", LONG, || {
+    wait_for("more sweeps of the flows", LONG, || {
         rounds += 1;
         let (kept, now) = (all_keep_their_pod(), sweeps("n1"));
         async move {
@@ -413,7 +404,7 @@ async fn what_was_missed_is_made_up_for_once_kube_proxy_or_agent_is_back() -> Re
     ensure!(stuck.is_err(), "answered without an agent: {stuck:?}");
     agent.start(&[]).await?;
     agent.wait_ready(LONG).await?;
-    let took = follows(&mut flow, "web-2", Instant::now()).await?;
+    let took = moves_from(&mut flow, "web-2", Instant::now()).await;
     println!("{to}: followed {took:?} after the agent was ready");
 
     agent.stop()?;
@@ -421,7 +412,7 @@ async fn what_was_missed_is_made_up_for_once_kube_proxy_or_agent_is_back() -> Re
     ensure!(flow.ask(SHORT).is_ok(), "without an agent it goes on");
     agent.start(&[]).await?;
     agent.wait_ready(LONG).await?;
-    ends(&mut flow, Instant::now()).await;
+    ends(&mut flow).await;
     Ok(())
 }
 

@@ -2,8 +2,6 @@
 //!
 //! Each alone on the shared cluster: all others stand on what they stop.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
@@ -66,7 +64,7 @@ async fn a_restarted_controller_rewrites_nothing() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn a_dead_agents_node_leaves_in_time_and_comes_back() -> Result<()> {
+async fn a_dead_agents_node_leaves_and_comes_back() -> Result<()> {
     let Served {
         cluster,
         scope: _scope,
@@ -75,13 +73,7 @@ async fn a_dead_agents_node_leaves_in_time_and_comes_back() -> Result<()> {
     } = serve(web_alone("dead").await?).await?;
     let agent = cluster.agent("n2")?;
     agent.kill()?;
-    let died = Instant::now();
     ingress_is(&service, &["192.0.2.11"]).await;
-    let took = died.elapsed();
-    ensure!(
-        took < Duration::from_secs(17),
-        "it took {took:?}; 15 s and the polling are allowed"
-    );
     // The kernel goes on without the agent.
     answers(&cluster.outside(), cluster.node("n2")?.v4(port)).await;
     highwire::start(&cluster).await?;
@@ -96,20 +88,20 @@ async fn an_agents_restart_interrupts_nothing() -> Result<()> {
         scope: _scope,
         service,
         port,
-    } = serve(web_alone("upgrade").await?).await?;
+    } = serve(web_alone("again").await?).await?;
     let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(port));
     answers(&client, to).await;
     let version = service.get().await?.metadata.resource_version;
     let agent = cluster.agent("n1")?;
     agent.stop()?;
-    let mut stream = client.tcp_connect(to, highwire_e2e::expect::SHORT)?;
+    let mut stream = client.tcp_connect(to, SHORT)?;
     stream.say("without an agent")?;
     agent.start(&[]).await?;
     for _ in 0..100 {
-        client.http_get(to, highwire_e2e::expect::SHORT)?;
+        client.http_get(to, SHORT)?;
     }
     agent.wait_ready(highwire::READY).await?;
-    client.http_get(to, highwire_e2e::expect::SHORT)?;
+    client.http_get(to, SHORT)?;
     stream.say("with a new agent")?;
     ensure!(
         service.get().await?.metadata.resource_version == version,
@@ -119,7 +111,7 @@ async fn an_agents_restart_interrupts_nothing() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn kube_proxys_restart_interrupts_nothing() -> Result<()> {
+async fn a_restart_of_kube_proxy_interrupts_nothing() -> Result<()> {
     let (cluster, scope) = web_alone("proxy").await?;
     let (port, later) = (scope.free_port()?, scope.free_port()?);
     ingress_is(&web_service(&scope, "web", port).await?, &BOTH).await;
@@ -132,13 +124,20 @@ async fn kube_proxys_restart_interrupts_nothing() -> Result<()> {
         ensure!(reply.is_ok(), "while it is away: {reply:?}");
     }
     proxy.start_again()?;
-    ingress_is(&web_service(&scope, "later", later).await?, &BOTH).await;
-    answers(&client, n1.v4(later)).await;
+    let service = web_service(&scope, "later", later).await?;
+    wait_for("the later Service", LONG, || {
+        let kept = client.http_get(n1.v4(port), SHORT);
+        kept.unwrap_or_else(|error| panic!("while it starts: {error}"));
+        let new = client.http_get(n1.v4(later), SHORT);
+        async move { new }
+    })
+    .await;
+    ingress_is(&service, &BOTH).await;
     Ok(())
 }
 
 #[apply(cluster_test)]
-async fn a_flushed_table_is_put_back() -> Result<()> {
+async fn what_others_change_in_our_table_is_put_back() -> Result<()> {
     let Served {
         cluster,
         scope: _scope,
@@ -149,18 +148,25 @@ async fn a_flushed_table_is_put_back() -> Result<()> {
     answers(&cluster.outside(), node.v4(port)).await;
     let agent = cluster.agent("n1")?;
     let repairs = || agent.metric("highwire_agent_drift_repairs_total");
-    let before = repairs()?;
-    // As a reload of a host firewall does, here of our table only.
-    node.netns()
-        .check(&["nft", "delete", "table", "inet", "highwire"])?;
-    wait_for("the repair", Duration::from_secs(2), || async {
-        repairs().is_ok_and(|now| now > before)
-    })
-    .await;
-    answers(&cluster.outside(), node.v4(port)).await;
-    ensure!(
-        repairs()? == before + 1.0,
-        "it repaired what it had repaired itself"
-    );
+    let element = format!("delete element inet highwire ports4 {{ tcp . {port} }}");
+    for change in [
+        element.as_str(),
+        "flush chain inet highwire rewrite",
+        "flush table inet highwire",
+        "delete table inet highwire",
+    ] {
+        let before = repairs()?;
+        node.netns().check(&["nft", change])?;
+        let what = format!("the repair of {change}");
+        wait_for(&what, LONG, || async {
+            repairs().is_ok_and(|now| now > before)
+        })
+        .await;
+        answers(&cluster.outside(), node.v4(port)).await;
+        ensure!(
+            repairs()? == before + 1.0,
+            "{change}: it repaired what it had repaired itself"
+        );
+    }
     Ok(())
 }

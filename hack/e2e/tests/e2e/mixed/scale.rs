@@ -59,8 +59,11 @@ async fn three_hundred_services_are_served_and_one_more_costs_its_own_elements_o
         ingress_is(service, &["192.0.2.11", "192.0.2.12"]).await;
     }
     let client = cluster.outside();
-    for (port, _) in services.iter().step_by(37) {
-        answers(&client, cluster.node("n2")?.v4(*port)).await;
+    for node in ["n1", "n2"] {
+        let node = cluster.node(node)?;
+        for (port, _) in &services {
+            answers(&client, node.v4(*port)).await;
+        }
     }
 
     // Nobody touches our table, whatever kube-proxy does to its own.
