@@ -1,5 +1,6 @@
 //! What tests put on a cluster and expect of it: Pods, Services, traffic.
 
+pub mod evidence;
 pub mod expect;
 pub mod load;
 pub mod pod;

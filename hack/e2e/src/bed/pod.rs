@@ -306,7 +306,7 @@ impl Pod {
     pub fn netns(&self) -> Netns {
         match self.record.slot {
             Some(slot) => slots::netns(&self.state, &self.record.node, slot),
-            None => self.state.netns(&self.record.node),
+            None => Netns::of(&self.state, &self.record.node),
         }
     }
 
@@ -390,7 +390,7 @@ impl Pod {
         if let Some(slot) = self.record.slot {
             let netns = self.netns();
             // A cable that was never plugged cannot be pulled.
-            network::unplug_pod(&self.state.netns(&self.record.node), slot).ok();
+            network::unplug_pod(&Netns::of(&self.state, &self.record.node), slot).ok();
             netns.delete()?;
         }
         let path = record_path(&self.state, &self.record.namespace, &self.record.name);

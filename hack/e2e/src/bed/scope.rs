@@ -13,6 +13,7 @@ use crate::bed::pod::{Pod, PodBuilder};
 use crate::bed::service::ServiceBuilder;
 use crate::cluster::handle::{self, Cluster};
 use crate::lab::state::State;
+use crate::lab::test_run::{self, Leftover};
 
 /// How long taking a scope away may last.
 const REMOVE_LIMIT: Duration = Duration::from_secs(60);
@@ -36,12 +37,12 @@ enum Company {
     Own,
 }
 
-/// A namespace of its own. Dropping it removes its Services, Pods, processes and
-/// the namespace, also when the test panics.
+/// A namespace of its own. At the end of the test its Services, Pods, processes and the
+/// namespace are removed; with a cluster of the test's own they go with that.
 pub struct Scope {
     cluster: Cluster,
     namespace: String,
-    _company: Company,
+    company: Option<Company>,
 }
 
 impl Scope {
@@ -74,7 +75,7 @@ impl Scope {
         let scope = Self {
             cluster: cluster.clone(),
             namespace,
-            _company: company,
+            company: Some(company),
         };
         // Pods need it, and its controller takes a moment.
         let account: ServiceAccount =
@@ -110,32 +111,65 @@ impl Scope {
     /// A Service port nobody else in the cluster was given (until 10,000 were).
     pub fn free_port(&self) -> Result<u16> {
         let offset = u16::try_from(self.cluster.state().next("port")? % PORTS)?;
+        test_run::uses_port(FIRST_PORT + offset);
         Ok(FIRST_PORT + offset)
+    }
+
+    /// Removes it now.
+    pub fn remove(mut self) {
+        self.company = None;
+        remove(&self.cluster, &self.namespace);
     }
 }
 
 impl Drop for Scope {
     fn drop(&mut self) {
-        for pod in Pod::list(self.cluster.state(), &self.namespace) {
-            if let Err(error) = pod.stop() {
-                eprintln!("scope {}: {error:#}", self.namespace);
-            }
+        match self.company.take() {
+            None | Some(Company::Own) => {}
+            Some(company) => test_run::at_end(Removal {
+                cluster: self.cluster.clone(),
+                namespace: self.namespace.clone(),
+                _company: company,
+            }),
         }
-        let (state, namespace) = (self.cluster.state().clone(), self.namespace.clone());
-        // The test's runtime cannot be waited on from here; this thread has its own.
-        let removal = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(async {
-                tokio::time::timeout(REMOVE_LIMIT, remove_objects(&state, &namespace))
-                    .await
-                    .context("the API server does not answer")?
-            })
-        });
-        if let Ok(Err(error)) = removal.join() {
-            eprintln!("scope {}: {error:#}", self.namespace);
+    }
+}
+
+/// A scope on the shared cluster that was dropped.
+struct Removal {
+    cluster: Cluster,
+    namespace: String,
+    _company: Company,
+}
+
+impl Leftover for Removal {
+    fn remove(self: Box<Self>) {
+        remove(&self.cluster, &self.namespace);
+    }
+
+    fn keep(self: Box<Self>) {}
+}
+
+fn remove(cluster: &Cluster, namespace: &str) {
+    for pod in Pod::list(cluster.state(), namespace) {
+        if let Err(error) = pod.stop() {
+            eprintln!("scope {namespace}: {error:#}");
         }
+    }
+    let (name, state, namespace) = (namespace, cluster.state().clone(), namespace.to_owned());
+    // The test's runtime cannot be waited on from here; this thread has its own.
+    let removal = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            tokio::time::timeout(REMOVE_LIMIT, remove_objects(&state, &namespace))
+                .await
+                .context("the API server does not answer")?
+        })
+    });
+    if let Ok(Err(error)) = removal.join() {
+        eprintln!("scope {name}: {error:#}");
     }
 }
 

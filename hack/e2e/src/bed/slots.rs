@@ -30,5 +30,5 @@ pub(crate) fn take(state: &State, node: &str) -> Result<u8> {
 
 /// The namespace of a Pod.
 pub(crate) fn netns(state: &State, node: &str, slot: u8) -> Netns {
-    state.netns(&format!("{node}-p{slot}"))
+    Netns::of(state, format!("{node}-p{slot}"))
 }

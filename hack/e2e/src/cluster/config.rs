@@ -77,7 +77,8 @@ pub struct Config {
     pub proxy_knows_pods: bool,
     /// Folder of the upstream programs.
     pub controlplane: PathBuf,
-    /// Folder of `highwire-cluster` and `highwire-echo`.
+    /// Folder of `highwire-cluster`, `highwire-echo` and, unless others are named, our
+    /// programs.
     pub tools: PathBuf,
 }
 

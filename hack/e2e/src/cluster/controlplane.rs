@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 
+use anyhow::Result;
+
 use crate::cluster::config::Config;
 use crate::cluster::layout::{API_PORT, IpFamily};
+use crate::lab::netns::Netns;
 use crate::lab::state::State;
 use crate::lab::unit::Spec;
 
@@ -26,7 +29,7 @@ pub fn api_url(family: IpFamily) -> String {
 pub fn etcd(state: &State, config: &Config) -> Spec {
     Spec::new(
         "etcd",
-        &state.netns("cp"),
+        &Netns::of(state, "cp"),
         vec![
             program(config, "etcd"),
             format!("--data-dir={}", state.path("etcd").display()),
@@ -49,7 +52,7 @@ pub fn apiserver(state: &State, config: &Config) -> Spec {
     };
     Spec::new(
         "kube-apiserver",
-        &state.netns("cp"),
+        &Netns::of(state, "cp"),
         vec![
             program(config, "kube-apiserver"),
             "--etcd-servers=http://127.0.0.1:2379".into(),
@@ -80,7 +83,7 @@ pub fn controller_manager(state: &State, config: &Config) -> Spec {
     let pki = |file: &str| state.path("pki").join(file).display().to_string();
     Spec::new(
         "kube-controller-manager",
-        &state.netns("cp"),
+        &Netns::of(state, "cp"),
         vec![
             program(config, "kube-controller-manager"),
             format!("--kubeconfig={}", pki("kube-controller-manager.kubeconfig")),
@@ -105,20 +108,20 @@ pub fn api_address(family: IpFamily) -> SocketAddr {
 }
 
 /// The relay on the host's loopback; see [`crate::cluster::relay`].
-pub fn relay(state: &State, config: &Config) -> Spec {
+pub fn relay(state: &State, config: &Config) -> Result<Spec> {
     let target = api_address(config.ip_family);
-    Spec {
+    Ok(Spec {
         name: "relay".into(),
         netns: None,
         argv: vec![
             config.tools.join("highwire-cluster").display().to_string(),
             "relay".into(),
-            format!("--netns={}", state.netns("cp").name()),
+            format!("--netns={}", Netns::of(state, "cp").path()?.display()),
             format!("--target={target}"),
             format!("--port-file={}", state.path("relay-port").display()),
         ],
         env: Vec::new(),
-    }
+    })
 }
 
 /// Path of an upstream program.

@@ -16,6 +16,7 @@ use crate::cluster::layout::{CLIENT_V4, CLIENT_V6, node_v4, node_v6};
 use crate::lab::netns::Netns;
 use crate::lab::requirements;
 use crate::lab::state::State;
+use crate::lab::test_run;
 use crate::lab::unit::Unit;
 
 /// Names the cluster that tests attach to.
@@ -58,6 +59,7 @@ impl Cluster {
         let state = State::new(name)?;
         let config = Config::read(&state)?;
         let client = client(&state).await?;
+        test_run::uses(&state);
         Ok(Self {
             state,
             config,
@@ -122,7 +124,7 @@ impl Cluster {
 
     /// The namespace of a role: `n1`, `client`, `cp`, `fabric`.
     pub fn netns(&self, role: &str) -> Result<Netns> {
-        let netns = self.state.netns(role);
+        let netns = Netns::of(&self.state, role);
         ensure!(
             netns.exists(),
             "no namespace {}: roles are client, cp, fabric and the nodes' names",
@@ -133,7 +135,7 @@ impl Cluster {
 
     /// The namespace of a client outside the cluster.
     pub fn outside(&self) -> Netns {
-        self.state.netns("client")
+        Netns::of(&self.state, "client")
     }
 
     /// The outside client's address in the family of `like`.
@@ -184,7 +186,7 @@ impl Cluster {
     fn node_at(&self, index: u8) -> Node {
         let name = format!("n{index}");
         Node {
-            netns: self.state.netns(&name),
+            netns: Netns::of(&self.state, &name),
             addresses: self
                 .config
                 .ip_family

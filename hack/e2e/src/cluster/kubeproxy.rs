@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::cluster::config::Config;
 use crate::cluster::controlplane::program;
 use crate::cluster::layout::{IpFamily, PROXY_HEALTH_PORT};
+use crate::lab::netns::Netns;
 use crate::lab::state::{State, write_json};
 use crate::lab::unit::Spec;
 
@@ -54,7 +55,7 @@ pub fn spec(state: &State, config: &Config, index: u8) -> Result<Spec> {
     )?;
     Ok(Spec::new(
         format!("kube-proxy-{node}"),
-        &state.netns(&node),
+        &Netns::of(state, &node),
         vec![
             program(config, "kube-proxy"),
             format!("--config={}", file.display()),

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::Api;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::cluster::config::Config;
 use crate::cluster::handle::{self, Cluster};
 use crate::cluster::layout::PROXY_HEALTH_PORT;
 use crate::cluster::{controlplane, kubeproxy, network, nodes, pki};
 use crate::lab::http::http_text;
+use crate::lab::init::{Init, Lifeline};
 use crate::lab::netns::Netns;
 use crate::lab::requirements;
 use crate::lab::state::{State, write_json};
@@ -22,22 +21,26 @@ use crate::lab::wait::try_wait_for;
 
 /// How long each step of `up` may take on a slow machine.
 const STEP_LIMIT: Duration = Duration::from_secs(120);
+/// How long the processes of a cluster may take to end.
+const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// Builds a cluster; what an earlier one of its name left is removed first.
-/// Reports progress to `say`. When it fails, or its future is dropped, call [`down`].
-pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<Cluster> {
+/// Reports progress to `say`. The cluster ends when the lifeline is dropped, or when the
+/// process that has it ends; [`down`] removes what was written down about it, too.
+pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<(Cluster, Lifeline)> {
     requirements::check()?;
     config.check()?;
     down(&config.name)?;
     let state = State::new(&config.name)?;
     state.create(&["pki", "etcd", "units", "log", "pods"])?;
+    let lifeline = Init::start(&state)?;
 
     say("networks");
-    let (fabric, family) = (state.netns("fabric"), config.ip_family);
-    network::fabric_and_client(&fabric, &state.netns("client"))?;
-    network::control_plane(&fabric, &state.netns("cp"))?;
+    let (fabric, family) = (Netns::of(&state, "fabric"), config.ip_family);
+    network::fabric_and_client(&fabric, &Netns::of(&state, "client"))?;
+    network::control_plane(&fabric, &Netns::of(&state, "cp"))?;
     for index in 1..=config.nodes {
-        let netns = state.netns(&format!("n{index}"));
+        let netns = Netns::of(&state, format!("n{index}"));
         network::node(&fabric, &netns, index, config.nodes, family)?;
     }
 
@@ -52,7 +55,7 @@ pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<Cluster> {
     say("etcd and kube-apiserver");
     let etcd = start(&state, controlplane::etcd(&state, config))?;
     let apiserver = start(&state, controlplane::apiserver(&state, config))?;
-    let relay = start(&state, controlplane::relay(&state, config))?;
+    let relay = start(&state, controlplane::relay(&state, config)?)?;
     let port_file = state.path("relay-port");
     let port = alive("the relay", &[&relay], || async {
         Ok::<u16, anyhow::Error>(fs::read_to_string(&port_file)?.trim().parse()?)
@@ -84,7 +87,7 @@ pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<Cluster> {
     })
     .await?;
     for (index, proxy) in (1..=config.nodes).zip(&proxies) {
-        let netns = state.netns(&format!("n{index}"));
+        let netns = Netns::of(&state, format!("n{index}"));
         alive(proxy.name(), &[proxy], || async {
             proxy_health(&netns, config)
         })
@@ -93,47 +96,40 @@ pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<Cluster> {
 
     // Last of all: who finds it finds a cluster that works.
     write_json(&state.path("cluster.json"), config)?;
-    Cluster::open(&config.name).await
+    Ok((Cluster::open(&config.name).await?, lifeline))
 }
 
 /// Ends every process of the cluster and removes its namespaces and its state.
 /// Works on what is there: half a cluster, a crashed one, none.
 pub fn down(name: &str) -> Result<()> {
     let state = State::new(name)?;
-    let units = Unit::list(&state);
-    // All first, then wait for all. Nothing in a test cluster is worth a goodbye.
-    for unit in &units {
-        unit.signal(Signal::SIGKILL)?;
-    }
-    for unit in &units {
-        unit.kill()?;
-    }
-    for netns in Netns::list(&state.netns_prefix()) {
-        // Processes without a record: a shell somebody opened, or a crash of ours
-        // between starting one and writing it down. They live in our namespace.
-        end_processes(&netns)?;
-        netns.delete()?;
+    if let Some(init) = Init::of(&state) {
+        // Nothing in a test cluster is worth a goodbye.
+        init.kill();
+        let units = Unit::list(&state);
+        let deadline = Instant::now() + END_LIMIT;
+        // Asking whether our own children run collects them; process 1 waits for that.
+        while units.iter().filter(|unit| unit.is_running()).count() > 0 || init.runs() {
+            ensure!(
+                Instant::now() < deadline,
+                "the processes of cluster {name} do not end"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
     state.remove()
 }
 
-fn end_processes(netns: &Netns) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let pids = netns.pids();
-        if pids.is_empty() {
-            return Ok(());
+/// Removes what clusters left that ended without anybody to remove it, such as those of
+/// a test run that was killed.
+pub fn sweep() -> Result<()> {
+    for name in State::list() {
+        let state = State::new(&name)?;
+        if Init::is_gone(&state) {
+            state.remove()?;
         }
-        ensure!(
-            Instant::now() < deadline,
-            "processes {pids:?} in {} do not end",
-            netns.name()
-        );
-        for pid in pids {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        }
-        std::thread::sleep(Duration::from_millis(20));
     }
+    Ok(())
 }
 
 fn start(state: &State, spec: Spec) -> Result<Unit> {

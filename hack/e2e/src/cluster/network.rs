@@ -28,7 +28,7 @@ pub fn fabric_and_client(fabric: &Netns, client: &Netns) -> Result<()> {
          addr add 198.51.100.254/24 dev client\n\
          addr add 2001:db8:2::fe/64 dev client nodad\n\
          link set client up",
-        client = client.name()
+        client = client.path()?.display()
     ))?;
     client.ip_batch(&format!(
         "addr add {CLIENT_V4}/24 dev eth0\n\
@@ -85,7 +85,7 @@ pub fn pod(node: &Netns, pod: &Netns, index: u8, slot: u8, family: IpFamily) -> 
     node.ip_batch(&format!(
         "link add {port} type veth peer name eth0 netns {}\n\
          link set {port} addrgenmode none",
-        pod.name()
+        pod.path()?.display()
     ))?;
     let mut at_node = format!("link set {port} up\n");
     let mut at_pod = "link set eth0 up\n".to_owned();

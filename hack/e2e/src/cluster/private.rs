@@ -6,15 +6,24 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::cluster::config::Config;
 use crate::cluster::handle::Cluster;
 use crate::cluster::lifecycle;
+use crate::lab::init::Lifeline;
+use crate::lab::test_run::{self, Leftover};
 
 /// How many of them a test run has at once: each starts seven or more processes of half
 /// a GiB together, and then its test mostly waits.
 const AT_ONCE: usize = 3;
 static ROOM: Semaphore = Semaphore::const_new(AT_ONCE);
 
-/// A cluster that goes when this is dropped.
+/// A cluster that goes at the end of the test, or when the process ends that has it.
 pub struct PrivateCluster {
     cluster: Cluster,
+    running: Option<Running>,
+}
+
+/// What it takes for the cluster to be there.
+struct Running {
+    name: String,
+    lifeline: Lifeline,
     _room: SemaphorePermit<'static>,
 }
 
@@ -41,9 +50,13 @@ impl PrivateCluster {
         change(&mut config);
         let name = config.name.clone();
         match lifecycle::up(&config, |_| {}).await {
-            Ok(cluster) => Ok(Self {
+            Ok((cluster, lifeline)) => Ok(Self {
                 cluster,
-                _room: room,
+                running: Some(Running {
+                    name,
+                    lifeline,
+                    _room: room,
+                }),
             }),
             Err(error) => {
                 lifecycle::down(&name).context("remove what had been started")?;
@@ -63,8 +76,22 @@ impl std::ops::Deref for PrivateCluster {
 
 impl Drop for PrivateCluster {
     fn drop(&mut self) {
-        if let Err(error) = lifecycle::down(&self.cluster.config().name) {
-            eprintln!("cluster {}: {error:#}", self.cluster.config().name);
+        if let Some(running) = self.running.take() {
+            test_run::at_end(running);
+        }
+    }
+}
+
+impl Leftover for Running {
+    fn remove(self: Box<Self>) {
+        if let Err(error) = lifecycle::down(&self.name) {
+            eprintln!("cluster {}: {error:#}", self.name);
+        }
+    }
+
+    fn keep(self: Box<Self>) {
+        if let Err(error) = self.lifeline.detach() {
+            eprintln!("cluster {}: {error:#}", self.name);
         }
     }
 }

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, PostParams};
 
 use crate::cluster::controlplane::{api_address, api_url};
-use crate::cluster::handle::{Cluster, Node, checkout};
+use crate::cluster::handle::{Cluster, Node};
 use crate::cluster::layout::{AGENT_PORT, API_PORT, CONTROLLER_PORT};
 use crate::cluster::pki::token_kubeconfig;
 use crate::highwire::workload::{Install, Kind, Workload};
@@ -86,7 +86,7 @@ impl Program {
             netns: node.netns().clone(),
             workload: Workload::new(Kind::Agent, &node.name, &node.name),
             capabilities: AGENT_CAPABILITIES,
-            binary: binary("HIGHWIRE_AGENT", "highwire-agent"),
+            binary: binary(cluster, "HIGHWIRE_AGENT", "highwire-agent"),
             // Many tests wait until a listener's port is free again.
             argv: vec!["--listener-hold-down=2s".into()],
             env: vec![
@@ -111,7 +111,7 @@ impl Program {
             netns: cluster.netns("cp")?,
             workload: Workload::new(Kind::Controller, name, "n1"),
             capabilities: CONTROLLER_CAPABILITIES,
-            binary: binary("HIGHWIRE_CONTROLLER", "highwire-controller"),
+            binary: binary(cluster, "HIGHWIRE_CONTROLLER", "highwire-controller"),
             argv: vec![format!("--identity={name}"), format!("--port={port}")],
             env: vec![("POD_IP".into(), api_address(family).ip().to_string())],
             admin: local(cluster, port),
@@ -151,7 +151,7 @@ impl Program {
     pub async fn start(&self, flags: &[&str]) -> Result<()> {
         ensure!(
             self.binary.exists(),
-            "{} does not exist: cargo build --release, or point HIGHWIRE_AGENT and \
+            "{} does not exist: cargo build --workspace, or point HIGHWIRE_AGENT and \
              HIGHWIRE_CONTROLLER at the programs",
             self.binary.display()
         );
@@ -307,12 +307,10 @@ fn local(cluster: &Cluster, port: u16) -> SocketAddr {
     }
 }
 
-/// The program that `variable` names, or else the release build of that name.
-fn binary(variable: &str, name: &str) -> PathBuf {
-    if let Some(path) = std::env::var_os(variable) {
-        return std::path::absolute(&path).unwrap_or_else(|_| path.into());
+/// The program that `variable` names, or else the one that was built with the harness.
+fn binary(cluster: &Cluster, variable: &str, name: &str) -> PathBuf {
+    match std::env::var_os(variable) {
+        Some(path) => std::path::absolute(&path).unwrap_or_else(|_| path.into()),
+        None => cluster.config().tools.join(name),
     }
-    let built = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let built = built.unwrap_or_else(|| checkout().join("target"));
-    built.join("release").join(name)
 }

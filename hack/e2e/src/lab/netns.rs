@@ -2,18 +2,25 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::fd::AsRawFd as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::lab::init::{self, Init, in_thread};
+use crate::lab::state::State;
 
 /// Seconds after which a command run in a namespace is stopped.
 const COMMAND_LIMIT: &str = "30";
 
-/// A named network namespace (`ip netns`), which may or may not exist.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A network namespace of a laboratory, which may or may not exist.
+#[derive(Clone, Debug)]
 pub struct Netns {
-    name: String,
+    state: State,
+    role: String,
 }
 
 /// What a command said.
@@ -28,24 +35,52 @@ pub struct Output {
 }
 
 impl Netns {
-    /// The namespace of that name.
-    pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into() }
+    /// The laboratory's namespace of that role: `fabric`, `cp`, `client`, `n1` or `n1-p7`.
+    pub fn of(state: &State, role: impl Into<String>) -> Self {
+        Self {
+            state: state.clone(),
+            role: role.into(),
+        }
     }
 
-    /// Its name, as `ip netns` lists it.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// What it is in its laboratory.
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// The laboratory and its role there, for messages.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.state.name(), self.role)
     }
 
     /// Whether it exists.
     pub fn exists(&self) -> bool {
-        fs::exists(self.path()).unwrap_or(false)
+        self.path().is_ok_and(|path| path.exists())
     }
 
     /// Creates it with loopback up. Of two callers at once only one succeeds.
     pub fn create(&self) -> Result<()> {
-        run(&mut ip(&["netns", "add", &self.name]))?;
+        let file = init::names(&self.state).join(&self.role);
+        // Named by a mount, which only the laboratory's own mount namespace has. The
+        // kernel's file is opened before, where /proc is the caller's.
+        let namespace = in_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
+            fs::File::open("/proc/thread-self/ns/net").context("open the new namespace")
+        })?;
+        let source = format!("/proc/self/fd/{}", namespace.as_raw_fd());
+        let nothing = None::<&str>;
+        let named = self.init()?.in_mounts(|| {
+            fs::File::create_new(&file)?;
+            mount(
+                Some(source.as_str()),
+                &file,
+                nothing,
+                MsFlags::MS_BIND,
+                nothing,
+            )?;
+            Ok(())
+        });
+        named.with_context(|| format!("name the network namespace {}", self.name()))?;
         // Link-local addresses work at once instead of after a second or two.
         self.sysctl(&[("net/ipv6/conf/default/accept_dad", "0")])?;
         self.ip_batch("link set lo up")
@@ -53,24 +88,15 @@ impl Netns {
 
     /// Deletes it; one that is gone already is fine.
     pub fn delete(&self) -> Result<()> {
-        match run(&mut ip(&["netns", "del", &self.name])) {
-            Err(error) if self.exists() => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// All namespaces whose name begins with `prefix`.
-    pub fn list(prefix: &str) -> Vec<Self> {
-        let mut names: Vec<String> = fs::read_dir("/run/netns")
-            .map(|entries| {
-                entries
-                    .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-                    .filter(|name| name.starts_with(prefix))
-                    .collect()
-            })
-            .unwrap_or_default();
-        names.sort();
-        names.into_iter().map(Self::new).collect()
+        let file = init::names(&self.state).join(&self.role);
+        let deleted = self.init()?.in_mounts(|| {
+            if file.exists() {
+                umount2(&file, MntFlags::MNT_DETACH)?;
+                fs::remove_file(&file)?;
+            }
+            Ok(())
+        });
+        deleted.with_context(|| format!("delete the network namespace {}", self.name()))
     }
 
     /// Runs `work` on a thread of its own inside the namespace and returns its
@@ -79,30 +105,31 @@ impl Netns {
     /// Blocks the caller. Panics if the namespace cannot be entered (a bug of the
     /// test, not a thing to assert on) and passes a panic of `work` on.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let path = self.path();
-        let outcome =
-            std::thread::scope(|scope| scope.spawn(|| enter(&path).map(|()| work())).join());
-        match outcome {
-            Ok(Ok(value)) => value,
-            Ok(Err(error)) => panic!("{error:#}"),
-            Err(panic) => std::panic::resume_unwind(panic),
+        match in_thread(|| self.enter().map(|()| work())) {
+            Ok(value) => value,
+            Err(error) => panic!("{error:#}"),
         }
+    }
+
+    /// Moves the calling thread into it.
+    pub(crate) fn enter(&self) -> Result<()> {
+        let path = self.path()?;
+        let file = fs::File::open(&path)
+            .with_context(|| format!("open {}; is the cluster (still) up?", path.display()))?;
+        let entered = setns(file, CloneFlags::CLONE_NEWNET);
+        entered.with_context(|| format!("enter {}; are you root?", self.name()))
     }
 
     /// Runs a command inside and collects what it says. Stopped after 30 s.
     /// Only a command that cannot be started is an error.
     pub fn command(&self, argv: &[&str]) -> Result<Output> {
-        ensure!(
-            self.exists(),
-            "network namespace {} does not exist",
-            self.name
-        );
-        let output = Command::new("timeout")
-            .args([COMMAND_LIMIT, "ip", "netns", "exec", &self.name])
-            .args(argv)
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("run {argv:?} in {}", self.name))?;
+        let mut command = Command::new("timeout");
+        command.arg(COMMAND_LIMIT).args(argv).stdin(Stdio::null());
+        let output = in_thread(|| {
+            self.enter()?;
+            Ok(command.output()?)
+        });
+        let output = output.with_context(|| format!("run {argv:?} in {}", self.name()))?;
         Ok(Output {
             success: output.status.success(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -114,19 +141,23 @@ impl Netns {
     pub fn check(&self, argv: &[&str]) -> Result<String> {
         let output = self.command(argv)?;
         if !output.success {
-            bail!("{argv:?} in {}: {}", self.name, output.stderr.trim());
+            bail!("{argv:?} in {}: {}", self.name(), output.stderr.trim());
         }
         Ok(output.stdout)
     }
 
     /// Runs `ip` commands inside, one a line, stopping at the first that fails.
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
-        let mut child = ip(&["-n", &self.name, "-batch", "-"])
+        let mut command = Command::new("ip");
+        command.args(["-batch", "-"]);
+        command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("start ip")?;
+            .stderr(Stdio::piped());
+        let mut child = in_thread(|| {
+            self.enter()?;
+            command.spawn().context("start ip; is iproute2 installed?")
+        })?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(lines.as_bytes()).context("write to ip")?;
         }
@@ -134,7 +165,7 @@ impl Netns {
         ensure!(
             output.status.success(),
             "ip in {}: {}\nof:\n{lines}",
-            self.name,
+            self.name(),
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(())
@@ -145,51 +176,19 @@ impl Netns {
         self.run(|| {
             for (key, value) in values {
                 fs::write(format!("/proc/sys/{key}"), value)
-                    .with_context(|| format!("set {key} to {value} in {}", self.name))?;
+                    .with_context(|| format!("set {key} to {value} in {}", self.name()))?;
             }
             Ok(())
         })
     }
 
-    /// Processes that live in it.
-    pub fn pids(&self) -> Vec<i32> {
-        ip(&["netns", "pids", &self.name])
-            .output()
-            .map(|output| {
-                String::from_utf8_lossy(&output.stdout)
-                    .lines()
-                    .filter_map(|line| line.trim().parse().ok())
-                    .collect()
-            })
-            .unwrap_or_default()
+    /// The file that stands for it.
+    pub fn path(&self) -> Result<PathBuf> {
+        Ok(self.init()?.netns_path(&self.state, &self.role))
     }
 
-    fn path(&self) -> String {
-        format!("/run/netns/{}", self.name)
+    fn init(&self) -> Result<Init> {
+        Init::of(&self.state)
+            .with_context(|| format!("cluster {:?} is not up (any more)", self.state.name()))
     }
-}
-
-/// Moves the calling thread into the namespace file `path`.
-pub(crate) fn enter(path: &str) -> Result<()> {
-    let file =
-        fs::File::open(path).with_context(|| format!("open {path}; is the cluster (still) up?"))?;
-    setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter {path}; are you root?"))
-}
-
-fn ip(arguments: &[&str]) -> Command {
-    let mut command = Command::new("ip");
-    command.args(arguments);
-    command
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("run {command:?}; is iproute2 installed?"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
 }

@@ -1,6 +1,8 @@
 //! What is written down about a cluster, under `/run/highwire/<name>/`.
 //!
 //! ```text
+//! init.json           process 1: pid, start time (see init.rs)
+//! netns/              empty here; in process 1's mounts, the network namespaces
 //! cluster.json        what was asked for
 //! kubeconfig          admin, through the relay: for people and tests on the host
 //! pki/                certificates, keys, kubeconfigs of the components
@@ -12,27 +14,25 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::lab::netns::Netns;
-
 /// Where all clusters' state lives.
 pub const ROOT: &str = "/run/highwire";
 
-/// Cluster names are part of namespace names: short, and without the separator.
+/// Cluster names are names of folders and of Kubernetes contexts.
 pub fn check_name(name: &str) -> Result<()> {
-    let fits = (1..=12).contains(&name.len())
+    let fits = (1..=32).contains(&name.len())
         && name
             .bytes()
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     ensure!(
         fits,
-        "cluster name {name:?}: 1 to 12 of a-z and 0-9 are allowed"
+        "cluster name {name:?}: 1 to 32 of a-z and 0-9 are allowed"
     );
     Ok(())
 }
@@ -94,23 +94,17 @@ impl State {
 
     /// Removes the folder and, when it was the last one, the root.
     pub fn remove(&self) -> Result<()> {
-        if self.dir.exists() {
-            fs::remove_dir_all(&self.dir)
-                .with_context(|| format!("remove {}", self.dir.display()))?;
+        // Under another name first: of two callers one does it.
+        let leaving = self.dir.with_extension(format!("{}", std::process::id()));
+        match fs::rename(&self.dir, &leaving) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            renamed => renamed
+                .and_then(|()| fs::remove_dir_all(&leaving))
+                .with_context(|| format!("remove {}", self.dir.display()))?,
         }
         // Fails while other clusters are up, which is right.
         fs::remove_dir(ROOT).ok();
         Ok(())
-    }
-
-    /// The cluster's namespace of that role: `fabric`, `cp`, `client`, `n1` or `n1-p7`.
-    pub fn netns(&self, role: &str) -> Netns {
-        Netns::new(format!("{}{role}", self.netns_prefix()))
-    }
-
-    /// What all of its namespaces' names begin with.
-    pub fn netns_prefix(&self) -> String {
-        format!("hw-{}-", self.name)
     }
 
     /// Takes the next number of a counter shared by all processes, from 0 on.

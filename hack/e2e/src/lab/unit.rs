@@ -3,7 +3,8 @@
 //! A unit is a process with a record: name, command line, pid and the pid's start
 //! time, so that a pid the kernel has given to somebody else meanwhile is never
 //! signalled. Units run in sessions of their own (Ctrl-C does not reach them) with
-//! an environment of their own (nothing of the caller's leaks in).
+//! an environment of their own (nothing of the caller's leaks in), and end with
+//! process 1 of their laboratory ([`crate::lab::init`]).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::lab::init::{Init, in_thread};
 use crate::lab::netns::Netns;
+use crate::lab::process;
 use crate::lab::state::{State, read_json, write_json};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -28,7 +30,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub struct Spec {
     /// Name, unique in the cluster: `etcd`, `kube-proxy-n1`.
     pub name: String,
-    /// Namespace to run in; the host's when there is none.
+    /// Role of the namespace to run in; the host's when there is none.
     pub netns: Option<String>,
     /// Program and arguments.
     pub argv: Vec<String>,
@@ -41,7 +43,7 @@ impl Spec {
     pub fn new(name: impl Into<String>, netns: &Netns, argv: Vec<String>) -> Self {
         Self {
             name: name.into(),
-            netns: Some(netns.name().to_owned()),
+            netns: Some(netns.role().to_owned()),
             argv,
             env: Vec::new(),
         }
@@ -103,12 +105,10 @@ impl Unit {
             .append(true)
             .open(unit.log_path())
             .with_context(|| format!("open {}", unit.log_path().display()))?;
-        // setsid, ip and setpriv replace themselves: the pid is the program's own.
+        let init = Init::of(state).context("the cluster has ended")?;
+        // setsid and setpriv replace themselves: the pid is the program's own.
         let mut command = Command::new("setsid");
-        if let Some(netns) = &spec.netns {
-            command.args(["ip", "netns", "exec", netns]);
-        }
-        let child = command
+        command
             .args(&spec.argv)
             .env_clear()
             .env("PATH", PATH)
@@ -116,12 +116,18 @@ impl Unit {
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("start {}", spec.name))?;
+            .stderr(log);
+        let child = in_thread(|| {
+            init.adopt()?;
+            if let Some(netns) = &spec.netns {
+                Netns::of(state, netns).enter()?;
+            }
+            let started = command.spawn();
+            started.with_context(|| format!("start {}", spec.name))
+        })?;
         let pid = i32::try_from(child.id()).context("pid")?;
-        let (_, start_time) =
-            proc_stat(pid).with_context(|| format!("{} vanished at once", spec.name))?;
+        let start_time =
+            process::start_time(pid).with_context(|| format!("{} vanished at once", spec.name))?;
         write_json(
             &unit.record_path(),
             &Record {
@@ -149,10 +155,7 @@ impl Unit {
     /// Its pid, while it runs.
     pub fn pid(&self) -> Option<i32> {
         let record = self.record()?;
-        // When it is our own child it would stay a zombie; collect it. ECHILD otherwise.
-        waitpid(Pid::from_raw(record.pid), Some(WaitPidFlag::WNOHANG)).ok();
-        let (state, start_time) = proc_stat(record.pid)?;
-        (state != 'Z' && state != 'X' && start_time == record.start_time).then_some(record.pid)
+        process::runs(record.pid, record.start_time).then_some(record.pid)
     }
 
     /// Whether it runs.
@@ -268,27 +271,5 @@ impl Unit {
 
     fn record_path(&self) -> PathBuf {
         self.state.path(format!("units/{}.json", self.name))
-    }
-}
-
-/// State letter and start time of a process, from `/proc/<pid>/stat`.
-fn proc_stat(pid: i32) -> Option<(char, u64)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name is in parentheses and may hold anything; fields follow the last one.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let start_time = fields.nth(18)?.parse().ok()?;
-    Some((state, start_time))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn own_process_is_found_with_its_start_time() {
-        let (state, start_time) = proc_stat(std::process::id() as i32).unwrap();
-        assert!(matches!(state, 'R' | 'S'), "{state}");
-        assert!(start_time > 0);
     }
 }

@@ -13,7 +13,7 @@ pub(crate) fn plug(fabric: &Netns, netns: &Netns, port: &str) -> Result<()> {
     fabric.ip_batch(&format!(
         "link add {port} type veth peer name eth0 netns {}\n\
          link set {port} master br0 up",
-        netns.name()
+        netns.path()?.display()
     ))?;
     netns.ip_batch("link set eth0 up")?;
     offloads_off(fabric, port)?;

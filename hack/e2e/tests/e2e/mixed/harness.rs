@@ -198,13 +198,13 @@ async fn a_pod_that_is_not_ready_gets_no_traffic() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn dropping_a_scope_leaves_nothing() -> Result<()> {
+async fn a_removed_scope_leaves_nothing() -> Result<()> {
     let (cluster, scope) = two_pods("drop").await?;
     let namespace = scope.namespace().to_owned();
     let pod = highwire_e2e::Pod::find(&cluster, &namespace, "web-1")?;
     let (netns, unit) = (pod.netns(), pod.unit());
     ensure!(netns.exists() && unit.is_running());
-    drop(scope);
+    scope.remove();
     ensure!(!netns.exists() && !unit.is_running());
     wait_for("the namespace to be gone", LONG, || async {
         cluster

@@ -4,6 +4,7 @@ mod adversity;
 mod agent_policy;
 mod conflicts;
 mod crowd;
+mod ending;
 mod failover;
 mod half_open;
 mod harness;

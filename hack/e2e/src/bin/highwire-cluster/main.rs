@@ -1,10 +1,12 @@
 //! Starts, stops and steers test clusters; `hack/cluster` runs it.
 
+mod start;
+
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,10 +14,9 @@ use highwire_e2e::bed::pod::PodBuilder;
 use highwire_e2e::cluster::relay;
 use highwire_e2e::lab::state::{self, State};
 use highwire_e2e::{
-    Cluster, Config, IpFamily, Netns, Pod, Program, Programs as _, ProxyModes, Unit, highwire,
-    lifecycle,
+    Cluster, Config, Netns, Pod, Program, Programs as _, Unit, highwire, lifecycle,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use start::{Run, Up};
 
 /// How long an upstream program may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(90);
@@ -35,6 +36,9 @@ struct Cli {
 enum Action {
     /// Start a cluster; one of the same name is removed first.
     Up(Up),
+    /// Start a cluster with Highwire, run a command on it, and remove it; the cluster ends
+    /// with this process, whatever ends that.
+    Run(Run),
     /// Remove a cluster and all that is left of it.
     Down,
     /// Print the path of the admin kubeconfig.
@@ -90,28 +94,12 @@ enum Action {
     #[command(hide = true)]
     Relay {
         #[arg(long)]
-        netns: String,
+        netns: PathBuf,
         #[arg(long)]
         target: SocketAddr,
         #[arg(long)]
         port_file: PathBuf,
     },
-}
-
-#[derive(Args)]
-struct Up {
-    /// How many nodes.
-    #[arg(long, default_value_t = 3)]
-    nodes: u8,
-    /// The kube-proxies' mode; `mixed` is nftables on every other node.
-    #[arg(long, value_enum, default_value = "iptables")]
-    proxy_mode: ProxyModes,
-    /// Address families of nodes, Pods and Services.
-    #[arg(long, value_enum, default_value = "dual")]
-    ip_family: IpFamily,
-    /// Folder of the upstream programs, as hack/build-controlplane prints it.
-    #[arg(long, env = "HIGHWIRE_CONTROLPLANE")]
-    controlplane: PathBuf,
 }
 
 #[derive(Args)]
@@ -200,7 +188,8 @@ fn main() -> ExitCode {
 
 async fn act(name: &str, action: Action) -> Result<()> {
     match action {
-        Action::Up(arguments) => return up(name, arguments).await,
+        Action::Up(arguments) => return start::up(name, arguments).await,
+        Action::Run(arguments) => return start::run(name, arguments).await,
         Action::Down => {
             let held = state::lock(name)?;
             lifecycle::down(name)?;
@@ -254,52 +243,12 @@ async fn act(name: &str, action: Action) -> Result<()> {
         Action::Process(steering) => process(&cluster.unit(&steering.who), steering.verb)?,
         Action::Pod(action) => pod(&cluster, action).await?,
         Action::Up(_)
+        | Action::Run(_)
         | Action::Down
         | Action::List
         | Action::Logs { .. }
         | Action::Relay { .. } => {}
     }
-    Ok(())
-}
-
-async fn up(name: &str, arguments: Up) -> Result<()> {
-    let tools = std::env::current_exe()?;
-    let config = Config {
-        name: name.to_owned(),
-        nodes: arguments.nodes,
-        proxy_modes: arguments.proxy_mode,
-        ip_family: arguments.ip_family,
-        proxy_knows_pods: true,
-        controlplane: std::path::absolute(arguments.controlplane)?,
-        tools: tools.parent().context("where am I?")?.to_owned(),
-    };
-    let held = state::lock(name)?;
-    let began = Instant::now();
-    let say = |step: &str| {
-        eprintln!(
-            "cluster {name}: {:5.1} s  {step}",
-            began.elapsed().as_secs_f32()
-        )
-    };
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    let outcome = tokio::select! {
-        outcome = lifecycle::up(&config, say) => outcome.map(drop),
-        _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
-        _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
-    };
-    if let Err(error) = outcome {
-        lifecycle::down(name).context("clean up after a failure")?;
-        state::unlock(name, held);
-        return Err(error);
-    }
-    say("ready");
-    println!(
-        "export KUBECONFIG={}",
-        State::new(name)?.path("kubeconfig").display()
-    );
     Ok(())
 }
 
@@ -400,11 +349,11 @@ fn exec(cluster: &Cluster, role: &str, command: &[String]) -> Result<()> {
         Some(Some((namespace, name))) => Pod::find(cluster, namespace, name)?.netns(),
         Some(None) => bail!("a Pod's role is pod/NAMESPACE/NAME"),
     };
-    let error = Command::new("ip")
-        .args(["netns", "exec", netns.name()])
+    let error = Command::new("nsenter")
+        .arg(format!("--net={}", netns.path()?.display()))
         .args(command)
         .exec();
-    Err(error).context("start ip")
+    Err(error).context("start nsenter")
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
