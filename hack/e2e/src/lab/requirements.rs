@@ -36,13 +36,3 @@ pub fn check() -> Result<()> {
     );
     Ok(())
 }
-
-/// For tests that do not attach to a cluster but need root: they fail, never skip.
-///
-/// # Panics
-/// Unless this is root with every tool at hand.
-pub fn tests_need_root() {
-    if let Err(error) = check() {
-        panic!("{error:#}");
-    }
-}
