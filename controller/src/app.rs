@@ -1,6 +1,6 @@
 //! Wires the controller together and keeps it running.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use highwire_runtime::{
@@ -11,34 +11,37 @@ use highwire_runtime::{
     uninstall::{Installation, Presence, StopReason},
     watch::WatchHealth,
 };
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client};
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, timeout},
 };
 use tracing::info;
 
 use crate::{
-    actor::{Actor, Missing},
     config::{Config, Place},
+    election::{self, Election, ElectionHealth},
+    event_loop::{EventLoop, Missing},
     events, farewell,
-    leader::{Election, ElectionHealth},
     metrics::Metrics,
+    reconciler::Reconciler,
     watches,
     writer::Writer,
 };
 
-/// Enough for a burst; beyond it the watches wait for the loop.
-const INPUTS: usize = 256;
+/// Enough for a burst; beyond it the watches wait for the loop. Whole objects wait here.
+const INPUTS: usize = 64;
 
 /// Enough for a burst of new Services; beyond it Events are dropped and counted.
-const ANNOUNCEMENTS: usize = 4096;
+const EVENTS: usize = 4096;
 
 /// How long Events that wait may still be sent, and the Lease be given up.
-const FAREWELL: Duration = Duration::from_secs(4);
+const CLOSING: Duration = Duration::from_secs(4);
 
-/// How long what was written may be cleared when Highwire is removed, becoming the
-/// leader for it included. With the wait for an answer before, and [`FAREWELL`] after,
-/// it stays within the Pod's terminationGracePeriodSeconds.
+/// How long what was written may be cleared at an uninstall, becoming the leader for it
+/// included. With the wait for an answer before, and [`CLOSING`] after, it stays within the
+/// Pod's terminationGracePeriodSeconds.
 const CLEARING: Duration = Duration::from_secs(30);
 
 /// Runs until asked to stop.
@@ -46,7 +49,7 @@ const CLEARING: Duration = Duration::from_secs(30);
 /// # Errors
 /// If something the controller cannot do without is missing at start, or a task that
 /// must live forever ends.
-pub(crate) async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config) -> Result<()> {
     let stop = signals::listen().context("cannot listen for signals")?;
     let metrics = Metrics::new()?;
     let admin = Admin::bind(&config.admin).await?;
@@ -67,35 +70,31 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let (election_health, missing) = (ElectionHealth::default(), Missing::default());
     let heartbeat = Heartbeat::default();
     let (inputs, received) = mpsc::channel(INPUTS);
-    let (announcements, announced) = mpsc::channel(ANNOUNCEMENTS);
-    let (elected, won) = watch::channel(false);
-    let (leading, led) = watch::channel(false);
+    let (events, to_send) = mpsc::channel(EVENTS);
+    let (elected, is_elected) = watch::channel(false);
+    let (leading, is_leading) = watch::channel(false);
     let (finish, finished) = oneshot::channel::<()>();
-    let released = Arc::new(Notify::new());
+    let (resign, resigned) = oneshot::channel::<()>();
+    let Config {
+        identity,
+        place: Place { namespace, pod },
+        ..
+    } = config;
 
-    let actor = Actor {
+    let event_loop = EventLoop {
         inputs: received,
-        leading: led,
-        released: Arc::clone(&released),
-        advertising: config.advertising.clone(),
-        writer: Arc::new(Writer::new(
-            client.clone(),
-            config.class_policy,
-            metrics.clone(),
-        )),
-        announcements,
+        leading: is_leading,
+        reconciler: Reconciler::new(config.class_policy, config.policy),
+        writer: Arc::new(Writer::new(client.clone(), metrics.clone())),
+        events,
         metrics: metrics.clone(),
         heartbeat: heartbeat.clone(),
         missing: missing.clone(),
     };
-    let election = Election::new(
-        &api,
-        &heard,
-        config.identity.clone(),
-        config.place.namespace.clone(),
-        election_health.clone(),
-        elected,
-    )?;
+    // Its requests have a deadline, and a connection of their own.
+    let for_election = client::client(&api, &heard, Some(election::REQUEST_TIMEOUT))?;
+    let leases = Api::<Lease>::namespaced(for_election, &namespace);
+    let election = Election::new(leases, identity.clone(), election_health.clone(), elected);
     let problems = {
         let health = health.clone();
         let all = move || {
@@ -112,62 +111,28 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     };
 
     let registry = metrics.registry.clone();
-    let mut sending = tokio::spawn(events::run(
-        client.clone(),
-        config.identity.clone(),
-        metrics,
-        announced,
-    ));
-    let (resign, resigned) = oneshot::channel::<()>();
-    let mut election = tokio::spawn(async move {
-        // A dropped sender asks to resign just as well.
-        election
-            .run(&released, async { resigned.await.unwrap_or_default() })
-            .await;
-    });
-
-    let Place { namespace, pod } = config.place.clone();
-    let installation = Installation::new(client.clone(), namespace, pod);
-    let mut office = std::pin::pin!(async {
-        let asked = || signals::asked_to_stop(stop.clone());
-        let other = async || Presence::Present;
-        let reason = tokio::select! {
-            reason = installation.stop_reason(asked(), other) => reason,
-            () = lead_while_staying(won.clone(), &leading, &installation) => StopReason::Restart,
-        };
-        if let StopReason::Uninstall(reason) = reason {
-            info!(
-                reason,
-                "Highwire is removed: clearing what was written of Services"
-            );
-            leading.send_replace(false);
-            let end = Instant::now() + CLEARING;
-            // Whoever led before may have died without.
-            if timeout(CLEARING, won.clone().wait_for(|won| *won))
-                .await
-                .is_ok()
-            {
-                farewell::clear(&client, end).await;
-            }
-            asked().await;
-        }
+    let mut sending = tokio::spawn(events::send(client.clone(), identity, metrics, to_send));
+    // A dropped sender asks to resign just as well.
+    let resigned = async { resigned.await.unwrap_or_default() };
+    let mut election = tokio::spawn(election.run(resigned));
+    let installation = Installation::new(client.clone(), namespace.clone(), pod);
+    let mut until_done = pin!(async {
+        lead(&client, &installation, stop.clone(), is_elected, leading).await;
         let _ = finish.send(());
         std::future::pending::<()>().await;
     });
 
     let ended = tokio::select! {
-        () = watches::run(
-            &client, &config.place.namespace, config.class_policy, config.exclude_label, &health, &inputs
-        ) => "watching",
+        () = watches::run(&client, &namespace, &health, &inputs) => "watching",
         () = admin.serve(registry, heartbeat, problems) => "serving health and metrics",
         _ = &mut sending => "sending Events",
         _ = &mut election => "electing a leader",
         () = installation.follow(&health) => "watching the Namespace",
-        () = &mut office => "leading",
-        () = actor.run(async { finished.await.unwrap_or_default() }) => {
+        () = &mut until_done => "leading",
+        () = event_loop.run(async { finished.await.unwrap_or_default() }) => {
             // Leadership goes last: what was begun as leader is finished as leader.
             let _ = resign.send(());
-            let _ = timeout(FAREWELL, async { tokio::join!(election, sending) }).await;
+            let _ = timeout(CLOSING, async { tokio::join!(election, sending) }).await;
             if *stop.borrow() {
                 return Ok(());
             }
@@ -177,26 +142,61 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     bail!("{ended} ended, which must never happen");
 }
 
-/// Lets the elected controller lead, unless Highwire is being removed: its predecessor
+/// Leads while elected, until the program is asked to stop. At an uninstall it then clears
+/// what was written.
+async fn lead(
+    client: &Client,
+    installation: &Installation,
+    stop: watch::Receiver<bool>,
+    elected: watch::Receiver<bool>,
+    leading: watch::Sender<bool>,
+) {
+    let asked = || signals::asked_to_stop(stop.clone());
+    let other = async || Presence::Present;
+    let reason = tokio::select! {
+        reason = installation.stop_reason(asked(), other) => reason,
+        () = lead_while_installed(elected.clone(), &leading, installation) => StopReason::Restart,
+    };
+    let StopReason::Uninstall(reason) = reason else {
+        return;
+    };
+    info!(
+        reason,
+        "Highwire is being uninstalled: clearing what was written in Services"
+    );
+    leading.send_replace(false);
+    let end = Instant::now() + CLEARING;
+    // The leader before may have died without clearing anything.
+    let mut elected = elected;
+    if timeout(CLEARING, elected.wait_for(|elected| *elected))
+        .await
+        .is_ok()
+    {
+        farewell::clear(client, end).await;
+    }
+    asked().await;
+}
+
+/// Lets the elected controller lead, unless Highwire is being uninstalled: its predecessor
 /// has cleared what it would write again.
-async fn lead_while_staying(
-    mut won: watch::Receiver<bool>,
+async fn lead_while_installed(
+    mut elected: watch::Receiver<bool>,
     leading: &watch::Sender<bool>,
     installation: &Installation,
 ) {
     loop {
-        let leads = *won.borrow_and_update();
-        if !leads {
+        let is_elected = *elected.borrow_and_update();
+        if !is_elected {
             leading.send_replace(false);
         }
         tokio::select! {
-            goes = installation.is_uninstalled(), if leads && !*leading.borrow() => {
-                leading.send_replace(!goes);
-                if won.changed().await.is_err() {
+            gone = installation.is_uninstalled(), if is_elected && !*leading.borrow() => {
+                leading.send_replace(!gone);
+                if elected.changed().await.is_err() {
                     return;
                 }
             }
-            changed = won.changed() => if changed.is_err() {
+            changed = elected.changed() => if changed.is_err() {
                 return;
             },
         }

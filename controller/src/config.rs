@@ -11,12 +11,12 @@ use clap::{ArgAction, Parser};
 use highwire_api::{ClassPolicy, names::SYSTEM_NAMESPACE};
 use highwire_runtime::{admin, logging::LogFormat};
 
-use crate::{desired::Advertising, index::node::ExcludeLabel};
+use crate::decision::eligibility::Policy;
 
 /// Writes the addresses of the nodes that serve a LoadBalancer Service into its status.
 #[derive(Debug, Parser)]
 #[command(name = "highwire-controller", version)]
-pub(crate) struct Args {
+pub struct Args {
     /// Who this is in the election of the leader; no two controllers may share it.
     /// In a Pod, its name.
     #[arg(long, env = "POD_NAME", value_parser = identity)]
@@ -55,33 +55,31 @@ pub(crate) struct Args {
     max_addresses: u16,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    pub(crate) log_format: LogFormat,
+    pub log_format: LogFormat,
 }
 
 /// Where a controller is in the cluster.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub struct Place {
     /// The namespace of its Pod and of the Leases.
-    pub(crate) namespace: String,
+    pub namespace: String,
     /// Its Pod, if it has one.
-    pub(crate) pod: Option<String>,
+    pub pod: Option<String>,
 }
 
 /// A validated configuration.
 #[derive(Clone, Debug)]
-pub(crate) struct Config {
+pub struct Config {
     /// Who this is in the election of the leader.
-    pub(crate) identity: String,
+    pub identity: String,
     /// Where it is in the cluster.
-    pub(crate) place: Place,
+    pub place: Place,
     /// Where the admin endpoints are served.
-    pub(crate) admin: BTreeSet<SocketAddr>,
+    pub admin: BTreeSet<SocketAddr>,
     /// Whose Services are ours.
-    pub(crate) class_policy: ClassPolicy,
-    /// What the label that keeps a node out of load balancers does.
-    pub(crate) exclude_label: ExcludeLabel,
+    pub class_policy: ClassPolicy,
     /// How nodes are advertised.
-    pub(crate) advertising: Advertising,
+    pub policy: Policy,
 }
 
 impl From<Args> for Config {
@@ -98,14 +96,10 @@ impl From<Args> for Config {
             } else {
                 ClassPolicy::OursOnly
             },
-            exclude_label: if args.ignore_exclude_label {
-                ExcludeLabel::Ignored
-            } else {
-                ExcludeLabel::Honoured
-            },
-            advertising: Advertising {
+            policy: Policy {
                 empty_hold: Duration::from_secs(args.empty_hold.into()),
                 max_addresses: NonZeroU16::new(args.max_addresses),
+                ignore_exclude_label: args.ignore_exclude_label,
             },
         }
     }
@@ -136,10 +130,10 @@ mod tests {
         assert!(config.admin.contains(&"127.0.0.1:9808".parse().unwrap()));
         let config = parse(&["--identity=c1"]).unwrap();
         assert_eq!(config.class_policy, ClassPolicy::DefaultAndOurs);
-        assert_eq!(config.exclude_label, ExcludeLabel::Honoured);
+        assert!(!config.policy.ignore_exclude_label);
         for flag in ["--ignore-exclude-label", "--ignore-exclude-label=true"] {
             let config = parse(&["--identity=c1", flag]).unwrap();
-            assert_eq!(config.exclude_label, ExcludeLabel::Ignored);
+            assert!(config.policy.ignore_exclude_label);
         }
     }
 

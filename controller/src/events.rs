@@ -1,15 +1,16 @@
-//! Sends Events.
+//! Events: what they say is a function of a status before and after a write.
 //!
-//! Not by kube's `Recorder`: it takes two Events of one reason on one object for one,
-//! so the second list of addresses would never be shown.
+//! They are not sent by kube's `Recorder`: it takes two Events of one reason on one object
+//! for one, so the second list of addresses would never be shown.
 
 use std::time::Duration;
 
+use highwire_api::{Problem, ServiceKey};
 use highwire_runtime::errors::explain;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
-    apimachinery::pkg::apis::meta::v1::MicroTime,
+    apimachinery::pkg::apis::meta::v1::{Condition, MicroTime},
 };
 use kube::{
     Api, Client,
@@ -19,72 +20,204 @@ use tokio::{sync::mpsc, time::timeout};
 use tracing::warn;
 
 use crate::{
+    decision::{conditions::Difference, decide::Decision, serving::Serving, text},
+    facts::service::{ServiceStatus, is_true},
     metrics::{Metrics, Sending},
-    names::REPORTER,
-    notice_text::{Announcement, Severity},
 };
+
+/// `reportingController` of our Events.
+const REPORTER: &str = "highwire.dev/controller";
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Whether an Event is good or bad news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// All went as it should.
+    Normal,
+    /// Somebody should act.
+    Warning,
+}
+
+/// What happened to a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happened {
+    /// Good or bad news.
+    pub severity: Severity,
+    /// One of a fixed set.
+    pub reason: &'static str,
+    /// What happened.
+    pub note: String,
+}
+
+impl Happened {
+    fn new(severity: Severity, reason: &'static str, note: String) -> Self {
+        Self {
+            severity,
+            reason,
+            note: text::shortened(note),
+        }
+    }
+
+    /// Something is wrong with the Service.
+    #[must_use]
+    pub fn problem(problem: &Problem) -> Self {
+        // That another load balancer does its work is no trouble.
+        let severity = match problem {
+            Problem::ManagedElsewhere { .. } => Severity::Normal,
+            _ => Severity::Warning,
+        };
+        Self::new(severity, problem.reason(), problem.to_string())
+    }
+}
+
+/// What a write made of the status `before`, for the owner of the Service. Changes of the
+/// addresses alone are news only for a Service that was `edited` since its last ones, or
+/// when they begin or end: a node that comes and goes is none of every Service's.
+#[must_use]
+pub fn happened(
+    before: &ServiceStatus,
+    written: &Difference,
+    decision: &Decision,
+    edited: bool,
+) -> Vec<Happened> {
+    let mut all: Vec<_> = ports_news(before, written, decision).into_iter().collect();
+    if let Some(ingress) = &written.ingress {
+        let begins_or_ends = before.listed.ingress.is_empty() != ingress.is_empty();
+        if begins_or_ends || edited && before.listed.ingress != *ingress {
+            let mut note = format!("Advertised at {}", text::addresses(ingress));
+            if let Some(Serving::Limited(limited)) = &decision.serving {
+                let (advertised, ready) = (limited.advertised, limited.ready);
+                note.push_str(&format!(", at {advertised} of {ready} ready nodes"));
+            }
+            all.push(Happened::new(Severity::Normal, "LoadBalancerUpdated", note));
+        }
+    }
+    all.extend(serving_news(before, written, decision));
+    all
+}
+
+fn ports_news(
+    before: &ServiceStatus,
+    written: &Difference,
+    decision: &Decision,
+) -> Option<Happened> {
+    let conflicts = decision.conflicts.as_ref()?;
+    let condition = written.ports_error.as_ref()?;
+    if is_true(Some(condition)) {
+        let known = before.ports_error.as_ref().filter(|it| is_true(Some(it)));
+        let new = text::new_conflicts(conflicts, known.map_or("", |it| &it.message))?;
+        let note = format!("{new}; the Service is not served there");
+        Some(Happened::new(Severity::Warning, "PortConflict", note))
+    } else if decision.serving == Some(Serving::NotOurs) {
+        None
+    } else {
+        let note = "No node refuses a port any more".to_owned();
+        Some(Happened::new(
+            Severity::Normal,
+            "PortConflictResolved",
+            note,
+        ))
+    }
+}
+
+fn serving_news(
+    before: &ServiceStatus,
+    written: &Difference,
+    decision: &Decision,
+) -> Vec<Happened> {
+    let Some(condition) = &written.serving else {
+        return Vec::new();
+    };
+    let known = before.serving.as_ref();
+    match &decision.serving {
+        Some(Serving::NoAddress(_)) if known.map(|it| &it.reason) != Some(&condition.reason) => {
+            let note = condition.message.clone();
+            vec![Happened::new(Severity::Warning, "NoReadyNodes", note)]
+        }
+        Some(Serving::Invalid { problems, .. } | Serving::Unsupported(problems)) => {
+            let is_new = |it: &&Problem| !says(known, &it.to_string());
+            problems
+                .iter()
+                .filter(is_new)
+                .map(Happened::problem)
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn says(condition: Option<&Condition>, problem: &str) -> bool {
+    condition.is_some_and(|condition| condition.message.contains(problem))
+}
+
+/// An Event to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceEvent {
+    /// The Service it is about.
+    pub key: ServiceKey,
+    /// The Service's UID.
+    pub uid: String,
+    /// What happened.
+    pub happened: Happened,
+    /// The part of the Event's name by which the API server refuses to take it twice.
+    pub id: String,
+}
+
 /// Sends what comes, until the sender is gone.
-pub(crate) async fn run(
+pub async fn send(
     client: Client,
     identity: String,
     metrics: Metrics,
-    mut announcements: mpsc::Receiver<Announcement>,
+    mut events: mpsc::Receiver<ServiceEvent>,
 ) {
     let mut last_failure = None;
-    while let Some(announcement) = announcements.recv().await {
-        let events = Api::<Event>::namespaced(client.clone(), &announcement.key.namespace);
-        let event = event(&announcement, &identity, Timestamp::now());
-        let answer = timeout(TIMEOUT, events.create(&PostParams::default(), &event)).await;
-        let failure = match answer {
-            Ok(Ok(_)) => None,
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
-                metrics.event(announcement.reason, Sending::Known);
-                continue;
+    while let Some(event) = events.recv().await {
+        let api = Api::<Event>::namespaced(client.clone(), &event.key.namespace);
+        let object = object(&event, &identity, Timestamp::now());
+        let answer = timeout(TIMEOUT, api.create(&PostParams::default(), &object)).await;
+        let (sending, failure) = match answer {
+            Ok(Ok(_)) => (Sending::Sent, None),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => (Sending::Known, None),
+            Ok(Err(error)) => (Sending::Failed, Some(explain(&error))),
+            Err(_) => {
+                let late = format!("no answer within {} s", TIMEOUT.as_secs());
+                (Sending::Failed, Some(late))
             }
-            Ok(Err(error)) => Some(explain(&error)),
-            Err(_) => Some(format!("no answer within {} s", TIMEOUT.as_secs())),
         };
-        let sending = if failure.is_none() {
-            Sending::Sent
-        } else {
-            Sending::Failed
-        };
-        metrics.event(announcement.reason, sending);
+        metrics.event(event.happened.reason, sending);
         if let Some(message) = failure.as_ref().filter(|_| failure != last_failure) {
-            warn!(service = %announcement.key, "cannot send an Event: {message}");
+            warn!(service = %event.key, "cannot send an Event: {message}");
         }
         last_failure = failure;
     }
 }
 
-fn event(announcement: &Announcement, identity: &str, now: Timestamp) -> Event {
-    let key = &announcement.key;
+fn object(event: &ServiceEvent, identity: &str, now: Timestamp) -> Event {
+    let (key, happened) = (&event.key, &event.happened);
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{}.{:016x}", key.name, announcement.digest)),
+            name: Some(format!("{}.{}", key.name, event.id)),
             namespace: Some(key.namespace.clone()),
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(now)),
         type_: Some(
-            match announcement.severity {
+            match happened.severity {
                 Severity::Normal => "Normal",
                 Severity::Warning => "Warning",
             }
             .to_owned(),
         ),
-        reason: Some(announcement.reason.to_owned()),
+        reason: Some(happened.reason.to_owned()),
         action: Some("Advertise".to_owned()),
-        note: Some(announcement.note.clone()),
+        note: Some(happened.note.clone()),
         regarding: Some(ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Service".to_owned()),
             name: Some(key.name.clone()),
             namespace: Some(key.namespace.clone()),
-            uid: Some(announcement.uid.clone()),
+            uid: Some(event.uid.clone()),
             ..ObjectReference::default()
         }),
         reporting_controller: Some(REPORTER.to_owned()),

@@ -36,7 +36,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Clears everything of ours in the status of all Services, again and again until
 /// nothing of it is left, `end` has come, or the right to do so is gone.
-pub(crate) async fn clear(client: &Client, end: Instant) {
+pub async fn clear(client: &Client, end: Instant) {
     let mut cleared = 0;
     loop {
         let problem = match sweep(client, &mut cleared).await {

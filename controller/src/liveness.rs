@@ -1,37 +1,44 @@
-//! Whether an agent is alive, judged by when *this process* saw its Lease renewed.
+//! Which agents are alive, by when *this process* saw their Leases renewed.
 //!
-//! Clocks of two machines are never compared, except once: a Lease seen for the
-//! first time may be long expired, which only its own time stamps can tell.
+//! Clocks of two machines are never compared, except once: only the time stamps of a Lease
+//! that is seen for the first time can say that it expired long ago.
 //!
-//! No news is not always bad news. While the API server is away nobody can renew,
-//! and if our watch hangs we don't hear of renewals. So a Lease only goes stale
-//! while others are seen to be renewed: [`Pulse`]. The controllers' own Lease is
-//! renewed every two seconds, so even in a cluster with one agent there is a pulse.
+//! Silence is not always death. While the API server is away nobody can renew, and if our
+//! watch hangs we don't hear of renewals. So Leases only expire while other renewals are
+//! seen; the leading controller's own Lease is renewed every two seconds, so there are some
+//! in a cluster with one agent too.
 //!
-//! And an API server may throttle the agents alone (they share one flow of its
-//! priority and fairness), while kubelets and controllers renew. So Leases that lapse
-//! together prove nothing: [`lapse_together`].
+//! And an API server may throttle the agents alone (they share one flow of its priority
+//! and fairness), while kubelets and controllers renew. So Leases that lapse together prove
+//! nothing ([`lapse_together`]).
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use jiff::Timestamp;
+use highwire_api::{ResourceVersion, names::node_of_agent_lease};
+use jiff::{SignedDuration, Timestamp};
 
-/// The longest silence between renewals that still counts as hearing. Longer than
-/// the renewal interval of agents (4 s) and of the leading controller (2 s).
+use crate::facts::lease::LeaseFacts;
+
+/// The longest time without any renewal in which Leases may expire. Longer than the renewal
+/// interval of agents (4 s) and of the leading controller (2 s).
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
-/// The time, as pure code gets to know it.
+/// The time, as an input of what is decided.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Now {
+pub struct Now {
     /// For everything that is measured.
-    pub(crate) instant: Instant,
+    pub instant: Instant,
     /// For comparison with time stamps that others wrote.
-    pub(crate) wall: Timestamp,
+    pub wall: Timestamp,
 }
 
 impl Now {
     /// The time of this machine.
-    pub(crate) fn read() -> Self {
+    #[must_use]
+    pub fn read() -> Self {
         Self {
             instant: Instant::now(),
             wall: Timestamp::now(),
@@ -39,167 +46,220 @@ impl Now {
     }
 }
 
-/// What a Lease says about the one who renews it.
+/// Whether an agent is alive, by its Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Freshness {
-    /// Renewed within its duration. Goes to `Stale` when that has passed.
-    Fresh,
-    /// Expired by its own time stamps when first seen, or nothing was heard for a
-    /// while, or it lapsed together with others: alive or dead, we can't tell. Whoever
-    /// is advertised stays, nobody is added. Goes to `Fresh` by a renewal. Judged again
-    /// when another duration has passed.
-    Unproven,
-    /// Not renewed for its duration, a moment ago: its node is advertised no more,
-    /// unless a list would become empty. Goes to `Fresh` by a renewal, to `Stale` when
-    /// the hold has passed.
-    Lost,
-    /// Not renewed for its duration and the hold. Goes to `Fresh` by a renewal.
-    Stale,
+pub enum Liveness {
+    /// Its Lease was renewed within its duration.
+    Alive,
+    /// Nobody can tell: the Lease had expired by its own time stamps when it was first
+    /// seen, or nobody's renewals were seen for a while, or many lapsed together. Becomes
+    /// `Alive` by a renewal, and is judged again after another duration.
+    Unknown,
+    /// Its Lease was not renewed for its duration. Becomes `Alive` by a renewal.
+    Silent,
 }
 
 /// One agent's Lease as this process followed it.
 #[derive(Clone, Debug)]
-pub(crate) struct Vitality {
+struct Followed {
     renewed: Option<Timestamp>,
     duration: Duration,
-    /// When the last renewal was seen.
+    observed: Option<ResourceVersion>,
+    /// When it was last seen to be renewed.
     heard: Instant,
-    /// When the next judgement is due.
+    /// When it expires, unless it is renewed.
     due: Instant,
-    freshness: Freshness,
+    liveness: Liveness,
 }
 
-impl Vitality {
-    /// A Lease seen for the first time.
-    pub(crate) fn first_seen(renewed: Option<Timestamp>, duration: Duration, now: Now) -> Self {
-        let expired = renewed.is_none_or(|renewed| {
-            now.wall.duration_since(renewed)
-                > jiff::SignedDuration::try_from(duration).unwrap_or(jiff::SignedDuration::MAX)
-        });
+impl Followed {
+    fn first_seen(lease: &LeaseFacts, now: Now) -> Self {
+        let longest = SignedDuration::try_from(lease.duration).unwrap_or(SignedDuration::MAX);
+        let expired = lease
+            .renewed
+            .is_none_or(|at| now.wall.duration_since(at) > longest);
         Self {
-            renewed,
-            duration,
-            heard: now.instant,
-            due: now.instant + duration,
-            freshness: if expired {
-                Freshness::Unproven
+            liveness: if expired {
+                Liveness::Unknown
             } else {
-                Freshness::Fresh
+                Liveness::Alive
             },
+            ..Self::renewed(lease, now)
         }
     }
 
-    /// The Lease as it is now. Returns whether it was renewed since last seen.
-    pub(crate) fn seen_again(
-        &mut self,
-        renewed: Option<Timestamp>,
-        duration: Duration,
-        now: Now,
-    ) -> bool {
-        if renewed.is_none() || renewed == self.renewed {
-            return false;
-        }
-        *self = Self {
-            renewed,
-            duration,
+    fn renewed(lease: &LeaseFacts, now: Now) -> Self {
+        Self {
+            renewed: lease.renewed,
+            duration: lease.duration,
+            observed: lease.observed,
             heard: now.instant,
-            due: now.instant + duration,
-            freshness: Freshness::Fresh,
-        };
-        true
-    }
-
-    /// Passes judgement if it is due: the Lease is lost, and after `hold` stale; or it is
-    /// unproven, if it lapsed `together` with others. Returns whether that changed
-    /// anything.
-    pub(crate) fn judge(&mut self, together: bool, hold: Duration, now: Now) -> bool {
-        if self.due().is_none_or(|due| due > now.instant) {
-            return false;
+            due: now.instant + lease.duration,
+            liveness: Liveness::Alive,
         }
-        self.freshness = match self.freshness {
-            Freshness::Fresh | Freshness::Unproven if together => return self.reprieve(now),
-            Freshness::Fresh | Freshness::Unproven if !hold.is_zero() => Freshness::Lost,
-            _ => Freshness::Stale,
-        };
-        self.due = now.instant + hold;
-        true
     }
 
-    /// Gives another duration, because silence proves nothing now. Returns whether that
-    /// changed the freshness.
-    pub(crate) fn reprieve(&mut self, now: Now) -> bool {
-        if self.freshness == Freshness::Stale {
-            return false;
-        }
-        let lapsed = self.due <= now.instant;
-        self.due = self.due.max(now.instant + self.duration);
-        if lapsed && self.freshness == Freshness::Fresh {
-            self.freshness = Freshness::Unproven;
-            return true;
-        }
-        false
-    }
-
-    /// What the Lease says now.
-    pub(crate) fn freshness(&self) -> Freshness {
-        self.freshness
-    }
-
-    /// When the next judgement is due; `None` if it has been passed.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        (self.freshness != Freshness::Stale).then_some(self.due)
-    }
-
-    /// Whether it is unproven or has missed a renewal. Agents renew three times in a
-    /// duration.
-    fn is_silent(&self, now: Now) -> bool {
-        self.freshness == Freshness::Unproven
+    /// Whether it has missed a renewal; agents renew three times in a duration.
+    fn is_late(&self, now: Now) -> bool {
+        self.liveness == Liveness::Unknown
             || now.instant.duration_since(self.heard) > self.duration * 2 / 3
     }
 
-    /// Whether it is unproven or was good within the last duration.
-    fn is_recent(&self, now: Now) -> bool {
-        self.freshness == Freshness::Unproven
+    fn was_alive_recently(&self, now: Now) -> bool {
+        self.liveness == Liveness::Unknown
             || now.instant.duration_since(self.heard) <= self.duration * 2
     }
 }
 
-/// Whether so many of these Leases are silent at once that the API server is the
-/// likelier cause than so many deaths: at least two, and more than a third of those
-/// that were good within their last duration. So one agent of one, two or three that
-/// dies is dead.
-pub(crate) fn lapse_together<'a>(leases: impl Iterator<Item = &'a Vitality>, now: Now) -> bool {
-    let (mut recent, mut silent) = (0, 0);
-    for lease in leases.filter(|lease| lease.is_recent(now)) {
+/// Whether so many of these Leases are late at once that the API server is the likelier
+/// cause than so many deaths: at least two, and more than a third of those that were good
+/// within their last duration. So one agent of one, two or three that dies is dead.
+fn lapse_together<'a>(leases: impl Iterator<Item = &'a Followed>, now: Now) -> bool {
+    let (mut recent, mut late) = (0, 0);
+    for lease in leases.filter(|lease| lease.was_alive_recently(now)) {
         recent += 1;
-        silent += usize::from(lease.is_silent(now));
+        late += usize::from(lease.is_late(now));
     }
-    silent >= 2 && 3 * silent > recent
+    late >= 2 && 3 * late > recent
 }
 
-/// Whether renewals are heard at all.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Pulse {
-    last: Option<Instant>,
+/// The Leases of all agents, by node.
+#[derive(Debug, Default)]
+pub struct AgentLeases {
+    by_node: BTreeMap<String, Followed>,
+    /// When any Lease was last seen to be renewed.
+    last_renewal: Option<Instant>,
+    controllers_renewed: Option<Timestamp>,
+    /// No Lease expires before this.
+    next: Option<Instant>,
 }
 
-impl Pulse {
-    /// All Leases have been read for the first time.
-    pub(crate) fn begin(&mut self, now: Now) {
-        self.last.get_or_insert(now.instant);
+impl AgentLeases {
+    /// Whether the agent on a node is alive; `None` if it has no Lease.
+    #[must_use]
+    pub fn liveness(&self, node: &str) -> Option<Liveness> {
+        self.by_node.get(node).map(|lease| lease.liveness)
     }
 
-    /// Some Lease was renewed. Returns whether there was silence before.
-    pub(crate) fn beat(&mut self, now: Now) -> bool {
-        let silent = self.is_silent(now);
-        self.last = Some(now.instant);
-        silent
+    /// The version that the agent on a node has observed, by its Lease.
+    #[must_use]
+    pub fn observed(&self, node: &str) -> Option<ResourceVersion> {
+        self.by_node.get(node)?.observed
     }
 
-    /// Whether nothing has been heard for so long that no judgement can be passed.
-    pub(crate) fn is_silent(&self, now: Now) -> bool {
-        self.last
+    /// When [`Self::expire`] is worth a call.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Takes in a Lease as it is now, or that it is gone. Returns the nodes whose agents'
+    /// liveness that changed.
+    pub fn apply(&mut self, name: &str, lease: Option<&LeaseFacts>, now: Now) -> Vec<String> {
+        let Some(node) = node_of_agent_lease(name) else {
+            let renewed = lease.and_then(|lease| lease.renewed);
+            let is_renewal = renewed.is_some() && renewed != self.controllers_renewed;
+            self.controllers_renewed = renewed;
+            return if is_renewal {
+                self.heard(now)
+            } else {
+                Vec::new()
+            };
+        };
+        let (node, Some(lease)) = (node.to_owned(), lease) else {
+            return self
+                .by_node
+                .remove(node)
+                .map(|_| node.to_owned())
+                .into_iter()
+                .collect();
+        };
+        if let Some(known) = self.by_node.get_mut(&node) {
+            known.observed = lease.observed;
+        }
+        let known = self.by_node.get(&node);
+        let followed = match known {
+            None => Followed::first_seen(lease, now),
+            Some(known) if lease.renewed.is_some() && lease.renewed != known.renewed => {
+                Followed::renewed(lease, now)
+            }
+            Some(_) => return Vec::new(),
+        };
+        let is_renewal = known.is_some();
+        // The first list shows that Leases are seen at all.
+        self.last_renewal.get_or_insert(now.instant);
+        let changed = known.is_none_or(|known| known.liveness != followed.liveness);
+        // A renewal only postpones, so the bound stays good.
+        self.next = self.next.into_iter().chain([followed.due]).min();
+        self.by_node.insert(node.clone(), followed);
+        let mut changed: Vec<String> = changed.then_some(node).into_iter().collect();
+        if is_renewal {
+            changed.extend(self.heard(now));
+        }
+        changed
+    }
+
+    /// Lets the Leases expire whose time has come. Returns the nodes whose agents' liveness
+    /// that changed. `is_vouched_for` says of a node whether somebody else reports that the
+    /// machine runs.
+    pub fn expire(&mut self, is_vouched_for: impl Fn(&str) -> bool, now: Now) -> Vec<String> {
+        if self.next.is_none_or(|due| due > now.instant) {
+            return Vec::new();
+        }
+        if self.is_deaf(now) {
+            // The next renewal gives everyone another duration.
+            self.next = None;
+            return Vec::new();
+        }
+        let vouched_for = self.by_node.iter().filter(|(node, _)| is_vouched_for(node));
+        let together = lapse_together(vouched_for.map(|(_, lease)| lease), now);
+        self.judge(|node, lease| {
+            if lease.liveness == Liveness::Silent || lease.due > now.instant {
+                return;
+            }
+            lease.liveness = Liveness::Silent;
+            if together && is_vouched_for(node) {
+                lease.liveness = Liveness::Unknown;
+                lease.due = now.instant + lease.duration;
+            }
+        })
+    }
+
+    /// A renewal was seen.
+    fn heard(&mut self, now: Now) -> Vec<String> {
+        let was_deaf = self.is_deaf(now);
+        self.last_renewal = Some(now.instant);
+        if !was_deaf {
+            return Vec::new();
+        }
+        self.judge(|_, lease| {
+            if lease.liveness == Liveness::Alive && lease.due <= now.instant {
+                lease.liveness = Liveness::Unknown;
+            }
+            lease.due = lease.due.max(now.instant + lease.duration);
+        })
+    }
+
+    fn is_deaf(&self, now: Now) -> bool {
+        self.last_renewal
             .is_none_or(|last| now.instant.duration_since(last) > LONGEST_SILENCE)
+    }
+
+    fn judge(&mut self, judge: impl Fn(&str, &mut Followed)) -> Vec<String> {
+        let mut changed = Vec::new();
+        for (node, lease) in &mut self.by_node {
+            let before = lease.liveness;
+            judge(node, lease);
+            if lease.liveness != before {
+                changed.push(node.clone());
+            }
+        }
+        let waiting = self
+            .by_node
+            .values()
+            .filter(|lease| lease.liveness != Liveness::Silent);
+        self.next = waiting.map(|lease| lease.due).min();
+        changed
     }
 }
 

@@ -2,141 +2,204 @@ use super::*;
 
 const DURATION: Duration = Duration::from_secs(12);
 
-/// A clock whose wall time and instants advance together.
-struct Clock(Now);
+/// Leases and a clock whose wall time and instants advance together.
+struct Case {
+    start: Now,
+    leases: AgentLeases,
+    /// Whether every node's machine is known to run.
+    vouched_for: bool,
+}
 
-impl Clock {
+impl Case {
     fn new() -> Self {
-        Self(Now {
-            instant: Instant::now(),
-            wall: "2026-01-02T03:04:05Z".parse().unwrap(),
-        })
-    }
-
-    fn at(&self, seconds: u64) -> Now {
-        let passed = Duration::from_secs(seconds);
-        Now {
-            instant: self.0.instant + passed,
-            wall: self.0.wall + passed,
+        Self {
+            start: Now {
+                instant: Instant::now(),
+                wall: "2026-01-02T03:04:05Z".parse().unwrap(),
+            },
+            leases: AgentLeases::default(),
+            vouched_for: true,
         }
     }
 
-    fn stamp(&self, seconds: i64) -> Option<Timestamp> {
-        Some(self.0.wall + jiff::SignedDuration::from_secs(seconds))
+    fn at(&self, seconds: u64) -> Now {
+        Now {
+            instant: self.start.instant + Duration::from_secs(seconds),
+            wall: self.start.wall + Duration::from_secs(seconds),
+        }
+    }
+
+    /// At `second` the Lease is seen, with the time stamp of `stamp` by its holder's clock.
+    fn seen(&mut self, node: &str, second: u64, stamp: i64) -> Vec<String> {
+        let lease = LeaseFacts {
+            renewed: Some(self.start.wall + SignedDuration::from_secs(stamp)),
+            duration: DURATION,
+            observed: None,
+        };
+        let now = self.at(second);
+        self.leases
+            .apply(&format!("agent-{node}"), Some(&lease), now)
+    }
+
+    /// The Lease is renewed.
+    fn renew(&mut self, node: &str, second: u64) -> Vec<String> {
+        self.seen(node, second, second.cast_signed())
+    }
+
+    /// The leading controller renews its own Lease every 2 s from `from` to `to`.
+    fn controller_renews(&mut self, from: u64, to: u64) {
+        for second in (from..=to).step_by(2) {
+            let now = self.at(second);
+            let lease = LeaseFacts {
+                renewed: Some(now.wall),
+                duration: DURATION,
+                observed: None,
+            };
+            self.leases.apply("highwire-controller", Some(&lease), now);
+        }
+    }
+
+    fn expire(&mut self, second: u64) -> Vec<String> {
+        let (now, vouched_for) = (self.at(second), self.vouched_for);
+        self.leases.expire(|_| vouched_for, now)
+    }
+
+    fn is(&self, node: &str) -> Option<Liveness> {
+        self.leases.liveness(node)
     }
 }
 
 #[test]
-fn a_renewed_lease_is_fresh_for_its_duration() {
-    let clock = Clock::new();
-    let mut lease = Vitality::first_seen(clock.stamp(0), DURATION, clock.at(0));
-    assert!(lease.seen_again(clock.stamp(4), DURATION, clock.at(4)));
-    assert!(!lease.judge(false, Duration::ZERO, clock.at(15)));
-    assert_eq!(lease.freshness(), Freshness::Fresh);
-    assert!(lease.judge(false, Duration::ZERO, clock.at(16)));
-    assert_eq!(lease.freshness(), Freshness::Stale);
+fn an_agent_is_silent_once_its_lease_is_over_and_alive_by_a_renewal() {
+    let mut case = Case::new();
+    assert_eq!(case.renew("n1", 0), ["n1"]);
     assert!(
-        !lease.judge(false, Duration::ZERO, clock.at(17)),
-        "judged once"
+        case.renew("n1", 4).is_empty(),
+        "a heartbeat changes nothing"
     );
-    assert_eq!(lease.due(), None);
+    case.controller_renews(6, 16);
+    assert!(case.expire(15).is_empty());
+    assert_eq!(case.is("n1"), Some(Liveness::Alive));
+    assert_eq!(case.expire(16), ["n1"]);
+    assert_eq!(case.is("n1"), Some(Liveness::Silent));
+    assert_eq!(case.leases.next(), None);
+    case.controller_renews(18, 60);
+    assert!(case.expire(60).is_empty(), "judged once");
+    assert_eq!(case.renew("n1", 61), ["n1"]);
+    assert_eq!(case.is("n1"), Some(Liveness::Alive));
 }
 
 #[test]
-fn seeing_the_same_renewal_again_proves_nothing() {
-    let clock = Clock::new();
-    let mut lease = Vitality::first_seen(clock.stamp(0), DURATION, clock.at(0));
-    assert!(!lease.seen_again(clock.stamp(0), DURATION, clock.at(8)));
-    assert!(lease.judge(false, Duration::ZERO, clock.at(12)));
+fn the_same_renewal_seen_again_proves_nothing() {
+    let mut case = Case::new();
+    case.seen("n1", 0, 0);
+    case.controller_renews(2, 12);
+    case.seen("n1", 8, 0);
+    assert_eq!(case.expire(12), ["n1"]);
 }
 
 #[test]
-fn a_stale_lease_comes_back_by_a_renewal_only() {
-    let clock = Clock::new();
-    let mut lease = Vitality::first_seen(clock.stamp(0), DURATION, clock.at(0));
-    lease.judge(false, Duration::ZERO, clock.at(12));
-    assert!(!lease.reprieve(clock.at(13)));
-    assert_eq!(lease.freshness(), Freshness::Stale);
-    assert!(lease.seen_again(clock.stamp(14), DURATION, clock.at(14)));
-    assert_eq!(lease.freshness(), Freshness::Fresh);
-}
-
-#[test]
-fn an_old_lease_seen_first_is_unproven_and_then_stale() {
-    let clock = Clock::new();
-    let mut lease = Vitality::first_seen(clock.stamp(-13), DURATION, clock.at(0));
-    assert_eq!(lease.freshness(), Freshness::Unproven);
-    assert!(!lease.judge(false, Duration::ZERO, clock.at(11)));
-    assert!(lease.judge(false, Duration::ZERO, clock.at(12)));
+fn a_lease_that_had_expired_when_first_seen_is_unknown_for_a_duration() {
+    let mut case = Case::new();
+    case.seen("n1", 0, -13);
+    assert_eq!(case.is("n1"), Some(Liveness::Unknown));
+    case.controller_renews(2, 12);
+    assert!(case.expire(11).is_empty());
+    assert_eq!(case.expire(12), ["n1"]);
+    assert_eq!(case.is("n1"), Some(Liveness::Silent));
 }
 
 #[test]
 fn an_agents_clock_does_not_matter_once_it_renews() {
-    let clock = Clock::new();
-    let behind = -3600;
-    let mut lease = Vitality::first_seen(clock.stamp(behind), DURATION, clock.at(0));
-    lease.seen_again(clock.stamp(behind + 4), DURATION, clock.at(4));
-    assert_eq!(lease.freshness(), Freshness::Fresh);
-    let ahead = Vitality::first_seen(clock.stamp(3600), DURATION, clock.at(0));
-    assert_eq!(
-        ahead.due(),
-        Some(clock.at(12).instant),
-        "no longer than anyone"
-    );
-}
-
-#[test]
-fn silence_is_noticed_when_it_ends() {
-    let clock = Clock::new();
-    let mut pulse = Pulse::default();
-    assert!(pulse.is_silent(clock.at(0)), "nothing heard yet");
-    pulse.begin(clock.at(0));
-    assert!(!pulse.beat(clock.at(4)));
-    assert!(!pulse.is_silent(clock.at(9)));
-    assert!(pulse.is_silent(clock.at(10)));
-    assert!(pulse.beat(clock.at(60)));
-    assert!(!pulse.beat(clock.at(62)));
-}
-
-#[test]
-fn who_lapses_alone_is_lost_then_stale_and_who_lapses_with_others_unproven() {
-    let (clock, hold) = (Clock::new(), Duration::from_secs(30));
-    let mut alone = Vitality::first_seen(clock.stamp(0), DURATION, clock.at(0));
-    let mut other = alone.clone();
-    assert!(alone.judge(false, hold, clock.at(12)));
-    assert_eq!(alone.freshness(), Freshness::Lost);
-    assert!(
-        !alone.judge(true, hold, clock.at(41)),
-        "what is lost stays it"
-    );
-    assert!(alone.judge(true, hold, clock.at(42)));
-    assert_eq!(alone.freshness(), Freshness::Stale);
-
-    assert!(other.judge(true, hold, clock.at(12)));
-    assert_eq!(other.freshness(), Freshness::Unproven);
-    assert!(!other.judge(true, hold, clock.at(24)), "it stays unproven");
-    assert!(other.judge(false, hold, clock.at(36)), "until it is alone");
-    assert_eq!(other.freshness(), Freshness::Lost);
-}
-
-#[test]
-fn more_than_a_third_and_more_than_one_lapse_together() {
-    let clock = Clock::new();
-    let together = |live: usize, silent: usize, dead: usize| {
-        let renewed =
-            |at: u64| Vitality::first_seen(clock.stamp(at.cast_signed()), DURATION, clock.at(at));
-        let live = (0..live).map(|_| renewed(97));
-        // Between the last renewals of two agents there may be 4 s.
-        let silent = (0..silent).map(|number| renewed(88 + number as u64 % 4));
-        let dead = (0..dead).map(|_| renewed(50));
-        let leases: Vec<Vitality> = live.chain(silent).chain(dead).collect();
-        lapse_together(leases.iter(), clock.at(100))
-    };
-    for (all, single) in [(1, 1), (2, 1), (3, 1), (6, 2), (30, 10)] {
-        assert!(!together(all - single, single, 0), "{single} of {all}");
-        assert!(!together(all - single, single, 50), "whoever died before");
+    for off in [-3600, 3600] {
+        let mut case = Case::new();
+        case.seen("n1", 0, off);
+        case.seen("n1", 4, off + 4);
+        assert_eq!(case.is("n1"), Some(Liveness::Alive), "{off}");
+        case.controller_renews(6, 16);
+        assert!(case.expire(15).is_empty(), "{off}");
+        assert_eq!(case.expire(16), ["n1"], "{off}");
     }
-    for (all, many) in [(2, 2), (3, 2), (5, 2), (30, 11), (30, 30)] {
-        assert!(together(all - many, many, 0), "{many} of {all}");
+}
+
+#[test]
+fn nobody_is_judged_while_no_renewal_is_seen_and_then_everyone_has_another_duration() {
+    let mut case = Case::new();
+    case.renew("n1", 0);
+    case.renew("n2", 0);
+    assert!(case.expire(300).is_empty());
+    assert_eq!(case.is("n1"), Some(Liveness::Alive));
+    let mut changed = case.renew("n2", 301);
+    changed.sort();
+    assert_eq!(changed, ["n1"], "it can be dead or alive");
+    assert_eq!(case.is("n1"), Some(Liveness::Unknown));
+    case.controller_renews(302, 313);
+    assert!(case.expire(312).is_empty());
+    case.renew("n2", 313);
+    assert_eq!(case.expire(313), ["n1"]);
+    assert_eq!(case.is("n1"), Some(Liveness::Silent));
+}
+
+#[test]
+fn many_that_lapse_together_are_unknown_while_their_machines_run() {
+    for (nodes, late, unknown) in [
+        (1, 1, false),
+        (2, 1, false),
+        (3, 1, false),
+        (6, 2, false),
+        (30, 10, false),
+        (2, 2, true),
+        (3, 2, true),
+        (5, 2, true),
+        (30, 11, true),
+        (30, 30, true),
+    ] {
+        for vouched_for in [true, false] {
+            let mut case = Case::new();
+            case.vouched_for = vouched_for;
+            for node in 0..nodes {
+                // Between the renewals of two agents there may be 4 s.
+                case.renew(&format!("n{node}"), node % 4);
+            }
+            for second in 4..16 {
+                for node in late..nodes {
+                    case.renew(&format!("n{node}"), second);
+                }
+                case.controller_renews(second, second);
+            }
+            case.expire(15);
+            let expected = if unknown && vouched_for {
+                Liveness::Unknown
+            } else {
+                Liveness::Silent
+            };
+            assert_eq!(
+                case.is("n0"),
+                Some(expected),
+                "{late} of {nodes}, {vouched_for}"
+            );
+        }
     }
+}
+
+#[test]
+fn who_is_left_alone_in_its_silence_is_silent_after_another_duration() {
+    let mut case = Case::new();
+    for node in ["n1", "n2", "n3"] {
+        case.renew(node, 0);
+    }
+    case.controller_renews(2, 12);
+    case.renew("n3", 12);
+    case.expire(12);
+    assert_eq!(case.is("n1"), Some(Liveness::Unknown));
+    assert_eq!(case.renew("n2", 14), ["n2"]);
+    case.controller_renews(14, 24);
+    case.renew("n2", 23);
+    case.renew("n3", 23);
+    assert_eq!(case.expire(24), ["n1"]);
+    assert_eq!(case.is("n1"), Some(Liveness::Silent));
+    // A Lease that is deleted is another matter.
+    let now = case.at(25);
+    assert_eq!(case.leases.apply("agent-n1", None, now), ["n1"]);
+    assert_eq!(case.is("n1"), None);
 }

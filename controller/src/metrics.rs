@@ -7,17 +7,17 @@ use prometheus::{
 };
 
 use crate::{
-    condition,
-    index::{node::Standing, service::ServiceRecord},
+    decision::{conditions::REASONS, eligibility::Node},
+    facts::service::ServiceFacts,
 };
 
 /// All metrics; clones share them.
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics {
+pub struct Metrics {
     /// Where they are gathered from.
-    pub(crate) registry: Registry,
+    pub registry: Registry,
     /// Failed watches by kind.
-    pub(crate) watch_errors: IntCounterVec,
+    pub watch_errors: IntCounterVec,
     leader: IntGauge,
     status_writes: IntCounterVec,
     events: IntCounterVec,
@@ -32,10 +32,10 @@ const WRITE_RESULTS: [&str; 4] = ["ok", "conflict", "gone", "error"];
 
 /// How the sending of an Event ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Sending {
+pub enum Sending {
     /// It was created.
     Sent,
-    /// It had been told already, before a restart or by another leader.
+    /// The API server had it already, from before a restart or by another leader.
     Known,
     /// The API server refused it or did not answer.
     Failed,
@@ -59,7 +59,7 @@ impl Metrics {
     ///
     /// # Errors
     /// If two had the same name, which a test rules out.
-    pub(crate) fn new() -> prometheus::Result<Self> {
+    pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let name = |suffix: &str| format!("highwire_controller_{suffix}");
         let counters = |suffix, help, labels: &[&str]| {
@@ -120,40 +120,40 @@ impl Metrics {
     }
 
     /// Leadership was won or lost.
-    pub(crate) fn leads(&self, leading: bool) {
+    pub fn leads(&self, leading: bool) {
         self.leader.set(leading.into());
     }
 
     /// A write of a status ended.
-    pub(crate) fn status_write(&self, result: &'static str) {
+    pub fn status_write(&self, result: &'static str) {
         self.status_writes.with_label_values(&[result]).inc();
     }
 
     /// The sending of an Event ended.
-    pub(crate) fn event(&self, reason: &'static str, sending: Sending) {
+    pub fn event(&self, reason: &'static str, sending: Sending) {
         self.events
             .with_label_values(&[reason, sending.label()])
             .inc();
     }
 
     /// A new Service got its first address.
-    pub(crate) fn first_address(&self, took: Duration) {
+    pub fn first_address(&self, took: Duration) {
         self.first_address.observe(took.as_secs_f64());
     }
 
     /// The states of all Services and nodes.
-    pub(crate) fn states(
+    pub fn states(
         &self,
         services: impl Iterator<Item = &'static str>,
         nodes: impl Iterator<Item = &'static str>,
     ) {
-        count(&self.services, &ServiceRecord::STATES, services);
-        count(&self.nodes, &Standing::STATES, nodes);
+        count(&self.services, &ServiceFacts::STATES, services);
+        count(&self.nodes, &Node::STATES, nodes);
     }
 
     /// Why Services are refused a port, one reason for each.
-    pub(crate) fn conflicts(&self, reasons: impl Iterator<Item = &'static str>) {
-        count(&self.conflicts, &condition::REASONS, reasons);
+    pub fn conflicts(&self, reasons: impl Iterator<Item = &'static str>) {
+        count(&self.conflicts, &REASONS, reasons);
     }
 }
 

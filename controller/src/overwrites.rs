@@ -1,5 +1,5 @@
-//! Whether another program writes the same addresses as we do, so that we do not
-//! fight with it: after the second time it replaces ours, a Service is left to it.
+//! Whether another program writes the same addresses as we do, so that we do not fight with
+//! it: after the second time it replaces ours, a Service is left to it.
 //!
 //! Only a leader needs this, and a new one starts anew: that costs two more writes.
 
@@ -10,7 +10,10 @@ use std::{
 
 use highwire_api::{Problem, ResourceVersion, ServiceKey, ownership::IngressAuthor};
 
-use crate::{index::service::ServiceRecord, ingress::Listed};
+use crate::{
+    facts::{ingress::Listed, service::ServiceFacts},
+    history::History,
+};
 
 /// How often within [`WINDOW`] others may replace our work before we give up.
 const MOST: usize = 2;
@@ -21,92 +24,88 @@ const WINDOW: Duration = Duration::from_secs(600);
 
 /// What became of the addresses that this leader wrote, by Service.
 #[derive(Debug, Default)]
-pub(crate) struct Overwrites(BTreeMap<ServiceKey, History>);
+pub struct Overwrites(BTreeMap<ServiceKey, Written>);
 
 #[derive(Debug)]
-struct History {
-    /// Who edits the Service, or hands it over, wants another try.
+struct Written {
     intent: Intent,
     /// The status after our last write, or as others left it when that was counted.
     known: Listed,
     /// When others replaced what we had written.
     replaced: Vec<Instant>,
-    /// Why we do not write any more.
-    lost: Option<Problem>,
 }
 
-/// What people asked for: another value is another try.
+/// What people asked for: UID, last relevant change, whether it is handed over. Another
+/// value is another try.
+type Intent = (String, ResourceVersion, bool);
+
+fn intent(service: &ServiceFacts, history: &History) -> Intent {
+    (service.uid.clone(), history.changed, service.adopted)
+}
+
+/// Whether the addresses of a Service may be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Intent {
-    uid: String,
-    changed: ResourceVersion,
-    adopted: bool,
-}
-
-impl Intent {
-    fn of(service: &ServiceRecord) -> Self {
-        Self {
-            uid: service.uid.clone(),
-            changed: service.changed,
-            adopted: service.adopted,
-        }
-    }
+pub enum Verdict {
+    /// They may.
+    Write,
+    /// They are left to others, for this reason from now on.
+    GiveUp(Problem),
+    /// They are left to others, as was said before.
+    Leave,
 }
 
 impl Overwrites {
-    /// We wrote the addresses of the Service. The API server answered that its status
-    /// is `known` now; others may have written it since.
-    pub(crate) fn wrote(&mut self, key: &ServiceKey, service: &ServiceRecord, known: Listed) {
-        let intent = Intent::of(service);
-        let replaced = self.0.remove(key).filter(|old| old.intent == intent);
-        let history = History {
+    /// We wrote the addresses of the Service; `now` is what the API server answered.
+    pub fn wrote(&mut self, key: &ServiceKey, now: &ServiceFacts, history: &History) {
+        let intent = intent(now, history);
+        let old = self.0.remove(key).filter(|old| old.intent == intent);
+        let written = Written {
             intent,
-            known,
-            replaced: replaced.map(|old| old.replaced).unwrap_or_default(),
-            lost: None,
+            known: now.status.listed.clone(),
+            replaced: old.map(|old| old.replaced).unwrap_or_default(),
         };
-        self.0.insert(key.clone(), history);
+        self.0.insert(key.clone(), written);
     }
 
-    /// The addresses of the Service are to be written, and are now like this. Says
-    /// whether to leave them to others instead.
-    pub(crate) fn is_lost(
+    /// The addresses of the Service should be others than they are.
+    pub fn verdict(
         &mut self,
         key: &ServiceKey,
-        service: &ServiceRecord,
+        service: &ServiceFacts,
+        history: &History,
         now: Instant,
-    ) -> bool {
-        let Some(history) = self.0.get_mut(key) else {
-            return false;
+    ) -> Verdict {
+        let Some(written) = self.0.get_mut(key) else {
+            return Verdict::Write;
         };
-        if history.intent != Intent::of(service) {
+        if written.intent != intent(service, history) {
             self.0.remove(key);
-            return false;
+            return Verdict::Write;
         }
-        if history.known != service.listed {
-            history.known = service.listed.clone();
-            history
-                .replaced
-                .retain(|at| now.duration_since(*at) < WINDOW);
-            history.replaced.push(now);
-            if history.replaced.len() >= MOST {
-                let manager = match &service.author {
-                    IngressAuthor::Other(manager) => Some(manager.clone()),
-                    IngressAuthor::Nobody | IngressAuthor::Highwire => None,
-                };
-                history.lost = Some(Problem::Overwritten { manager });
+        let gave_up = written.replaced.len() >= MOST;
+        if written.known != service.status.listed {
+            written.known = service.status.listed.clone();
+            if !gave_up {
+                written
+                    .replaced
+                    .retain(|at| now.duration_since(*at) < WINDOW);
+                written.replaced.push(now);
             }
         }
-        history.lost.is_some()
+        match (gave_up, written.replaced.len() >= MOST) {
+            (true, _) => Verdict::Leave,
+            (false, false) => Verdict::Write,
+            (false, true) => Verdict::GiveUp(Problem::Overwritten {
+                manager: match &service.author {
+                    IngressAuthor::Other(manager) => Some(manager.clone()),
+                    IngressAuthor::Nobody | IngressAuthor::Highwire => None,
+                },
+            }),
+        }
     }
 
-    /// Why the Service is left to others, if so.
-    pub(crate) fn problem(&self, key: &ServiceKey) -> Option<&Problem> {
-        self.0.get(key)?.lost.as_ref()
-    }
-
-    /// The Service is gone, or not ours any more.
-    pub(crate) fn forget(&mut self, key: &ServiceKey) {
+    /// The Service is gone.
+    pub fn forget(&mut self, key: &ServiceKey) {
         self.0.remove(key);
     }
 }

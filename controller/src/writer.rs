@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use highwire_api::{ClassPolicy, names::FIELD_MANAGER};
+use highwire_api::names::FIELD_MANAGER;
 use highwire_runtime::errors::explain;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
@@ -17,35 +17,33 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::{
-    engine::{StatusWrite, WriteResult},
-    index::service::ServiceView,
+    decision::text,
     metrics::Metrics,
+    reconciler::{StatusWrite, WriteResult},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The writer of statuses.
-pub(crate) struct Writer {
+pub struct Writer {
     client: Client,
-    policy: ClassPolicy,
     metrics: Metrics,
-    /// The last failure, told once however many Services it hits.
+    /// The last failure, logged once however many Services it hits.
     failure: Mutex<Option<String>>,
 }
 
 impl Writer {
     /// A writer.
-    pub(crate) fn new(client: Client, policy: ClassPolicy, metrics: Metrics) -> Self {
+    pub fn new(client: Client, metrics: Metrics) -> Self {
         Self {
             client,
-            policy,
             metrics,
             failure: Mutex::default(),
         }
     }
 
     /// Writes a status.
-    pub(crate) async fn write(&self, write: &StatusWrite) -> WriteResult {
+    pub async fn write(&self, write: &StatusWrite) -> WriteResult {
         let services = Api::<Service>::namespaced(self.client.clone(), &write.key.namespace);
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -61,8 +59,7 @@ impl Writer {
             Ok(Ok(service)) => {
                 self.succeeded();
                 info!(service = %write.key, "status written: {}", summary(write));
-                let view = ServiceView::of(&service, self.policy);
-                ("ok", WriteResult::Written(Box::new(view)))
+                ("ok", WriteResult::Written(Box::new(service)))
             }
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
                 debug!(service = %write.key, "changed meanwhile: {}", status.message);
@@ -93,10 +90,11 @@ impl Writer {
     }
 }
 
-/// What was written, in words.
+/// What is written, for the log.
 fn summary(write: &StatusWrite) -> String {
-    let addresses = write.ingress.as_ref().map(ToString::to_string);
-    let conditions = write.conditions.iter().map(|condition| {
+    let difference = &write.difference;
+    let addresses = difference.ingress.as_ref().map(text::addresses);
+    let conditions = conditions(write).map(|condition| {
         let (type_, status) = (&condition.type_, &condition.status);
         format!("{type_} {status}: {}", condition.message)
     });
@@ -104,22 +102,25 @@ fn summary(write: &StatusWrite) -> String {
     parts.join("; ")
 }
 
+fn conditions(write: &StatusWrite) -> impl Iterator<Item = &Condition> {
+    let difference = &write.difference;
+    difference.ports_error.iter().chain(&difference.serving)
+}
+
 /// A strategic merge patch: it replaces the ingress as a whole, and of the conditions,
 /// a list by type, only ours, so that those of others and whatever else is in the
-/// status stay. With UID and version, so that it only hits what was looked at.
-fn patch(write: &StatusWrite) -> Value {
+/// status stay. With UID and version, so that it only hits what was decided about.
+#[must_use]
+pub fn patch(write: &StatusWrite) -> Value {
     let mut status = json!({});
-    if let Some(ingress) = &write.ingress {
+    if let Some(ingress) = &write.difference.ingress {
         let entries = ingress.to_api(write.primary);
-        let entries = if entries.is_empty() {
-            Value::Null
-        } else {
-            json!(entries)
-        };
+        let entries = (!entries.is_empty()).then_some(entries);
         status["loadBalancer"] = json!({ "ingress": entries });
     }
-    if !write.conditions.is_empty() {
-        status["conditions"] = json!(write.conditions);
+    let conditions: Vec<&Condition> = conditions(write).collect();
+    if !conditions.is_empty() {
+        status["conditions"] = json!(conditions);
     }
     json!({
         "metadata": { "uid": write.uid, "resourceVersion": write.version.to_string() },
@@ -130,34 +131,44 @@ fn patch(write: &StatusWrite) -> Value {
 #[cfg(test)]
 mod tests {
     use highwire_api::{Family, ResourceVersion};
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
     use super::*;
-    use crate::{condition::PORTS_ERROR, ingress::Ingress, testing::key};
+    use crate::{
+        decision::{conditions::Difference, decide::Decision},
+        facts::{
+            ingress::Ingress,
+            service::{PORTS_ERROR, ServiceStatus},
+        },
+    };
 
     #[test]
-    fn a_patch_holds_what_was_looked_at_and_no_condition_that_is_right() {
+    fn a_patch_holds_what_was_decided_about_and_only_what_differs() {
         let mut write = StatusWrite {
-            key: key("web"),
+            key: "shop/web".parse().unwrap(),
             uid: "u1".into(),
             version: ResourceVersion(7),
-            ingress: Some(Ingress::default()),
             primary: Family::V4,
-            conditions: Vec::new(),
+            before: ServiceStatus::default(),
+            difference: Difference {
+                ingress: Some(Ingress::default()),
+                ..Difference::default()
+            },
+            decision: Decision::default(),
+            edited: false,
         };
-        let looked_at = json!({"uid": "u1", "resourceVersion": "7"});
+        let decided_about = json!({"uid": "u1", "resourceVersion": "7"});
         assert_eq!(
             patch(&write),
-            json!({"metadata": looked_at, "status": {"loadBalancer": {"ingress": null}}})
+            json!({"metadata": decided_about, "status": {"loadBalancer": {"ingress": null}}})
         );
         let condition: Condition = serde_json::from_value(json!({
             "type": PORTS_ERROR, "status": "True", "reason": "HostPort", "message": "m",
             "lastTransitionTime": "2026-01-02T03:04:05Z",
         }))
         .unwrap();
-        write.conditions = vec![condition.clone()];
+        write.difference.ports_error = Some(condition.clone());
         assert_eq!(patch(&write)["status"]["conditions"], json!([condition]));
-        write.ingress = None;
+        write.difference.ingress = None;
         assert_eq!(patch(&write)["status"], json!({"conditions": [condition]}));
     }
 }

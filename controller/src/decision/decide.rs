@@ -1,0 +1,132 @@
+//! The one decision about a Service.
+
+use highwire_api::{Interpretation, ServiceKey};
+
+use super::{
+    addresses::addresses,
+    eligibility::{Asked, Nodes, Policy, Silence},
+    port_conflicts::PortConflicts,
+    serving::Serving,
+};
+use crate::{
+    facts::{endpoints::Endpoints, ingress::Ingress, service::ServiceFacts},
+    history::History,
+};
+
+/// What the status of a Service should say. What is `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// The addresses and ports.
+    pub ingress: Option<Ingress>,
+    /// Whether the addresses would all go if silent agents were dead.
+    pub is_held: bool,
+    /// Who refuses it a port.
+    pub conflicts: Option<PortConflicts>,
+    /// Whether it has addresses, or why not.
+    pub serving: Option<Serving>,
+}
+
+/// Everything that a decision depends on but the Service itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Cluster<'a> {
+    /// The nodes.
+    pub nodes: &'a Nodes,
+    /// Where Services have ready endpoints.
+    pub endpoints: &'a Endpoints,
+    /// What the flags say.
+    pub policy: &'a Policy,
+}
+
+/// Decides what the status should say. Who watches a status, such as ExternalDNS, takes an
+/// empty list at its word; so with [`Silence::ProvesNothing`] a list that would become empty
+/// is held for the sake of the nodes that are only silent.
+#[must_use]
+pub fn decide(
+    key: &ServiceKey,
+    service: &ServiceFacts,
+    history: &History,
+    cluster: &Cluster<'_>,
+    silence: Silence,
+) -> Decision {
+    let cleared = |serving| Decision {
+        ingress: Some(Ingress::default()),
+        conflicts: Some(PortConflicts::default()),
+        serving: Some(serving),
+        ..Decision::default()
+    };
+    let has_addresses = !service.status.listed.is_empty();
+    match &service.asks {
+        Interpretation::Serve(spec) => {
+            let asked = asked(key, service, history, spec, false, cluster);
+            serve(&asked, cluster, silence)
+        }
+        Interpretation::Invalid(problems) => {
+            let mut decision = history
+                .last_valid
+                .as_ref()
+                .map_or_else(Decision::default, |spec| {
+                    let asked = asked(key, service, history, spec, true, cluster);
+                    serve(&asked, cluster, silence)
+                });
+            let has_addresses = match &decision.ingress {
+                Some(ingress) => !ingress.is_empty(),
+                None => has_addresses,
+            };
+            decision.serving = Some(Serving::Invalid {
+                problems: problems.clone(),
+                has_addresses,
+            });
+            decision
+        }
+        Interpretation::Unsupported(problems) => cleared(Serving::Unsupported(problems.clone())),
+        Interpretation::NotOurs => cleared(Serving::NotOurs),
+        Interpretation::ManagedElsewhere(_) if service.has_our_conditions => Decision {
+            ingress: None,
+            ..cleared(Serving::NotOurs)
+        },
+        Interpretation::ManagedElsewhere(_) => Decision::default(),
+        Interpretation::Pending => Decision {
+            serving: has_addresses.then_some(Serving::Addresses),
+            ..Decision::default()
+        },
+    }
+}
+
+fn asked<'a>(
+    key: &'a ServiceKey,
+    service: &'a ServiceFacts,
+    history: &History,
+    spec: &'a highwire_api::ServiceSpec,
+    is_outdated: bool,
+    cluster: &Cluster<'a>,
+) -> Asked<'a> {
+    Asked {
+        key,
+        spec,
+        ports: spec.port_keys(),
+        is_outdated,
+        changed: history.changed,
+        listed: &service.status.listed.ingress,
+        endpoints: cluster.endpoints,
+    }
+}
+
+fn serve(asked: &Asked<'_>, cluster: &Cluster<'_>, silence: Silence) -> Decision {
+    let most = asked.spec.max_addresses.or(cluster.policy.max_addresses);
+    let list = |silence| addresses(asked, cluster.nodes, silence, most);
+    let (mut ingress, mut limited) = list(Silence::IsAbsence);
+    let would_be_empty = ingress.is_empty();
+    if would_be_empty && silence == Silence::ProvesNothing {
+        (ingress, limited) = list(silence);
+    }
+    Decision {
+        is_held: would_be_empty && !ingress.is_empty(),
+        conflicts: Some(PortConflicts::of(asked, cluster.nodes)),
+        serving: Some(match limited {
+            _ if ingress.is_empty() => Serving::without_address(asked, cluster.nodes),
+            Some(limited) => Serving::Limited(limited),
+            None => Serving::Addresses,
+        }),
+        ingress: Some(ingress),
+    }
+}

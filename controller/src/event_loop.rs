@@ -1,0 +1,175 @@
+//! The one loop that owns the reconciler and carries out what it says.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use highwire_runtime::heartbeat::Heartbeat;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
+use tracing::warn;
+
+use crate::{
+    events::ServiceEvent,
+    facts::Input,
+    liveness::Now,
+    metrics::{Metrics, Sending},
+    reconciler::{Reconciler, StatusWrite, WriteResult},
+    writer::Writer,
+};
+
+/// How many writes are under way at once.
+const WRITES: usize = 8;
+
+/// How many inputs are taken in before the next write may begin.
+const BATCH: usize = 1024;
+
+/// The loop turns at least this often, so that its heartbeat is seen.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// Counting everything for the metrics is worth it at most this often.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Writes that are under way when the loop is asked to stop may take this long.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What the controller does not know yet; clones share it.
+#[derive(Clone, Debug)]
+pub struct Missing(Arc<Mutex<Vec<&'static str>>>);
+
+impl Missing {
+    /// The watches whose first list is not complete yet, each as a problem.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let missing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kinds = missing.iter();
+        kinds
+            .map(|kind| format!("the first list of {kind} is not complete yet"))
+            .collect()
+    }
+
+    fn set(&self, missing: Vec<&'static str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = missing;
+    }
+}
+
+impl Default for Missing {
+    fn default() -> Self {
+        let missing = Reconciler::default().facts().missing();
+        Self(Arc::new(Mutex::new(missing)))
+    }
+}
+
+/// What the loop works with.
+pub struct EventLoop {
+    /// What the watches say.
+    pub inputs: mpsc::Receiver<Input>,
+    /// Whether this controller leads.
+    pub leading: watch::Receiver<bool>,
+    /// Decides.
+    pub reconciler: Reconciler,
+    /// Writes statuses.
+    pub writer: Arc<Writer>,
+    /// Sends Events.
+    pub events: mpsc::Sender<ServiceEvent>,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Shows that the loop turns.
+    pub heartbeat: Heartbeat,
+    /// Shows what is not known yet.
+    pub missing: Missing,
+}
+
+type Writes = JoinSet<(StatusWrite, WriteResult)>;
+
+impl EventLoop {
+    /// Turns until `stop`, then waits for the writes under way, or until the inputs end.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
+        let mut writes = Writes::new();
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut counted = Instant::now();
+        loop {
+            let latest = Instant::now() + LONGEST_SLEEP;
+            let wake = self.reconciler.next_turn(writes.len() < WRITES);
+            let wake = wake.map_or(latest, |at| at.min(latest));
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                changed = self.leading.changed() => {
+                    let leads = changed.is_ok() && *self.leading.borrow_and_update();
+                    self.metrics.leads(leads);
+                    self.reconciler.lead(leads);
+                    if !leads {
+                        writes.abort_all();
+                    }
+                }
+                Some(write) = writes.join_next(), if !writes.is_empty() => {
+                    // A write that was aborted has no result.
+                    if let Ok((write, result)) = write {
+                        let waited = self.reconciler.finish(&write, result, Now::read());
+                        waited.into_iter().for_each(|time| self.metrics.first_address(time));
+                    }
+                }
+                count = self.inputs.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    for input in batch.drain(..) {
+                        self.reconciler.apply(input, Now::read());
+                    }
+                }
+                () = sleep_until(wake.into()) => {}
+            }
+            self.turn(&mut writes);
+            if counted.elapsed() >= COUNT_INTERVAL {
+                counted = Instant::now();
+                self.count();
+            }
+        }
+        let drained = async { while writes.join_next().await.is_some() {} };
+        if timeout(DRAIN, drained).await.is_err() {
+            warn!("stopping with {} writes under way", writes.len());
+        }
+    }
+
+    /// Does everything there is to do now.
+    fn turn(&mut self, writes: &mut Writes) {
+        let now = Now::read();
+        self.heartbeat.beat();
+        // A renewal that waits to be read prevents an expiry.
+        if self.inputs.is_empty() {
+            self.reconciler.expire(now);
+        }
+        self.reconciler.turn(now);
+        self.missing.set(self.reconciler.facts().missing());
+        while writes.len() < WRITES
+            && let Some(write) = self.reconciler.next_write(now)
+        {
+            let writer = Arc::clone(&self.writer);
+            writes.spawn(async move {
+                let result = writer.write(&write).await;
+                (write, result)
+            });
+        }
+        for event in self.reconciler.take_events() {
+            let reason = event.happened.reason;
+            if self.events.try_send(event).is_err() {
+                self.metrics.event(reason, Sending::Dropped);
+            }
+        }
+    }
+
+    fn count(&self) {
+        let (services, nodes) = (
+            self.reconciler.service_states(),
+            self.reconciler.node_states(),
+        );
+        self.metrics.states(services, nodes);
+        self.metrics.conflicts(self.reconciler.refusals());
+    }
+}

@@ -1,0 +1,43 @@
+//! Lease → fact.
+
+use std::time::Duration;
+
+use highwire_api::{
+    ResourceVersion,
+    names::{AGENT_LEASE_DURATION, OBSERVED_VERSION_ANNOTATION},
+};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+
+/// What matters of a Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseFacts {
+    /// When it was renewed, by the clock of its holder.
+    pub renewed: Option<Timestamp>,
+    /// How long a renewal is good for.
+    pub duration: Duration,
+    /// The version up to which every Service event is in the node's kernel.
+    pub observed: Option<ResourceVersion>,
+}
+
+impl LeaseFacts {
+    /// Reads a Lease.
+    #[must_use]
+    pub fn of(lease: &Lease) -> Self {
+        let spec = lease.spec.as_ref();
+        let seconds = spec
+            .and_then(|spec| spec.lease_duration_seconds)
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .filter(|seconds| *seconds > 0);
+        let annotations = lease.metadata.annotations.as_ref();
+        Self {
+            renewed: spec
+                .and_then(|spec| spec.renew_time.as_ref())
+                .map(|time| time.0),
+            duration: seconds.map_or(AGENT_LEASE_DURATION, Duration::from_secs),
+            observed: annotations
+                .and_then(|annotations| annotations.get(OBSERVED_VERSION_ANNOTATION))
+                .and_then(|version| version.parse().ok()),
+        }
+    }
+}

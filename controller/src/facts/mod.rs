@@ -1,0 +1,205 @@
+//! What the watches say, each object pruned to the facts that matter: no policy, no text.
+
+pub mod endpoints;
+pub mod ingress;
+pub mod lease;
+pub mod node;
+pub mod service;
+
+use std::sync::Arc;
+
+use highwire_api::{ClassPolicy, LoadBalancerNode, ResourceVersion, ServiceKey};
+use highwire_runtime::mirror::{Change, Mirror, key};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{core::DeserializeGuard, runtime::watcher::Event};
+
+use endpoints::Endpoints;
+use ingress::AddressSets;
+use lease::LeaseFacts;
+use node::{NodeFacts, Report};
+use service::ServiceFacts;
+
+/// An event of one of the watches.
+#[derive(Debug)]
+pub enum Input {
+    /// Of the Services, of every type.
+    Service(Box<Event<Service>>),
+    /// Of the Nodes.
+    Node(Box<Event<Node>>),
+    /// Of the LoadBalancerNodes.
+    Report(Box<Event<DeserializeGuard<LoadBalancerNode>>>),
+    /// Of the Leases in the controller's namespace: the agents' and the controllers' own.
+    Lease(Box<Event<Lease>>),
+    /// Of the EndpointSlices that kube-proxy follows.
+    Endpoints(Box<Event<EndpointSlice>>),
+}
+
+/// A fact that changed.
+#[derive(Debug)]
+pub enum Changed {
+    /// A Service, as it was before.
+    Service(ServiceKey, Option<Box<ServiceFacts>>),
+    /// A Node, by name.
+    Node(String),
+    /// A LoadBalancerNode, by name, as it was before.
+    Report(String, Option<Arc<Report>>),
+    /// A Lease, by name, as it is now.
+    Lease(String, Option<LeaseFacts>),
+    /// The nodes with ready endpoints of a Service.
+    Endpoints(ServiceKey),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Facts {
+    services: Mirror<ServiceFacts>,
+    nodes: Mirror<Arc<NodeFacts>>,
+    reports: Mirror<Arc<Report>>,
+    leases: Mirror<LeaseFacts>,
+    endpoints: Endpoints,
+    addresses: AddressSets,
+    class_policy: ClassPolicy,
+}
+
+impl Facts {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(class_policy: ClassPolicy) -> Self {
+        Self {
+            class_policy,
+            ..Self::default()
+        }
+    }
+
+    /// Takes in an event.
+    pub fn apply(&mut self, input: Input) -> Vec<Changed> {
+        match input {
+            Input::Service(event) => self.apply_service(*event),
+            Input::Node(event) => {
+                let view = |node: &Node| Some(Arc::new(NodeFacts::of(node)));
+                each(self.nodes.changes(*event, view), |change| {
+                    Some(Changed::Node(name(&change.key)))
+                })
+            }
+            Input::Report(event) => {
+                let view = |object: &_| Some(Arc::new(Report::of(object)));
+                each(self.reports.changes(*event, view), |change| {
+                    Some(Changed::Report(name(&change.key), change.before))
+                })
+            }
+            Input::Lease(event) => {
+                let view = |lease: &Lease| Some(LeaseFacts::of(lease));
+                let changes = self.leases.changes(*event, view);
+                each(changes, |change| {
+                    let now = self.leases.get(&change.key).cloned();
+                    Some(Changed::Lease(name(&change.key), now))
+                })
+            }
+            Input::Endpoints(event) => {
+                let services = self.endpoints.apply(*event).into_iter();
+                services.map(Changed::Endpoints).collect()
+            }
+        }
+    }
+
+    fn apply_service(&mut self, event: Event<Service>) -> Vec<Changed> {
+        if let Event::Apply(service) = &event
+            && let Some(known) = self.services.get(&key(service))
+            && known.uid == service.metadata.uid.clone().unwrap_or_default()
+            && ResourceVersion::of(&service.metadata) < Some(known.version)
+        {
+            // The answer to our own write came before this event.
+            return Vec::new();
+        }
+        let (policy, addresses) = (self.class_policy, &mut self.addresses);
+        let changes = self.services.changes(event, |service| {
+            let mut facts = ServiceFacts::of(service, policy)?;
+            addresses.share(&mut facts.status.listed.ingress);
+            Some(facts)
+        });
+        each(changes, |change| {
+            let key = change.key.parse().ok()?;
+            Some(Changed::Service(key, change.before.map(Box::new)))
+        })
+    }
+
+    /// Takes in the API server's answer to a write: the Service as it is now. The watch
+    /// brings it too, but later, and may already have said that the Service is gone.
+    pub fn answered(&mut self, service: Service) -> Vec<Changed> {
+        let known = self.services.get(&key(&service));
+        if known.is_some_and(|known| Some(&known.uid) == service.metadata.uid.as_ref()) {
+            self.apply_service(Event::Apply(service))
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// The watches whose first list is not complete yet.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        [
+            ("Services", self.services.known().is_some()),
+            ("Nodes", self.nodes.known().is_some()),
+            ("LoadBalancerNodes", self.reports.known().is_some()),
+            ("Leases", self.leases.known().is_some()),
+            ("EndpointSlices", self.endpoints.is_complete()),
+        ]
+        .into_iter()
+        .filter_map(|(kind, complete)| (!complete).then_some(kind))
+        .collect()
+    }
+
+    /// A Service that may concern us.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<&ServiceFacts> {
+        self.services.get(&key.to_string())
+    }
+
+    /// All Services that may concern us.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceFacts> {
+        self.services
+            .known()
+            .into_iter()
+            .flat_map(|all| all.values())
+    }
+
+    /// A Node.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Arc<NodeFacts>> {
+        self.nodes.get(&format!("/{name}"))
+    }
+
+    /// How many Nodes there are.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.nodes.known().map_or(0, |all| all.len())
+    }
+
+    /// What the agent on a node reports.
+    #[must_use]
+    pub fn report(&self, node: &str) -> Option<&Arc<Report>> {
+        self.reports.get(&format!("/{node}"))
+    }
+
+    /// Where Services have ready endpoints.
+    #[must_use]
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+}
+
+fn each<V>(
+    changes: Vec<Change<V>>,
+    as_fact: impl Fn(Change<V>) -> Option<Changed>,
+) -> Vec<Changed> {
+    changes.into_iter().filter_map(as_fact).collect()
+}
+
+/// The name in the key of a [`Mirror`].
+fn name(key: &str) -> String {
+    key.rsplit('/').next().unwrap_or(key).to_owned()
+}

@@ -1,0 +1,243 @@
+//! Node → fact, and LoadBalancerNode → fact.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use highwire_api::{
+    LoadBalancerNode, PortKey, ResourceVersion, ServiceKey,
+    names::{ENABLED_LABEL, ENABLED_VALUE, EXCLUDE_LABEL},
+    node::{Conflict, ConflictReason},
+};
+use k8s_openapi::api::core::v1::Node;
+use kube::{ResourceExt, core::DeserializeGuard};
+use tracing::warn;
+
+/// The taint the cluster autoscaler puts on a node it is about to delete; load
+/// balancers take such a node out early
+/// (k8s.io/cloud-provider controllers/service `nodeUnTaintedPredicate`).
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// Why a node will soon be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// Its Node object is being deleted.
+    Deleted,
+    /// The cluster autoscaler has marked it.
+    Marked,
+}
+
+/// What a Node's condition `Ready` says: the kubelet's word, or, once that is silent,
+/// the node lifecycle controller's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeReady {
+    /// True.
+    Ready,
+    /// False or Unknown.
+    NotReady,
+    /// There is no such condition: the Node has no kubelet. The agent's own report
+    /// decides then.
+    #[default]
+    NoCondition,
+}
+
+/// The types of a Node's addresses that are advertised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeAddress {
+    /// `ExternalIP`.
+    External,
+    /// `InternalIP`.
+    Internal,
+}
+
+/// What matters of a Node object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// For the Services' node selectors.
+    pub labels: BTreeMap<String, String>,
+    /// Whether the node has opted in, by its label.
+    pub opted_in: bool,
+    /// Whether it has the well-known label that keeps it out of load balancers.
+    pub exclude_label: bool,
+    /// Why it will soon be gone, if so.
+    pub departure: Option<Departure>,
+    /// What its `Ready` condition says.
+    pub ready: NodeReady,
+    /// Its addresses of type ExternalIP.
+    pub external: BTreeSet<IpAddr>,
+    /// Its addresses of type InternalIP.
+    pub internal: BTreeSet<IpAddr>,
+}
+
+impl NodeFacts {
+    /// Reads a Node object.
+    #[must_use]
+    pub fn of(node: &Node) -> Self {
+        let status = node.status.as_ref();
+        let mut conditions = status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten());
+        let ready = conditions.find(|condition| condition.type_ == "Ready");
+        let addresses = |type_: &str| {
+            let all = status
+                .iter()
+                .flat_map(|status| status.addresses.iter().flatten());
+            all.filter(|address| address.type_ == type_)
+                .filter_map(|address| address.address.parse().ok())
+                .collect()
+        };
+        let labels = node.metadata.labels.clone().unwrap_or_default();
+        Self {
+            opted_in: labels
+                .get(ENABLED_LABEL)
+                .is_some_and(|value| value == ENABLED_VALUE),
+            exclude_label: labels.contains_key(EXCLUDE_LABEL),
+            labels,
+            departure: departure(node),
+            ready: match ready.map(|condition| condition.status.as_str()) {
+                None => NodeReady::NoCondition,
+                Some("True") => NodeReady::Ready,
+                Some(_) => NodeReady::NotReady,
+            },
+            external: addresses("ExternalIP"),
+            internal: addresses("InternalIP"),
+        }
+    }
+
+    /// Its addresses of one type.
+    #[must_use]
+    pub fn addresses(&self, address_type: NodeAddress) -> &BTreeSet<IpAddr> {
+        match address_type {
+            NodeAddress::External => &self.external,
+            NodeAddress::Internal => &self.internal,
+        }
+    }
+
+    /// Whether the machine is known to run by somebody else than its agent, who would also
+    /// report that it does not.
+    #[must_use]
+    pub fn is_vouched_for(&self) -> bool {
+        self.opted_in && self.ready == NodeReady::Ready
+    }
+}
+
+fn departure(node: &Node) -> Option<Departure> {
+    if node.metadata.deletion_timestamp.is_some() {
+        return Some(Departure::Deleted);
+    }
+    let mut taints = node
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
+    taints
+        .any(|taint| taint.key == TO_BE_DELETED_TAINT)
+        .then_some(Departure::Marked)
+}
+
+/// Whether an agent says that it is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentReady {
+    /// It is.
+    Ready,
+    /// It has no condition `Ready` yet.
+    NoCondition,
+    /// It is not, for this reason.
+    NotReady(String),
+    /// Its report cannot be read.
+    Unreadable(String),
+}
+
+/// A port that a Service asks for and somebody else has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortConflict {
+    /// The port.
+    pub port: PortKey,
+    /// Who has it, in the agent's words.
+    pub held_by: String,
+    /// The kind of holder.
+    pub reason: ConflictReason,
+}
+
+impl PortConflict {
+    /// Reads an entry of a LoadBalancerNode; `None` if its port is none.
+    fn of(conflict: &Conflict) -> Option<Self> {
+        Some(Self {
+            port: PortKey::new(conflict.protocol, conflict.port.into())?,
+            held_by: conflict.held_by.clone(),
+            reason: conflict.reason,
+        })
+    }
+}
+
+/// What matters of a LoadBalancerNode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Whether the agent is ready.
+    pub agent: AgentReady,
+    /// The version up to which every Service event is in the node's kernel.
+    pub observed: Option<ResourceVersion>,
+    /// The Services that the node refuses, each with the conflicts in order; without any
+    /// if the report had no room for them.
+    pub refused: BTreeMap<ServiceKey, Vec<PortConflict>>,
+}
+
+impl Report {
+    /// Reads a LoadBalancerNode. One that does not parse must not stop the others.
+    #[must_use]
+    pub fn of(object: &DeserializeGuard<LoadBalancerNode>) -> Self {
+        let object = match &object.0 {
+            Ok(object) => object,
+            Err(invalid) => {
+                let (node, error) = (object.name_any(), &invalid.error);
+                warn!(
+                    node,
+                    "the LoadBalancerNode cannot be read, so the node is not advertised: {error}"
+                );
+                return Self {
+                    agent: AgentReady::Unreadable(error.clone()),
+                    observed: None,
+                    refused: BTreeMap::new(),
+                };
+            }
+        };
+        let status = object.status.clone().unwrap_or_default();
+        let agent = match status.ready() {
+            None => AgentReady::NoCondition,
+            Some(condition) if condition.status == "True" => AgentReady::Ready,
+            Some(condition) => AgentReady::NotReady(condition.reason.clone()),
+        };
+        let mut refused: BTreeMap<ServiceKey, Vec<PortConflict>> = BTreeMap::new();
+        for conflict in &status.conflicts {
+            let conflicts = refused.entry(conflict.service.clone()).or_default();
+            conflicts.extend(PortConflict::of(conflict));
+        }
+        for service in &status.refused {
+            refused.entry(service.clone()).or_default();
+        }
+        for conflicts in refused.values_mut() {
+            conflicts.sort();
+            conflicts.dedup();
+            conflicts.shrink_to_fit();
+        }
+        Self {
+            agent,
+            observed: status.observed(),
+            refused,
+        }
+    }
+
+    /// The Services that one of two reports refuses otherwise than the other.
+    pub fn differing<'a>(one: Option<&'a Self>, other: Option<&'a Self>) -> Vec<ServiceKey> {
+        let refused = |report: Option<&'a Self>| report.map(|report| &report.refused);
+        let (one, other) = (refused(one), refused(other));
+        let only = |these: Option<&'a BTreeMap<_, _>>, those: Option<&'a BTreeMap<_, _>>| {
+            let these = these.into_iter().flatten();
+            these
+                .filter(|(key, found)| those.and_then(|those| those.get(*key)) != Some(*found))
+                .map(|(key, _): (&ServiceKey, &Vec<PortConflict>)| key.clone())
+                .collect::<BTreeSet<_>>()
+        };
+        only(one, other).union(&only(other, one)).cloned().collect()
+    }
+}

@@ -1,0 +1,153 @@
+//! Service → fact: what it asks for, and what its status says.
+
+use highwire_api::{
+    ClassPolicy, Family, Interpretation, ResourceVersion, ServiceSpec,
+    ownership::{IngressAuthor, is_adopted, is_condition_ours},
+    service::{TrafficPolicy, interpret, primary_family},
+};
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
+
+use super::ingress::Listed;
+
+/// The type of the condition about refused ports, a constant of the Kubernetes API
+/// (KEP-1435).
+pub const PORTS_ERROR: &str = "LoadBalancerPortsError";
+
+/// The type of the condition about addresses.
+pub const SERVING: &str = "highwire.dev/Serving";
+
+/// The reason of [`SERVING`] for a Service that is not ours any more.
+pub const NOT_OURS: &str = "NotOurs";
+
+/// What the status of a Service says, as far as we write it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceStatus {
+    /// What it advertises.
+    pub listed: Listed,
+    /// Its condition [`PORTS_ERROR`].
+    pub ports_error: Option<Condition>,
+    /// Its condition [`SERVING`].
+    pub serving: Option<Condition>,
+}
+
+/// Whether the condition is True.
+#[must_use]
+pub fn is_true(condition: Option<&Condition>) -> bool {
+    condition.is_some_and(|condition| condition.status == "True")
+}
+
+/// What matters of a Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceFacts {
+    /// A Service deleted and created anew has another one.
+    pub uid: String,
+    /// The version of the object.
+    pub version: ResourceVersion,
+    /// The generation of its spec, if the API server counts them.
+    pub generation: Option<i64>,
+    /// What it asks for.
+    pub asks: Interpretation,
+    /// What its status says.
+    pub status: ServiceStatus,
+    /// Whether a condition of ours says something about it as a Service of ours.
+    pub has_our_conditions: bool,
+    /// The family whose addresses come first in its status.
+    pub primary: Family,
+    /// Who wrote the addresses there.
+    pub author: IngressAuthor,
+    /// Whether a person has handed it over to us.
+    pub adopted: bool,
+}
+
+impl ServiceFacts {
+    /// Reads a Service; `None` if it is not ours and its status has nothing of ours.
+    #[must_use]
+    pub fn of(service: &Service, policy: ClassPolicy) -> Option<Self> {
+        let conditions = service
+            .status
+            .iter()
+            .flat_map(|it| it.conditions.iter().flatten());
+        let condition = |type_| {
+            conditions
+                .clone()
+                .find(|found| found.type_ == type_)
+                .cloned()
+        };
+        let (ports_error, serving) = (condition(PORTS_ERROR), condition(SERVING));
+        let facts = Self {
+            uid: service.metadata.uid.clone().unwrap_or_default(),
+            version: ResourceVersion::of(&service.metadata).unwrap_or_default(),
+            generation: service.metadata.generation,
+            asks: interpret(service, policy),
+            has_our_conditions: is_true(ports_error.as_ref())
+                && is_condition_ours(service, PORTS_ERROR)
+                || serving
+                    .as_ref()
+                    .is_some_and(|serving| serving.reason != NOT_OURS),
+            status: ServiceStatus {
+                listed: Listed::of(service),
+                ports_error,
+                serving,
+            },
+            primary: primary_family(service),
+            author: IngressAuthor::of(service),
+            adopted: is_adopted(service),
+        };
+        // An ingress of another controller means that the Service is its business now.
+        let has_ours = match facts.author {
+            IngressAuthor::Nobody => facts.has_our_conditions,
+            IngressAuthor::Highwire => true,
+            IngressAuthor::Other(_) => false,
+        };
+        (facts.asks != Interpretation::NotOurs || has_ours).then_some(facts)
+    }
+
+    /// Whether what a node's kernel has for these facts is right for the others too. The
+    /// type of address and the number of nodes do not matter to the kernel: a node answers
+    /// on all its addresses, advertised or not.
+    #[must_use]
+    pub fn needs_same_rules(&self, other: &Self) -> bool {
+        match (&self.asks, &other.asks) {
+            (Interpretation::Serve(one), Interpretation::Serve(other)) => {
+                let as_other = ServiceSpec {
+                    address_type: other.address_type,
+                    max_addresses: other.max_addresses,
+                    ..one.clone()
+                };
+                as_other == *other
+            }
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+        }
+    }
+
+    /// The name of its state, for metrics.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match &self.asks {
+            Interpretation::Serve(_) if self.status.listed.ingress.is_empty() => "unserved",
+            Interpretation::Serve(_) => "served",
+            Interpretation::Invalid(_) => "invalid",
+            Interpretation::Unsupported(_) => "unsupported",
+            Interpretation::Pending => "pending",
+            Interpretation::NotOurs => "abandoned",
+            Interpretation::ManagedElsewhere(_) => "managed_elsewhere",
+        }
+    }
+
+    /// The states [`Self::state`] can give.
+    pub const STATES: [&str; 7] = [
+        "served",
+        "unserved",
+        "invalid",
+        "unsupported",
+        "pending",
+        "abandoned",
+        "managed_elsewhere",
+    ];
+}
+
+/// Whether only nodes with a ready endpoint may be listed.
+#[must_use]
+pub fn needs_endpoints(spec: &ServiceSpec) -> bool {
+    spec.external_policy == TrafficPolicy::Local
+}

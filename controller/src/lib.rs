@@ -1,0 +1,22 @@
+//! The program `highwire-controller`: turns what the agents report into the status of
+//! Services. See `controller/README.md`.
+//!
+//! `facts` → `decision` → `reconciler`, which has no I/O; `event_loop` carries out what it
+//! says. A library only so that its tests can have the whole of it.
+
+pub mod app;
+pub mod config;
+pub mod decision;
+pub mod election;
+pub mod event_loop;
+pub mod events;
+pub mod facts;
+pub mod farewell;
+pub mod history;
+pub mod liveness;
+pub mod metrics;
+pub mod overwrites;
+pub mod queue;
+pub mod reconciler;
+pub mod watches;
+pub mod writer;

@@ -1,0 +1,251 @@
+//! When to decide about which Service: the one place where changes are collected.
+//!
+//! A change of addresses waits 20 ms for more, a change of a condition as long as the
+//! decision says, a list that would become empty for its hold. Writes to one Service keep an
+//! interval, those to all Services a budget, and failed ones are repeated ever more slowly.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    time::{Duration, Instant},
+};
+
+use highwire_api::ServiceKey;
+
+/// How long to wait for more before addresses are written. Agents answer within a few
+/// milliseconds of each other.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// The shortest time between two writes to one Service.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// The first and the longest wait after a write that failed.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// The shortest time between two refreshes, over all Services, after a burst: 50 a second.
+const PACE: Duration = Duration::from_millis(20);
+
+/// How many refreshes a burst may have after a quiet time.
+const BURST: u32 = 100;
+
+/// How much a Service's next write matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rank {
+    /// It brings the first address of a new Service. The API server has taken a write
+    /// for each of those, so it can take another: they cost no budget.
+    First,
+    /// It can wait a little.
+    #[default]
+    Refresh,
+}
+
+impl Rank {
+    const ALL: [Self; 2] = [Self::First, Self::Refresh];
+}
+
+/// What of a status may have to wait longer than addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// An empty list.
+    Empty,
+    /// The condition about refused ports.
+    PortsError,
+    /// The condition about addresses.
+    Serving,
+}
+
+/// A token bucket for the refreshes of all Services (as GCRA): the time at which it will
+/// be full again.
+#[derive(Debug, Default)]
+struct Budget(Option<Instant>);
+
+impl Budget {
+    /// When there is something in it; `None` if always.
+    fn ready(&self) -> Option<Instant> {
+        // An instant so early that it cannot be said is long past.
+        self.0?.checked_sub(PACE * (BURST - 1))
+    }
+
+    fn spend(&mut self, now: Instant) {
+        self.0 = Some(self.0.map_or(now, |full| full.max(now)) + PACE);
+    }
+}
+
+/// The Services that are due, or will be.
+#[derive(Debug, Default)]
+pub struct Queue {
+    /// By [`Rank`].
+    due: [BTreeSet<(Instant, ServiceKey)>; 2],
+    entries: BTreeMap<ServiceKey, Entry>,
+    budget: Budget,
+}
+
+/// The state of one Service.
+#[derive(Debug, Default)]
+struct Entry {
+    phase: Phase,
+    rank: Rank,
+    /// No write before this.
+    not_before: Option<Instant>,
+    failures: u32,
+    /// Since when each [`Part`] of the status should be another.
+    since: [Option<Instant>; 3],
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    /// Nothing to do. Goes to `Queued` when touched.
+    #[default]
+    Idle,
+    /// Due at that time. Goes to `Taken` then.
+    Queued(Instant),
+    /// Being decided, or written. Goes to `Idle` or `Queued` when that ends.
+    Taken {
+        /// Whether something happened meanwhile.
+        touched: bool,
+    },
+}
+
+impl Queue {
+    /// Something happened to the Service.
+    pub fn touch(&mut self, key: &ServiceKey, rank: Rank, now: Instant) {
+        let entry = self.entries.entry(key.clone()).or_default();
+        let at = entry.not_before.unwrap_or(now).max(now + SETTLE);
+        match entry.phase {
+            Phase::Taken { .. } => {
+                entry.phase = Phase::Taken { touched: true };
+                entry.rank = rank;
+            }
+            Phase::Idle => {
+                entry.rank = rank;
+                self.queue(key, at);
+            }
+            Phase::Queued(known) => {
+                let old = mem::replace(&mut entry.rank, rank);
+                self.due[old as usize].remove(&(known, key.clone()));
+                self.queue(key, at.min(known));
+            }
+        }
+    }
+
+    fn queue(&mut self, key: &ServiceKey, at: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.phase = Phase::Queued(at);
+            self.due[entry.rank as usize].insert((at, key.clone()));
+        }
+    }
+
+    /// The next Service that is due, new ones first. One of [`Self::wait`], or
+    /// [`Self::write`] and later [`Self::done`] or [`Self::failed`], must follow.
+    pub fn take(&mut self, now: Instant) -> Option<ServiceKey> {
+        let rank = Rank::ALL
+            .into_iter()
+            .find(|rank| self.next_of(*rank).is_some_and(|at| at <= now))?;
+        let (_, key) = self.due[rank as usize].pop_first()?;
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.phase = Phase::Taken { touched: false };
+        }
+        Some(key)
+    }
+
+    /// When the next Service is due.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        let next = Rank::ALL.into_iter().filter_map(|rank| self.next_of(rank));
+        next.min()
+    }
+
+    fn next_of(&self, rank: Rank) -> Option<Instant> {
+        let (at, _) = self.due[rank as usize].first()?;
+        let ready = match rank {
+            Rank::First => None,
+            Rank::Refresh => self.budget.ready(),
+        };
+        Some(ready.map_or(*at, |ready| ready.max(*at)))
+    }
+
+    /// Notes whether a part of the status should be another. Returns when it will have been
+    /// so for `delay`; `None` if it is not so.
+    pub fn due(
+        &mut self,
+        key: &ServiceKey,
+        part: Part,
+        differs: bool,
+        delay: Duration,
+        now: Instant,
+    ) -> Option<Instant> {
+        let since = &mut self.entries.get_mut(key)?.since[part as usize];
+        *since = differs.then(|| since.unwrap_or(now));
+        since.map(|since| since + delay)
+    }
+
+    /// There is nothing to write before `at`, if ever, unless more happens.
+    pub fn wait(&mut self, key: &ServiceKey, at: Option<Instant>) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.phase = Phase::Idle;
+            entry.failures = 0;
+        }
+        if let Some(at) = at {
+            self.queue(key, at);
+        }
+    }
+
+    /// A write to the Service begins, of these parts and maybe of its addresses.
+    pub fn write(&mut self, key: &ServiceKey, parts: impl Iterator<Item = Part>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        parts.for_each(|part| entry.since[part as usize] = None);
+        if entry.rank == Rank::Refresh {
+            self.budget.spend(now);
+        }
+    }
+
+    /// The write ended well, or in a conflict, which the watch will explain.
+    pub fn done(&mut self, key: &ServiceKey, now: Instant) {
+        self.end(key, now, |entry| {
+            entry.failures = 0;
+            INTERVAL
+        });
+    }
+
+    /// The write failed: once more later.
+    pub fn failed(&mut self, key: &ServiceKey, now: Instant) {
+        let (first, longest) = RETRY;
+        self.end(key, now, |entry| {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.phase = Phase::Taken { touched: true };
+            let factor = 1 << (entry.failures - 1).min(10);
+            first.saturating_mul(factor).min(longest)
+        });
+    }
+
+    fn end(&mut self, key: &ServiceKey, now: Instant, pause: impl FnOnce(&mut Entry) -> Duration) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return; // the Service is gone
+        };
+        let at = now + pause(entry);
+        entry.not_before = Some(at);
+        if entry.phase == (Phase::Taken { touched: true }) {
+            self.queue(key, at);
+        } else if matches!(entry.phase, Phase::Taken { .. }) {
+            entry.phase = Phase::Idle;
+        }
+    }
+
+    /// The Service is gone.
+    pub fn forget(&mut self, key: &ServiceKey) {
+        if let Some(Entry {
+            phase: Phase::Queued(at),
+            rank,
+            ..
+        }) = self.entries.remove(key)
+        {
+            self.due[rank as usize].remove(&(at, key.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -1,0 +1,14 @@
+//! The whole reconciler against a small API server, and the laws of agents and controller
+//! together.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+mod addresses;
+mod conflicts;
+mod decisions;
+mod laws;
+mod overwrites;
+mod serving;
+mod silence;
+mod sim_node;
+mod world;
