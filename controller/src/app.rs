@@ -21,8 +21,8 @@ use tracing::info;
 
 use crate::{
     config::{Config, Place},
-    election::{self, Election, ElectionHealth},
-    event_loop::{EventLoop, Missing},
+    election::{self, Election},
+    event_loop::EventLoop,
     events, farewell,
     metrics::Metrics,
     reconciler::Reconciler,
@@ -67,11 +67,9 @@ pub async fn run(config: Config) -> Result<()> {
     );
 
     let health = WatchHealth::new(metrics.watch_errors.clone());
-    let (election_health, missing) = (ElectionHealth::default(), Missing::default());
     let heartbeat = Heartbeat::default();
     let (inputs, received) = mpsc::channel(INPUTS);
     let (events, to_send) = mpsc::channel(EVENTS);
-    let (elected, is_elected) = watch::channel(false);
     let (leading, is_leading) = watch::channel(false);
     let (finish, finished) = oneshot::channel::<()>();
     let (resign, resigned) = oneshot::channel::<()>();
@@ -80,34 +78,34 @@ pub async fn run(config: Config) -> Result<()> {
         place: Place { namespace, pod },
         ..
     } = config;
+    let reconciler = Reconciler::new(config.class_policy, config.policy);
+    let (missing, is_missing) = watch::channel(reconciler.facts().missing());
 
     let event_loop = EventLoop {
         inputs: received,
         leading: is_leading,
-        reconciler: Reconciler::new(config.class_policy, config.policy),
+        reconciler,
         writer: Arc::new(Writer::new(client.clone(), metrics.clone())),
         events,
         metrics: metrics.clone(),
         heartbeat: heartbeat.clone(),
-        missing: missing.clone(),
+        missing,
     };
     // Its requests have a deadline, and a connection of their own.
     let for_election = client::client(&api, &heard, Some(election::REQUEST_TIMEOUT))?;
     let leases = Api::<Lease>::namespaced(for_election, &namespace);
-    let election = Election::new(leases, identity.clone(), election_health.clone(), elected);
+    let election = Election::new(leases, identity.clone());
+    let (is_elected, election_problem) = (election.leading(), election.problem());
     let problems = {
         let health = health.clone();
-        let all = move || {
-            let election = election_health.problem();
-            [
-                client::silence(&heard).into_iter().collect(),
-                health.problems(),
-                missing.problems(),
-                election.into_iter().collect(),
-            ]
-            .concat()
-        };
-        Arc::new(all)
+        let incomplete = |kind: &_| format!("the first list of {kind} is not complete yet");
+        Arc::new(move || {
+            let mut all = health.problems();
+            all.extend(client::silence(&heard));
+            all.extend(is_missing.borrow().iter().map(incomplete));
+            all.extend(election_problem.borrow().clone());
+            all
+        })
     };
 
     let registry = metrics.registry.clone();

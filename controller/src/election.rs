@@ -7,10 +7,7 @@
 //! for [`RENEW_DEADLINE`], counted from before its last request that succeeded; that is
 //! before any follower may take the Lease.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use highwire_api::names::CONTROLLER_LEASE;
 use highwire_runtime::errors::explain;
@@ -98,57 +95,39 @@ impl LeaseStore for Api<Lease> {
     }
 }
 
-/// What hinders the election; clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct ElectionHealth(Arc<Mutex<Option<String>>>);
-
-impl ElectionHealth {
-    /// What hinders the election now.
-    #[must_use]
-    pub fn problem(&self) -> Option<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn set(&self, problem: Option<String>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &problem {
-            Some(message) if *known != problem => warn!("{message}; will retry"),
-            None if known.is_some() => info!("electing a leader works again"),
-            _ => {}
-        }
-        *known = problem;
-    }
-}
-
 /// One candidate.
 #[derive(Debug)]
 pub struct Election<S> {
     store: S,
     identity: String,
-    health: ElectionHealth,
     leading: watch::Sender<bool>,
+    problem: watch::Sender<Option<String>>,
     /// The Lease as last seen to change, and when that was.
     observed: Option<(Lease, Instant)>,
 }
 
 impl<S: LeaseStore> Election<S> {
-    /// A candidate of this name, which no other has. It says in `leading` whether it leads.
-    pub fn new(
-        store: S,
-        identity: String,
-        health: ElectionHealth,
-        leading: watch::Sender<bool>,
-    ) -> Self {
+    /// A candidate of this name, which no other has.
+    pub fn new(store: S, identity: String) -> Self {
         Self {
             store,
             identity,
-            health,
-            leading,
+            leading: watch::Sender::new(false),
+            problem: watch::Sender::new(None),
             observed: None,
         }
+    }
+
+    /// Whether it leads.
+    #[must_use]
+    pub fn leading(&self) -> watch::Receiver<bool> {
+        self.leading.subscribe()
+    }
+
+    /// What hinders it.
+    #[must_use]
+    pub fn problem(&self) -> watch::Receiver<Option<String>> {
+        self.problem.subscribe()
     }
 
     /// Runs until `stop`, then gives leadership up so that another can take it at once.
@@ -190,8 +169,7 @@ impl<S: LeaseStore> Election<S> {
             };
             deadline = deadline.filter(|deadline| Instant::now() < *deadline);
             self.set_leading(deadline.is_some());
-            let problem = problem.map(|problem| format!("electing a leader fails: {problem}"));
-            self.health.set(problem);
+            self.set_problem(problem.map(|it| format!("electing a leader fails: {it}")));
             let next = start + period;
             sleep_until(deadline.map_or(next, |deadline| deadline.min(next))).await;
         }
@@ -201,6 +179,15 @@ impl<S: LeaseStore> Election<S> {
         if self.leading.send_replace(leads) != leads {
             let state = if leads { "leading" } else { "following" };
             info!(identity = self.identity, state, "election");
+        }
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        if self.problem.send_replace(problem.clone()) != problem {
+            match problem {
+                Some(problem) => warn!("{problem}; will retry"),
+                None => info!("electing a leader works again"),
+            }
         }
     }
 

@@ -1,3 +1,5 @@
+use std::sync::{Arc, Mutex};
+
 use proptest::prelude::*;
 use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 
@@ -81,7 +83,7 @@ impl LeaseStore for Store {
 struct Candidate {
     network: Arc<Mutex<Network>>,
     leading: watch::Receiver<bool>,
-    health: ElectionHealth,
+    problem: watch::Receiver<Option<String>>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -92,15 +94,14 @@ impl Candidate {
             server: Arc::clone(server),
             network: Arc::new(Mutex::new(network)),
         };
-        let (sender, leading) = watch::channel(false);
         let (stop, stopped) = oneshot::channel::<()>();
-        let (network, health) = (Arc::clone(&store.network), ElectionHealth::default());
-        let election = Election::new(store, name.to_owned(), health.clone(), sender);
+        let network = Arc::clone(&store.network);
+        let election = Election::new(store, name.to_owned());
         let stopped = async { stopped.await.unwrap_or_default() };
         Self {
             network,
-            leading,
-            health,
+            leading: election.leading(),
+            problem: election.problem(),
             stop: Some(stop),
             task: tokio::spawn(election.run(stopped)),
         }
@@ -177,11 +178,11 @@ async fn a_leader_that_cannot_renew_stops_before_another_may_start() {
             continue; // it holds the Lease without knowing
         }
         other.becomes(true).await;
-        assert!(one.health.problem().is_some() && other.health.problem().is_none());
+        assert!(one.problem.borrow().is_some() && other.problem.borrow().is_none());
         one.set(FAST);
         sleep(10 * SECOND).await;
         assert!(!one.leads() && other.leads(), "the lead does not go back");
-        assert_eq!(one.health.problem(), None);
+        assert_eq!(*one.problem.borrow(), None);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The one loop that owns the reconciler and carries out what it says.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -37,33 +37,6 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 /// Writes that are under way when the loop is asked to stop may take this long.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// What the controller does not know yet; clones share it.
-#[derive(Clone, Debug)]
-pub struct Missing(Arc<Mutex<Vec<&'static str>>>);
-
-impl Missing {
-    /// The watches whose first list is not complete yet, each as a problem.
-    #[must_use]
-    pub fn problems(&self) -> Vec<String> {
-        let missing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kinds = missing.iter();
-        kinds
-            .map(|kind| format!("the first list of {kind} is not complete yet"))
-            .collect()
-    }
-
-    fn set(&self, missing: Vec<&'static str>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = missing;
-    }
-}
-
-impl Default for Missing {
-    fn default() -> Self {
-        let missing = Reconciler::default().facts().missing();
-        Self(Arc::new(Mutex::new(missing)))
-    }
-}
-
 /// What the loop works with.
 pub struct EventLoop {
     /// What the watches say.
@@ -80,8 +53,8 @@ pub struct EventLoop {
     pub metrics: Metrics,
     /// Shows that the loop turns.
     pub heartbeat: Heartbeat,
-    /// Shows what is not known yet.
-    pub missing: Missing,
+    /// Shows the watches whose first list is not complete yet.
+    pub missing: watch::Sender<Vec<&'static str>>,
 }
 
 type Writes = JoinSet<(StatusWrite, WriteResult)>;
@@ -146,7 +119,7 @@ impl EventLoop {
             self.reconciler.expire(now);
         }
         self.reconciler.turn(now);
-        self.missing.set(self.reconciler.facts().missing());
+        self.missing.send_replace(self.reconciler.facts().missing());
         while writes.len() < WRITES
             && let Some(write) = self.reconciler.next_write(now)
         {

@@ -19,7 +19,7 @@ use super::{
     eligibility::{Asked, Eligible, Ineligible, Node, Nodes, Silence},
     rendezvous::choose,
 };
-use crate::facts::{ingress::Ingress, node::NodeAddress};
+use crate::facts::{ingress::Ingress, node::NodeFacts};
 
 /// That not all nodes are listed that could be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,9 @@ pub struct Limited {
     /// How many could be.
     pub ready: usize,
 }
+
+/// The addresses of one type of a node.
+type OfType = fn(&NodeFacts) -> &BTreeSet<IpAddr>;
 
 /// An address and the ports to list it with.
 type Entry<'a> = (IpAddr, Cow<'a, BTreeSet<PortKey>>);
@@ -47,25 +50,26 @@ pub fn addresses(
         Some((name, node, eligible))
     });
     let eligible: Vec<_> = eligible.collect();
-    let entries_of = |address_type, family| {
+    let entries_of = |of_type: OfType, family| {
         let all = eligible.iter().map(move |(name, node, eligible)| {
             (
                 *name,
-                entries(asked, name, node, *eligible, address_type, family),
+                entries(asked, name, node, *eligible, of_type, family),
             )
         });
         let some = all.filter(|(_, entries)| !entries.is_empty());
         some.collect::<Vec<(&String, Vec<Entry<'_>>)>>()
     };
+    let (external, internal): (OfType, OfType) = (|node| &node.external, |node| &node.internal);
     let mut by_node = BTreeMap::<&String, Vec<Entry<'_>>>::new();
     for family in asked.spec.cluster_ips.families() {
         let chosen = match asked.spec.address_type {
-            AddressType::ExternalIp => entries_of(NodeAddress::External, family),
-            AddressType::InternalIp => entries_of(NodeAddress::Internal, family),
+            AddressType::ExternalIp => entries_of(external, family),
+            AddressType::InternalIp => entries_of(internal, family),
             // A family's ExternalIPs if any eligible node has one.
-            AddressType::Auto => match entries_of(NodeAddress::External, family) {
-                none if none.is_empty() => entries_of(NodeAddress::Internal, family),
-                external => external,
+            AddressType::Auto => match entries_of(external, family) {
+                none if none.is_empty() => entries_of(internal, family),
+                some => some,
             },
         };
         for (name, entries) in chosen {
@@ -99,13 +103,13 @@ fn entries<'a>(
     name: &str,
     node: &Node,
     eligible: Eligible,
-    address_type: NodeAddress,
+    of_type: OfType,
     family: Family,
 ) -> Vec<Entry<'a>> {
     if !asked.has_endpoint(name, family) {
         return Vec::new();
     }
-    let addresses = node.facts.addresses(address_type).iter().copied();
+    let addresses = of_type(&node.facts).iter().copied();
     let of_family = addresses.filter(|address| Family::of(*address) == family);
     let with_ports = of_family.map(|address| match eligible {
         Eligible::AllPorts => (address, Cow::Borrowed(&asked.ports)),

@@ -42,15 +42,6 @@ pub enum NodeReady {
     NoCondition,
 }
 
-/// The types of a Node's addresses that are advertised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeAddress {
-    /// `ExternalIP`.
-    External,
-    /// `InternalIP`.
-    Internal,
-}
-
 /// What matters of a Node object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -102,15 +93,6 @@ impl NodeFacts {
             },
             external: addresses("ExternalIP"),
             internal: addresses("InternalIP"),
-        }
-    }
-
-    /// Its addresses of one type.
-    #[must_use]
-    pub fn addresses(&self, address_type: NodeAddress) -> &BTreeSet<IpAddr> {
-        match address_type {
-            NodeAddress::External => &self.external,
-            NodeAddress::Internal => &self.internal,
         }
     }
 

@@ -220,7 +220,7 @@ async fn the_service_gets_one_event_with_its_addresses() -> Result<()> {
             "-o=jsonpath={range .items[*]}{.reason}: {.message}{\"\\n\"}{end}",
         ])?;
         anyhow::ensure!(
-            BOTH.iter().all(|address| events.contains(address)),
+            BOTH.iter().any(|address| events.contains(address)),
             "{events}"
         );
         Ok(events)
@@ -230,10 +230,7 @@ async fn the_service_gets_one_event_with_its_addresses() -> Result<()> {
         .lines()
         .filter(|line| line.starts_with("LoadBalancerUpdated"))
         .count();
-    ensure!(
-        (1..=2).contains(&updates),
-        "one per change of the list: {events}"
-    );
+    ensure!(updates == 1, "none for a node that joins later: {events}");
     ensure!(!events.contains("NoReadyNodes"), "{events}");
     Ok(())
 }
