@@ -32,6 +32,8 @@ pub fn run(test: impl Future<Output = Result<()>>) -> Result<()> {
         .context("start a runtime")?;
     test_run::begin();
     let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(test)));
+    // Not waiting for what a failed test has left running.
+    runtime.shutdown_background();
     let run = test_run::end();
     if !matches!(outcome, Ok(Ok(()))) {
         evidence::print(&run);

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::cluster::config::Config;
 use crate::cluster::layout::{CLIENT_V4, CLIENT_V6, node_v4, node_v6};
+use crate::lab::init::{Init, in_thread};
 use crate::lab::netns::Netns;
 use crate::lab::requirements;
 use crate::lab::state::State;
@@ -44,6 +45,11 @@ pub struct Node {
 impl Cluster {
     /// The cluster that `HIGHWIRE_CLUSTER` names; for tests.
     pub async fn attach() -> Result<Self> {
+        Self::open(&Self::shared()?.name).await
+    }
+
+    /// What that cluster was asked to be.
+    pub fn shared() -> Result<Config> {
         requirements::check()?;
         let Ok(name) = std::env::var(ENV) else {
             bail!(
@@ -51,7 +57,7 @@ impl Cluster {
                  `hack/cluster up --name dev` and then {ENV}=dev"
             );
         };
-        Self::open(&name).await
+        Config::read(&State::new(&name)?)
     }
 
     /// The cluster of that name.
@@ -164,15 +170,20 @@ impl Cluster {
 
     /// Runs kubectl as admin, in the checkout's root; returns what it prints.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(self.config.controlplane.join("kubectl"))
+        let init = Init::of(&self.state).context("the cluster has ended")?;
+        let mut command = Command::new(self.config.controlplane.join("kubectl"));
+        command
             .arg("--kubeconfig")
             .arg(self.kubeconfig())
             .arg("--request-timeout=30s")
             .env("KUBECACHEDIR", self.state.path("kubectl-cache"))
             .args(arguments)
-            .current_dir(checkout())
-            .output()
-            .context("start kubectl")?;
+            .current_dir(checkout());
+        // It ends with the cluster, whatever it waits for.
+        let output = in_thread(|| {
+            init.adopt()?;
+            command.output().context("start kubectl")
+        })?;
         let stdout = String::from_utf8_lossy(&output.stdout);
         ensure!(
             output.status.success(),

@@ -41,11 +41,11 @@ impl PrivateCluster {
         change: impl FnOnce(&mut Config),
     ) -> Result<Self> {
         let room = ROOM.acquire().await?;
-        let shared = Cluster::attach().await?;
+        let shared = Cluster::shared()?;
         let mut config = Config {
-            name: format!("{}{suffix}", shared.config().name),
+            name: format!("{}{suffix}", shared.name),
             nodes,
-            ..shared.config().clone()
+            ..shared
         };
         change(&mut config);
         let name = config.name.clone();

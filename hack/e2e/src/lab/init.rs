@@ -80,9 +80,8 @@ impl Init {
                 .spawn()
                 .context("start process 1")
         })?;
-        let pid = i32::try_from(child.id()).context("pid")?;
+        let (pid, start_time) = process::started(&child).context("start process 1")?;
         let input = child.stdin.context("no pipe to process 1")?;
-        let start_time = process::start_time(pid).context("process 1 vanished at once")?;
         write_json(&record(state), &Self { pid, start_time })?;
         Ok(Lifeline(input))
     }
@@ -110,6 +109,7 @@ impl Init {
 
     /// Whether it runs.
     pub fn runs(&self) -> bool {
+        process::collect();
         process::runs(self.pid, self.start_time)
     }
 

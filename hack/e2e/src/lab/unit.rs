@@ -125,9 +125,8 @@ impl Unit {
             let started = command.spawn();
             started.with_context(|| format!("start {}", spec.name))
         })?;
-        let pid = i32::try_from(child.id()).context("pid")?;
-        let start_time =
-            process::start_time(pid).with_context(|| format!("{} vanished at once", spec.name))?;
+        let (pid, start_time) =
+            process::started(&child).with_context(|| format!("start {}", unit.name))?;
         write_json(
             &unit.record_path(),
             &Record {

@@ -78,8 +78,12 @@ async fn a_silent_api_server_is_noticed_and_found_again_without_a_restart() -> R
         }
     })
     .await;
-    let silence = agent.metric("highwire_agent_api_server_silence_seconds")?;
-    ensure!(silence > 10.0, "{silence} s");
+    wait_for("the silence to be counted", NOTICED, || async {
+        let silence = agent.metric("highwire_agent_api_server_silence_seconds")?;
+        ensure!(silence > 10.0, "{silence} s");
+        anyhow::Ok(())
+    })
+    .await;
     answers(&client, n1.v4(port)).await;
     heal(n1.netns())?;
     let later = scope.free_port()?;
