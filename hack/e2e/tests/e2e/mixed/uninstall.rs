@@ -253,7 +253,7 @@ async fn an_api_server_that_goes_away_in_the_middle_is_waited_for() -> Result<()
     }
     let n1 = bed.cluster.agent("n1")?;
     wait_for("it to notice", LONG, || async {
-        n1.unit().log().contains("asked to stop")
+        n1.unit().log().contains("stopping; a second signal")
     })
     .await;
     ensure!(
