@@ -1,42 +1,34 @@
 //! Wires the agent together and keeps it running.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::{Context, Result, bail};
-use highwire_api::Protocol;
+use highwire_api::{LoadBalancerNode, Protocol};
 use highwire_runtime::{
     admin::{Admin, AdminError, Refresh},
     client,
     heartbeat::Heartbeat,
     signals,
-    watch::{WatchHealth, follow, paged},
+    watch::{WatchHealth, follow, follow_object, paged},
 };
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use kube::Api;
-use tokio::{
-    sync::{mpsc, watch},
-    time::sleep,
-};
+use kube::{Api, core::DeserializeGuard};
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::{
+    agent_loop::{AgentLoop, Input},
     config::Config,
-    deletions,
-    host::{addresses, listeners, proxy, table_events},
-    kernel::Kernel,
-    lifecycle::Lifecycle,
+    facts::{News, addresses, listeners, service_proxy},
+    leave::Lifecycle,
     metrics::Metrics,
-    programmer::{Input, Programmer},
-    report::Report,
-    reporter::Reporter,
+    report::{Report, writer::Writer},
+    table::{Nft, notifications},
     udp::{self, Cleaner},
 };
 
-/// Enough for a burst; beyond it the watches wait for the programmer.
+/// Enough for a burst; beyond it the watches wait for the loop.
 const INPUTS: usize = 1024;
-
-const PROXY_LOOK: Duration = Duration::from_secs(10);
-const PROXY_SEARCH: Duration = Duration::from_secs(2);
 
 /// Runs until asked to stop.
 ///
@@ -45,11 +37,11 @@ const PROXY_SEARCH: Duration = Duration::from_secs(2);
 /// must live forever ends.
 pub async fn run(config: Config) -> Result<()> {
     let stop = signals::listen().context("cannot listen for signals")?;
-    let kernel = Kernel::new(config.nft.clone());
-    let nft_version = kernel.probe().await?;
+    let nft = Nft::new(config.nft.clone());
+    let nft_version = nft.probe().await?;
     let metrics = Metrics::new()?;
     let admin = match Admin::bind(&config.admin).await {
-        Ok(admin) => admin.refreshed_by(read_counters(&kernel, &metrics)),
+        Ok(admin) => admin.refreshed_by(read_counters(&nft, &metrics)),
         Err(error) => {
             let holder = port_holder(&error);
             return Err(error).context(holder);
@@ -74,16 +66,16 @@ pub async fn run(config: Config) -> Result<()> {
     let (inputs, received) = mpsc::channel(INPUTS);
     let (reports, reported) = watch::channel(None);
     let (frontends, served) = watch::channel(None);
-    let programmer = Programmer::new(
+    let agent_loop = AgentLoop::new(
         &config,
-        kernel.clone(),
+        nft.clone(),
         metrics.clone(),
         heartbeat.clone(),
         reports,
         frontends,
     );
     // Of Services that went while no agent ran, UDP flows may be left.
-    let left = kernel.elements().await?.unwrap_or_default();
+    let left = nft.elements().await?.unwrap_or_default();
     let taken = udp::taken_by(&left);
     let cleaner = Cleaner::new(
         client.clone(),
@@ -103,52 +95,54 @@ pub async fn run(config: Config) -> Result<()> {
         })
     };
 
+    let node = config.node_name.as_str();
+    let lifecycle = Lifecycle::new(client.clone(), &config);
+    let writer = Writer::new(&client, &config, lifecycle.node(), metrics.clone());
+    let (report_exists, exists) = mpsc::channel(16);
     // All Services, for what kube-proxy serves of the others on the node's addresses:
     // NodePorts, and externalIPs, which Services of type ClusterIP have too.
-    let services = paged();
-    let own_pods = paged().fields(&format!("spec.nodeName={}", config.node_name));
-    let own_node = paged().fields(&format!("metadata.name={}", config.node_name));
-    let lifecycle = Lifecycle::new(client.clone(), &config);
-    let reporter = Reporter::new(&client, &config, lifecycle.node(), metrics.clone());
-    let (deleted, own_deletions) = mpsc::channel(1);
-    let (addresses, found_addresses) = mpsc::channel(1);
-    let (table_events, found_table_events) = mpsc::channel(INPUTS);
+    let services = Api::<Service>::all(client.clone());
+    let pods = Api::<Pod>::all(client.clone());
+    let own_pods = paged().fields(&format!("spec.nodeName={node}"));
+    let nodes = Api::<Node>::all(client.clone());
+    // Whatever it says: who cannot read it may still see that it is deleted.
+    let node_reports = Api::<DeserializeGuard<LoadBalancerNode>>::all(client.clone());
 
     let ended = tokio::select! {
-        () = follow("Service", Api::<Service>::all(client.clone()), services, health.clone(),
-            inputs.clone(), |event| Input::Service(Box::new(event))) => "watching Services",
-        () = follow("Node", Api::<Node>::all(client.clone()), own_node.clone(), health.clone(),
-            inputs.clone(), |event| {
-                lifecycle.observe_node(&event);
-                Input::Node(Box::new(event))
+        () = follow("Service", services, paged(), health.clone(), inputs.clone(),
+            |event| Input::News(News::Service(Box::new(event)))) => "watching Services",
+        () = follow_object("Node", nodes, node, health.clone(), inputs.clone(),
+            |node: Option<Node>| {
+                lifecycle.observe_node(node.as_ref());
+                Input::News(News::Node(node.map(Box::new)))
             }) => "watching the Node",
-        () = follow("Pod", Api::<Pod>::all(client.clone()), own_pods, health.clone(),
-            inputs.clone(), |event| {
+        () = follow("Pod", pods, own_pods, health.clone(), inputs.clone(), |event| {
                 lifecycle.observe_pod(&event);
-                Input::Pod(Box::new(event))
+                Input::News(News::Pod(Box::new(event)))
             }) => "watching the node's Pods",
         () = lifecycle.follow(&health) => "watching the Namespace",
-        () = deletions::follow(&client, own_node, &health, deleted) => "watching the node's report",
-        result = addresses::follow(addresses) => {
+        () = follow_object("LoadBalancerNode", node_reports, node, health.clone(),
+            report_exists, |report| report.is_some()) => "watching the node's report",
+        result = addresses::follow(inputs.clone(), |found| Input::News(News::Addresses(found))) => {
             result.context("cannot follow the host's addresses")?;
             "following the host's addresses"
         }
-        () = pass_on(found_addresses, &inputs, Input::HostAddresses) => "following the host's addresses",
-        () = follow_proxy(&inputs) => "looking at kube-proxy",
-        result = table_events::follow(table_events) => {
+        () = service_proxy::follow(inputs.clone(), |mode| Input::News(News::Proxy(mode))) => {
+            "following kube-proxy's mode"
+        }
+        result = notifications::follow(inputs.clone(), Input::Table) => {
             result.context("cannot listen to nftables' notifications")?;
             "listening to nftables"
         }
-        () = pass_on(found_table_events, &inputs, Input::Table) => "listening to nftables",
-        () = programmer.run(received) => "programming nftables",
+        () = agent_loop.run(received) => "programming nftables",
         () = cleaner.run(served) => "cleaning up UDP flows",
-        () = reporter.run(reported, own_deletions) => "reporting",
+        () = writer.run(reported, exists) => "reporting",
         () = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
             "serving health and metrics"
         }
         // Until it is clear what stays, the node goes on serving.
         reason = lifecycle.stop_reason(signals::asked_to_stop(stop.clone())) => {
-            lifecycle.stop(reason, &kernel).await;
+            lifecycle.stop(reason, &nft).await;
             signals::asked_to_stop(stop).await;
             return Ok(());
         }
@@ -157,46 +151,16 @@ pub async fn run(config: Config) -> Result<()> {
 }
 
 /// Reads the kernel's counters of connections, which only who looks at them needs.
-fn read_counters(kernel: &Kernel, metrics: &Metrics) -> Refresh {
-    let (kernel, metrics) = (kernel.clone(), metrics.clone());
+fn read_counters(nft: &Nft, metrics: &Metrics) -> Refresh {
+    let (nft, metrics) = (nft.clone(), metrics.clone());
     Arc::new(move || {
-        let (kernel, metrics) = (kernel.clone(), metrics.clone());
+        let (nft, metrics) = (nft.clone(), metrics.clone());
         Box::pin(async move {
-            if let Ok(counters) = kernel.counters().await {
+            if let Ok(counters) = nft.counters().await {
                 metrics.show_connections(&counters);
             }
         })
     })
-}
-
-/// Looks at kube-proxy, more often while there is no sign of it.
-async fn follow_proxy(inputs: &mpsc::Sender<Input>) {
-    let mut told = None;
-    loop {
-        let mode = proxy::detect(told.flatten()).await;
-        if told != Some(mode) && inputs.send(Input::Proxy(mode)).await.is_err() {
-            return;
-        }
-        told = Some(mode);
-        sleep(if mode.is_some() {
-            PROXY_LOOK
-        } else {
-            PROXY_SEARCH
-        })
-        .await;
-    }
-}
-
-async fn pass_on<T>(
-    mut from: mpsc::Receiver<T>,
-    to: &mpsc::Sender<Input>,
-    wrap: impl Fn(T) -> Input,
-) {
-    while let Some(found) = from.recv().await {
-        if to.send(wrap(found)).await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Who has the port that the agent itself wanted, in words.
@@ -227,12 +191,9 @@ fn problems(report: Option<&Report>, health: &WatchHealth, node: &str) -> Vec<St
              is that its name in `kubectl get nodes`?"
         )),
         None => problems.push("nothing programmed yet".to_owned()),
-        Some(report) if !report.readiness.is_ready() => {
-            problems.push(format!(
-                "{}: {}",
-                report.readiness.reason(),
-                report.readiness
-            ));
+        Some(report) if !report.readiness().is_ready() => {
+            let readiness = report.readiness();
+            problems.push(format!("{}: {readiness}", readiness.reason()));
         }
         Some(_) => {}
     }

@@ -15,10 +15,12 @@ use highwire_api::{
 use highwire_runtime::{admin, logging::LogFormat};
 use ipnet::IpNet;
 
-use crate::{
-    host::addresses::AddressPolicy,
-    reserved::{self, ReservedPorts},
-};
+use crate::port_ranges::PortRanges;
+
+/// What `--reserved-ports` is by default: SSH; BGP; etcd; the API server; our own two;
+/// kubelet, kube-proxy, kube-controller-manager and kube-scheduler (kubernetes.io "Ports
+/// and Protocols").
+const RESERVED_PORTS: &str = "22,179,2379-2380,6443,9807,9808,10248-10259";
 
 /// Programs nftables so that this node answers for LoadBalancer Services.
 #[derive(Debug, Parser)]
@@ -50,8 +52,8 @@ pub enum Command {
         #[arg(long, value_name = "CIDR")]
         address_cidr: Vec<IpNet>,
         /// The agent's --reserved-ports.
-        #[arg(long, value_name = "PORTS", default_value = reserved::DEFAULT)]
-        reserved_ports: ReservedPorts,
+        #[arg(long, value_name = "PORTS", default_value = RESERVED_PORTS)]
+        reserved_ports: PortRanges,
     },
     /// Remove the nftables table of Highwire from this host.
     Cleanup {
@@ -95,8 +97,8 @@ pub struct RunArgs {
     pub address_cidr: Vec<IpNet>,
     /// TCP ports that no Service gets, whether or not anybody listens there: ports and
     /// ranges, joined by commas; empty for none.
-    #[arg(long, value_name = "PORTS", default_value = reserved::DEFAULT)]
-    pub reserved_ports: ReservedPorts,
+    #[arg(long, value_name = "PORTS", default_value = RESERVED_PORTS)]
+    pub reserved_ports: PortRanges,
     /// How long a listener of the host keeps its port after it is gone, such as 60s or
     /// 2m; 0 for not at all.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
@@ -131,10 +133,8 @@ pub struct Config {
     pub admin: BTreeSet<SocketAddr>,
     /// Whose Services are ours.
     pub class_policy: ClassPolicy,
-    /// Which addresses are served.
-    pub address_policy: AddressPolicy,
-    /// What no Service gets.
-    pub reserved_ports: ReservedPorts,
+    /// What the admin has decided about the node's addresses and ports.
+    pub policy: Policy,
     /// How long a listener that is gone keeps its port.
     pub listener_hold_down: Duration,
     /// The nft program.
@@ -152,8 +152,7 @@ impl From<RunArgs> for Config {
             },
             lease_duration: Duration::from_secs(args.lease_duration),
             class_policy: class_policy(args.default_class),
-            address_policy: address_policy(args.address_cidr),
-            reserved_ports: args.reserved_ports,
+            policy: Policy::new(args.address_cidr, args.reserved_ports),
             listener_hold_down: args.listener_hold_down,
             nft: args.nft,
         }
@@ -170,13 +169,39 @@ pub fn class_policy(default_class: bool) -> ClassPolicy {
     }
 }
 
-/// What `--address-cidr` means.
-#[must_use]
-pub fn address_policy(networks: Vec<IpNet>) -> AddressPolicy {
-    if networks.is_empty() {
-        AddressPolicy::Default
-    } else {
-        AddressPolicy::Within(networks)
+/// What the admin has decided about the node's addresses and ports.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// Which of the host's addresses Services answer at.
+    pub addresses: AddressPolicy,
+    /// TCP ports that no Service gets: their owners rule the node or the cluster, and
+    /// whoever can create Services must not get one while its owner restarts.
+    pub reserved_ports: PortRanges,
+}
+
+/// Which of the host's addresses Services answer at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AddressPolicy {
+    /// The Node's addresses and those on interfaces with a default route.
+    #[default]
+    Default,
+    /// Only addresses within these networks (`--address-cidr`). Never empty.
+    Within(Vec<IpNet>),
+}
+
+impl Policy {
+    /// What `--address-cidr` and `--reserved-ports` mean.
+    #[must_use]
+    pub fn new(address_cidr: Vec<IpNet>, reserved_ports: PortRanges) -> Self {
+        let addresses = if address_cidr.is_empty() {
+            AddressPolicy::Default
+        } else {
+            AddressPolicy::Within(address_cidr)
+        };
+        Self {
+            addresses,
+            reserved_ports,
+        }
     }
 }
 
@@ -220,7 +245,7 @@ mod tests {
         let config = Config::from(cli.run.unwrap());
         assert_eq!(config.class_policy, ClassPolicy::OursOnly);
         assert_eq!(
-            config.address_policy,
+            config.policy.addresses,
             AddressPolicy::Within(vec!["192.0.2.0/24".parse().unwrap()])
         );
     }
@@ -229,7 +254,13 @@ mod tests {
     fn what_nobody_chose_is_safe() {
         let cli = Cli::try_parse_from(["highwire-agent", "--node-name=n1"]).unwrap();
         let config = Config::from(cli.run.unwrap());
-        assert_eq!(config.reserved_ports.to_string(), reserved::DEFAULT);
+        let reserved = &config.policy.reserved_ports;
+        assert_eq!(reserved.to_string(), RESERVED_PORTS);
+        for port in [
+            22, 179, 2379, 2380, 6443, 9807, 9808, 10248, 10250, 10256, 10259,
+        ] {
+            assert!(reserved.contains(port), "{port}");
+        }
         assert_eq!(config.listener_hold_down, Duration::from_secs(60));
         for (text, seconds) in [("0", 0), ("0s", 0), ("2m", 120), ("1m 30s", 90)] {
             assert_eq!(time(text), Ok(Duration::from_secs(seconds)), "{text}");

@@ -1,31 +1,19 @@
 //! The Highwire agent: one per opted-in node.
 //!
-//! It watches LoadBalancer Services and its own Node, decides what this node
-//! forwards ([`decide`]), renders that into nftables transactions ([`ruleset`]),
-//! applies them ([`kernel`]), deletes conntrack entries of UDP flows that go nowhere
-//! any more ([`udp`]) and reports what the kernel does ([`report`],
-//! [`reporter`]). `README.md` beside this crate draws a packet's way.
+//! What it knows ([`facts`]) leads to one pure decision ([`decide`]). The difference to
+//! what is there is written: to nftables ([`table`]), to conntrack for UDP ([`udp`]) and to
+//! the API server ([`report`]). [`agent_loop`] joins them and [`app`] wires everything.
+//! `README.md` beside this crate draws the packet's path.
 
+pub mod agent_loop;
 pub mod app;
-pub mod claims;
 pub mod config;
 pub mod decide;
-pub mod deletions;
-pub mod drift;
-pub mod explain;
-pub mod host;
-pub mod kernel;
-pub mod kernel_table;
-pub mod left_out;
-pub mod lifecycle;
+pub mod facts;
+pub mod leave;
 pub mod metrics;
-pub mod node;
-pub mod plan;
-pub mod programmer;
-pub mod range_bound;
+pub mod netlink;
+pub mod port_ranges;
 pub mod report;
-pub mod reporter;
-pub mod reserved;
-pub mod ruleset;
-pub mod services;
+pub mod table;
 pub mod udp;

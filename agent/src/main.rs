@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use highwire_agent::{
     app,
-    config::{Cli, Command, Config, address_policy, class_policy},
-    explain::explain,
-    lifecycle,
+    config::{Cli, Command, Config, Policy, class_policy},
+    leave,
+    report::explain::explain,
 };
 use highwire_runtime::{client, heartbeat::Heartbeat, logging};
 
@@ -42,16 +42,16 @@ async fn main() -> ExitCode {
 
 async fn by_hand(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Cleanup { nft } => lifecycle::cleanup(nft).await,
+        Command::Cleanup { nft } => leave::cleanup(nft).await,
         Command::Explain {
             node,
             default_class,
             address_cidr,
             reserved_ports,
         } => {
-            let (class, addresses) = (class_policy(default_class), address_policy(address_cidr));
+            let policy = Policy::new(address_cidr, reserved_ports);
             let client = client::client(&client::config().await?, &Heartbeat::default(), None)?;
-            explain(client, &node, class, &addresses, &reserved_ports).await
+            explain(client, &node, class_policy(default_class), &policy).await
         }
     }
 }

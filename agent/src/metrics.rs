@@ -1,14 +1,9 @@
 //! The agent's metrics.
 
-use highwire_api::node::ConflictReason;
+use highwire_api::node::{Conflict, ConflictReason};
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector,
-};
-
-use crate::{
-    report::{Readiness, Report},
-    ruleset::Transaction,
 };
 
 /// All metrics; clones share them.
@@ -30,11 +25,15 @@ pub struct Metrics {
     /// Conntrack entries that could not be read and were passed over.
     pub udp_flows_unreadable: IntCounter,
     udp_sweeps: IntCounterVec,
-    services: IntGauge,
-    ports: IntGauge,
+    /// Services this node forwards.
+    pub services: IntGauge,
+    /// Ports this node forwards.
+    pub ports: IntGauge,
+    /// Whether this node forwards.
+    pub ready: IntGauge,
+    /// Every Service event up to this version is in the kernel.
+    pub observed: IntGauge,
     conflicts: IntGaugeVec,
-    ready: IntGauge,
-    observed: IntGauge,
     applies: IntCounterVec,
     elements: IntCounter,
     apply_seconds: Histogram,
@@ -117,36 +116,23 @@ impl Metrics {
         })
     }
 
-    /// Shows what is reported to the cluster.
-    pub fn show(&self, report: &Report) {
-        let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
-        self.services.set(count(report.decision.served.len()));
-        self.ports.set(count(report.ports()));
+    /// Shows how many refused ports have each reason.
+    pub fn show_conflicts(&self, conflicts: &[Conflict]) {
         for reason in ConflictReason::ALL {
-            let refused = report
-                .decision
-                .conflicts
-                .iter()
-                .filter(|c| c.reason == reason);
+            let refused = conflicts.iter().filter(|c| c.reason == reason).count();
             let gauge = self.conflicts.with_label_values(&[reason.as_str()]);
-            gauge.set(count(refused.count()));
+            gauge.set(count(refused));
         }
-        self.ready
-            .set(i64::from(report.readiness == Readiness::Programmed));
-        self.observed
-            .set(i64::try_from(report.observed.0).unwrap_or(i64::MAX));
     }
 
-    /// Counts a transaction that took `seconds`.
-    pub fn applied(&self, transaction: &Transaction, seconds: f64, ok: bool) {
+    /// Counts a transaction of that kind which took `seconds`.
+    pub fn applied(&self, kind: &str, elements: usize, seconds: f64, ok: bool) {
         let result = if ok { "ok" } else { "error" };
-        self.applies
-            .with_label_values(&[transaction.kind(), result])
-            .inc();
+        self.applies.with_label_values(&[kind, result]).inc();
         self.apply_seconds.observe(seconds);
         if ok {
             self.elements
-                .inc_by(u64::try_from(transaction.cost()).unwrap_or(u64::MAX));
+                .inc_by(u64::try_from(elements).unwrap_or(u64::MAX));
         }
     }
 
@@ -163,6 +149,12 @@ impl Metrics {
             self.connections.with_label_values(&[outcome]).set(packets);
         }
     }
+}
+
+/// A number of things as a gauge takes it.
+#[must_use]
+pub fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn add<C: Collector + Clone + 'static>(

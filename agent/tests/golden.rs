@@ -9,7 +9,7 @@ mod plans;
 
 use std::{env, fs};
 
-use highwire_agent::ruleset::{Elements, Transaction};
+use highwire_agent::table::{Elements, Transaction};
 
 #[test]
 fn whole_tables_read_as_in_the_golden_files() {

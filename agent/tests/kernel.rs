@@ -21,14 +21,17 @@ mod nft_versions;
 use std::{net::IpAddr, process::Command, thread, time::Duration};
 
 use highwire_agent::{
-    host::{
+    decide::Plan,
+    facts::{
         addresses::{self, HostAddress},
-        listeners, proxy,
-        table_events::{self, TableEvent},
+        listeners, service_proxy,
     },
-    kernel::{Kernel, NftError},
-    plan::Plan,
-    ruleset::{DataPath, Element, Elements, Transaction},
+    table::{
+        DataPath, Element, Elements, Nft, Set, Transaction,
+        nft::NftError,
+        notifications::{self, TableEvent},
+        sets::Key,
+    },
 };
 use highwire_api::{Family, Protocol, node::ProxyMode};
 use nix::sched::{CloneFlags, unshare};
@@ -65,8 +68,8 @@ fn command(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn kernel() -> Kernel {
-    Kernel::new("nft".into())
+fn nft() -> Nft {
+    Nft::new("nft".into())
 }
 
 fn replace(path: DataPath, plan: &Plan) -> Transaction {
@@ -84,7 +87,7 @@ fn services() -> Plan {
 #[test]
 fn the_probe_accepts_this_kernel_and_changes_nothing() {
     in_new_namespace(async || {
-        let version = kernel().probe().await.unwrap();
+        let version = nft().probe().await.unwrap();
         assert!(version.starts_with("1."), "{version}");
         assert_eq!(command("nft list tables"), "");
     });
@@ -100,7 +103,7 @@ fn what_the_kernel_gets_is_what_the_golden_text_says() {
             command("nft list table inet highwire")
         });
         let applied = in_new_namespace(async move || {
-            kernel().apply(&replace(path, &plan)).await.unwrap();
+            nft().apply(&replace(path, &plan)).await.unwrap();
             command("nft list table inet highwire")
         });
         assert_eq!(applied, from_file, "{name}");
@@ -110,11 +113,11 @@ fn what_the_kernel_gets_is_what_the_golden_text_says() {
 #[test]
 fn what_was_applied_is_read_back() {
     in_new_namespace(async || {
-        assert_eq!(kernel().elements().await.unwrap(), None, "no table yet");
+        assert_eq!(nft().elements().await.unwrap(), None, "no table yet");
         for (_, path, plan) in plans::golden() {
-            kernel().apply(&replace(path, &plan)).await.unwrap();
+            nft().apply(&replace(path, &plan)).await.unwrap();
             assert_eq!(
-                kernel().elements().await.unwrap(),
+                nft().elements().await.unwrap(),
                 Some(Elements::of(&plan, path))
             );
         }
@@ -130,7 +133,7 @@ fn changes_lead_where_a_replacement_would() {
         let (slot, target) = plans::forward(Family::V4, Protocol::Tcp, 80, "10.96.0.99");
         steps[2].forwards.insert(slot, target);
         steps[3] = Plan::default();
-        kernel()
+        nft()
             .apply(&replace(DataPath::FirstPacket, &services()))
             .await
             .unwrap();
@@ -138,9 +141,9 @@ fn changes_lead_where_a_replacement_would() {
         for step in steps {
             let after = elements(&step);
             if let Some(change) = Transaction::between(&before, &after) {
-                kernel().apply(&change).await.unwrap();
+                nft().apply(&change).await.unwrap();
             }
-            assert_eq!(kernel().elements().await.unwrap().as_ref(), Some(&after));
+            assert_eq!(nft().elements().await.unwrap().as_ref(), Some(&after));
             before = after;
         }
     });
@@ -149,22 +152,22 @@ fn changes_lead_where_a_replacement_would() {
 #[test]
 fn a_transaction_that_fails_changes_nothing() {
     in_new_namespace(async || {
-        kernel()
+        nft()
             .apply(&replace(DataPath::FirstPacket, &services()))
             .await
             .unwrap();
-        let missing = Element::Node("192.0.2.99".parse().unwrap());
-        let there = Element::Node("192.0.2.11".parse().unwrap());
+        let node = |address: &str| Element {
+            set: Set::named("node4").unwrap(),
+            key: Key::Address(address.parse().unwrap()),
+        };
+        let (missing, there) = (node("192.0.2.99"), node("192.0.2.11"));
         let change = Transaction::Change {
             delete: vec![there, missing],
             add: vec![],
         };
-        let error = kernel().apply(&change).await.unwrap_err();
+        let error = nft().apply(&change).await.unwrap_err();
         assert!(matches!(error, NftError::Absent { .. }), "{error}");
-        assert_eq!(
-            kernel().elements().await.unwrap(),
-            Some(elements(&services()))
-        );
+        assert_eq!(nft().elements().await.unwrap(), Some(elements(&services())));
     });
 }
 
@@ -175,14 +178,14 @@ fn other_tables_are_left_alone_and_nothing_of_ours_stays() {
         command("nft add chain ip other input { type filter hook input priority 0 ; }");
         command("nft add rule ip other input tcp dport 22 accept");
         let other = command("nft list table ip other");
-        kernel()
+        nft()
             .apply(&replace(DataPath::FirstPacket, &services()))
             .await
             .unwrap();
         assert_eq!(command("nft list table ip other"), other);
-        kernel().apply(&Transaction::Remove).await.unwrap();
+        nft().apply(&Transaction::Remove).await.unwrap();
         assert_eq!(command("nft list ruleset"), other);
-        kernel()
+        nft()
             .apply(&Transaction::Remove)
             .await
             .expect("removing nothing is no error");
@@ -192,11 +195,11 @@ fn other_tables_are_left_alone_and_nothing_of_ours_stays() {
 #[test]
 fn the_counters_can_be_read() {
     in_new_namespace(async || {
-        kernel()
+        nft()
             .apply(&replace(DataPath::FirstPacket, &services()))
             .await
             .unwrap();
-        let mut counters = kernel().counters().await.unwrap();
+        let mut counters = nft().counters().await.unwrap();
         counters.sort();
         let zero = |name: &str| (name.to_owned(), 0);
         assert_eq!(
@@ -268,7 +271,7 @@ fn who_has_the_agents_port_is_named() {
 #[test]
 fn cleanup_by_hand_removes_the_table() {
     in_new_namespace(async || {
-        kernel()
+        nft()
             .apply(&replace(DataPath::FirstPacket, &services()))
             .await
             .unwrap();
@@ -285,7 +288,7 @@ fn addresses_are_followed() {
         command("ip link set eth0 up");
         command("ip link set eth1 up");
         let (sender, mut found) = mpsc::channel(1);
-        let follower = tokio::spawn(addresses::follow(sender));
+        let follower = tokio::spawn(addresses::follow(sender, |found| found));
         let first = found.recv().await.unwrap();
         assert!(first.iter().all(|address| !address.global), "{first:?}");
         let address: IpAddr = "192.0.2.11".parse().unwrap();
@@ -369,12 +372,12 @@ fn kube_proxy_is_known_by_its_traces() {
             for trace in traces {
                 command(trace);
             }
-            assert_eq!(proxy::detect(None).await, mode, "{traces:?}");
+            assert_eq!(service_proxy::detect(None).await, mode, "{traces:?}");
             // A missed answer changes nothing.
             if !traces.is_empty() {
                 let known = traces[0].contains("kube-ipvs0").then_some(ProxyMode::Ipvs);
                 let known = known.or(mode);
-                assert_eq!(proxy::detect(known).await, known, "{traces:?}");
+                assert_eq!(service_proxy::detect(known).await, known, "{traces:?}");
             }
         });
     }
@@ -384,20 +387,20 @@ fn kube_proxy_is_known_by_its_traces() {
 fn every_transaction_on_the_table_is_told_and_no_other() {
     in_new_namespace(async || {
         let (sender, mut events) = mpsc::channel(16);
-        let follower = tokio::spawn(table_events::follow(sender));
+        let follower = tokio::spawn(notifications::follow(sender, |event| event));
         tokio::task::yield_now().await; // the follower subscribes
         command("nft add table ip other");
-        kernel()
+        nft()
             .apply(&replace(DataPath::FirstPacket, &services()))
             .await
             .unwrap();
         command("nft flush ruleset");
-        kernel()
+        nft()
             .apply(&replace(DataPath::FirstPacket, &services()))
             .await
             .unwrap();
         let change = Transaction::between(&elements(&services()), &Elements::default());
-        kernel().apply(&change.unwrap()).await.unwrap();
+        nft().apply(&change.unwrap()).await.unwrap();
         for step in [
             "replaced",
             "flushed by somebody",

@@ -20,12 +20,14 @@ use tracing::{debug, info, warn};
 
 use super::{
     conntrack::{Conntrack, ConntrackError},
-    endpoints::{EndpointIndex, Endpoints},
     frontends::Frontends,
     schedule::Schedule,
     stale::{Frontend, View},
 };
-use crate::metrics::Metrics;
+use crate::{
+    facts::endpoints::{EndpointIndex, Endpoints},
+    metrics::Metrics,
+};
 
 /// Whole EndpointSlices, with up to a hundred endpoints each; beyond it the watch waits.
 const EVENTS: usize = 16;

@@ -1,15 +1,10 @@
 //! Reading and deleting conntrack entries by ctnetlink (NETLINK_NETFILTER,
 //! subsystem conntrack; kernel include/uapi/linux/netfilter/nfnetlink_conntrack.h).
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP,
-    NLM_F_REQUEST, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    Nla,
+    DefaultNla, Emitable, NLA_F_NESTED, NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP, Nla,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -18,10 +13,12 @@ use netlink_packet_netfilter::{
         Tuple,
     },
 };
-use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
+use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
+use nix::errno::Errno;
 use thiserror::Error;
 
 use super::flow::{Flow, Tuple as FlowTuple};
+use crate::netlink::{NetlinkError, ask};
 
 /// Of an entry: tells it from others; a later one with the same tuples has another,
 /// unless it is at the very same place in memory.
@@ -35,28 +32,21 @@ const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_F_CTA_IP_DST: u32 = 1 << 1;
 const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
-const ENOENT: i32 = 2;
 
 /// Why flows cannot be read or deleted.
 #[derive(Debug, Error)]
 pub enum ConntrackError {
-    /// The netlink socket cannot be used.
-    #[error("cannot talk to the kernel's conntrack: {0}")]
-    Socket(#[source] io::Error),
-    /// The kernel refused.
+    /// The kernel did not do what it was asked for.
     #[error(
-        "the kernel refused to {step}: {source}; does the agent have CAP_NET_ADMIN, and is \
-         nf_conntrack_netlink in this kernel?"
+        "the kernel's conntrack was asked to {step}: {source}; does the agent have CAP_NET_ADMIN, \
+         and is nf_conntrack_netlink in this kernel?"
     )]
-    Refused {
-        /// What was asked for.
+    Failed {
+        /// What it was asked for.
         step: String,
-        /// The kernel's answer.
-        source: io::Error,
+        /// Why it did not.
+        source: NetlinkError,
     },
-    /// The answer is not understood.
-    #[error("cannot read the kernel's answer about conntrack: {0}")]
-    Read(#[from] DecodeError),
     /// There was no answer, or no end of it.
     #[error("the kernel's conntrack did not answer in time")]
     NoAnswer,
@@ -86,7 +76,8 @@ impl Conntrack {
     /// # Errors
     /// If there is no netfilter in this kernel.
     pub fn open() -> Result<Self, ConntrackError> {
-        let socket = Socket::new(NETLINK_NETFILTER).map_err(ConntrackError::Socket)?;
+        let socket = Socket::new(NETLINK_NETFILTER);
+        let socket = socket.map_err(|error| failed("open a socket", error.into()))?;
         Ok(Self { socket })
     }
 
@@ -110,13 +101,14 @@ impl Conntrack {
             attributes: vec![plain(&tuple), filter(address)],
         };
         let mut flows = Vec::new();
-        let step = || format!("list the UDP flows to {address}");
-        let unreadable = self.ask(address, NLM_F_DUMP, request, step, |attributes| {
-            let found = flow(attributes);
+        let request = about(address, request);
+        let listed = ask(&self.socket, NLM_F_DUMP, request, |message| {
             // The kernel may list more than that; before 5.8, everything.
-            let of_address = found.filter(|f| f.original.destination.ip() == address);
+            let of_address = flow(&message).filter(|f| f.original.destination.ip() == address);
             flows.extend(of_address.filter(|flow| wanted(flow)));
-        })?;
+        });
+        let step = || format!("list the UDP flows to {address}");
+        let unreadable = listed.map_err(|error| failed(&step(), error))?;
         Ok(Listed { flows, unreadable })
     }
 
@@ -142,110 +134,30 @@ impl Conntrack {
         ]);
         let id = DefaultNla::new(CTA_ID, flow.id.to_be_bytes().to_vec());
         let request = ConntrackMessage::Delete(vec![tuple, ConntrackAttribute::Other(id)]);
-        let step = || format!("delete the flow {flow}");
-        let answer = self.ask(destination.ip(), NLM_F_ACK, request, step, |_| {});
-        match answer {
+        let request = about(destination.ip(), request);
+        match ask(&self.socket, NLM_F_ACK, request, |_| {}) {
             Ok(_) => Ok(true),
-            Err(ConntrackError::Refused { source, .. })
-                if source.raw_os_error() == Some(ENOENT) =>
+            Err(NetlinkError::Refused(error))
+                if error.raw_os_error() == Some(Errno::ENOENT as i32) =>
             {
                 Ok(false)
             }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn ask(
-        &self,
-        family_of: IpAddr,
-        flags: u16,
-        request: ConntrackMessage,
-        step: impl Fn() -> String,
-        entry: impl FnMut(&[ConntrackAttribute]),
-    ) -> Result<u64, ConntrackError> {
-        self.send(family_of, flags, request)
-            .map_err(ConntrackError::Socket)?;
-        self.receive(step, entry)
-    }
-
-    fn send(&self, family_of: IpAddr, flags: u16, request: ConntrackMessage) -> io::Result<()> {
-        let family = match family_of {
-            IpAddr::V4(_) => NetfilterProtoFamily::IPv4,
-            IpAddr::V6(_) => NetfilterProtoFamily::IPv6,
-        };
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        let netfilter = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request);
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(netfilter));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map(drop)
-    }
-
-    /// Reads until the kernel says that it is done. Says how many entries could not be
-    /// read.
-    fn receive(
-        &self,
-        step: impl Fn() -> String,
-        mut entry: impl FnMut(&[ConntrackAttribute]),
-    ) -> Result<u64, ConntrackError> {
-        let mut unreadable = 0;
-        loop {
-            let received = self.socket.recv_from_full();
-            let (datagram, _) = received.map_err(ConntrackError::Socket)?;
-            if read(&datagram, &step, &mut entry, &mut unreadable)? == Progress::Done {
-                return Ok(unreadable);
-            }
+            Err(error) => Err(failed(&format!("delete the flow {flow}"), error)),
         }
     }
 }
 
-/// Whether more of an answer follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    More,
-    Done,
+fn failed(step: &str, source: NetlinkError) -> ConntrackError {
+    let step = step.to_owned();
+    ConntrackError::Failed { step, source }
 }
 
-/// Hands out the entries of one datagram. One that cannot be read is passed over and
-/// counted, since where the next begins is known all the same.
-fn read(
-    datagram: &[u8],
-    step: &impl Fn() -> String,
-    entry: &mut impl FnMut(&[ConntrackAttribute]),
-    unreadable: &mut u64,
-) -> Result<Progress, ConntrackError> {
-    let mut rest = datagram;
-    while !rest.is_empty() {
-        let header = NetlinkBuffer::new_checked(rest)?;
-        let is_entry = header.message_type() > NLMSG_OVERRUN;
-        // Messages are aligned to four bytes (netlink(7)).
-        let length = (header.length() as usize).next_multiple_of(4);
-        match NetlinkMessage::<NetfilterMessage>::deserialize(rest) {
-            Err(_) if is_entry => *unreadable += 1,
-            Err(error) => return Err(error.into()),
-            Ok(message) => match message.payload {
-                NetlinkPayload::InnerMessage(NetfilterMessage {
-                    inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
-                    ..
-                }) => entry(&attributes),
-                NetlinkPayload::Done(_) => return Ok(Progress::Done),
-                NetlinkPayload::Error(answer) if answer.code.is_none() => {
-                    return Ok(Progress::Done);
-                }
-                NetlinkPayload::Error(answer) => {
-                    return Err(ConntrackError::Refused {
-                        step: step(),
-                        source: answer.to_io(),
-                    });
-                }
-                _ => {}
-            },
-        }
-        rest = rest.get(length..).unwrap_or_default();
-    }
-    Ok(Progress::More)
+fn about(address: IpAddr, request: ConntrackMessage) -> NetfilterMessage {
+    let family = match address {
+        IpAddr::V4(_) => NetfilterProtoFamily::IPv4,
+        IpAddr::V6(_) => NetfilterProtoFamily::IPv6,
+    };
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request)
 }
 
 /// Compare the protocol and, for IPv4, the destination: Linux compares IPv6
@@ -276,7 +188,10 @@ fn plain(attribute: &ConntrackAttribute) -> DefaultNla {
 
 /// The UDP flow that an entry stands for; `None` for another protocol, or a zone
 /// other than 0.
-fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
+fn flow(message: &NetfilterMessage) -> Option<Flow> {
+    let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = &message.inner else {
+        return None;
+    };
     let (mut original, mut reply, mut id) = (None, None, None);
     for attribute in attributes {
         match attribute {
@@ -338,64 +253,4 @@ fn number(attribute: &DefaultNla) -> Option<u32> {
         attribute.emit_value(&mut bytes);
         u32::from_be_bytes(bytes)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An entry of UDP as the kernel sends it, of a client at that port.
-    fn message(port: u16) -> Vec<u8> {
-        let tuple = |from: (&str, u16), to: (&str, u16)| {
-            vec![
-                Tuple::Ip(vec![
-                    IPTuple::SourceAddress(from.0.parse().unwrap()),
-                    IPTuple::DestinationAddress(to.0.parse().unwrap()),
-                ]),
-                Tuple::Proto(vec![
-                    ProtoTuple::Protocol(Protocol::Udp),
-                    ProtoTuple::SourcePort(from.1),
-                    ProtoTuple::DestinationPort(to.1),
-                ]),
-            ]
-        };
-        let (client, node) = (("198.51.100.10", port), ("192.0.2.11", 53));
-        let attributes = vec![
-            ConntrackAttribute::CtaTupleOrig(tuple(client, node)),
-            ConntrackAttribute::CtaTupleReply(tuple(node, client)),
-            ConntrackAttribute::Other(DefaultNla::new(CTA_ID, 7_u32.to_be_bytes().to_vec())),
-        ];
-        let inner = ConntrackMessage::New(attributes);
-        let header = NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0);
-        let payload = NetlinkPayload::from(NetfilterMessage::new(header, inner));
-        let mut message = NetlinkMessage::new(NetlinkHeader::default(), payload);
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        bytes
-    }
-
-    #[test]
-    fn an_entry_that_cannot_be_read_is_passed_over_and_counted() {
-        let mut broken = message(2);
-        // The first attribute claims to be longer than its message.
-        broken[20..22].copy_from_slice(&u16::MAX.to_ne_bytes());
-        let datagram = [message(1), broken, message(3)].concat();
-        let (mut ports, mut unreadable) = (Vec::new(), 0);
-        let mut entry = |attributes: &[ConntrackAttribute]| {
-            ports.extend(flow(attributes).map(|flow| flow.original.source.port()));
-        };
-        let step = || "list".to_owned();
-        let progress = read(&datagram, &step, &mut entry, &mut unreadable).unwrap();
-        assert_eq!((progress, unreadable), (Progress::More, 1));
-        assert_eq!(ports, [1, 3]);
-    }
-
-    #[test]
-    fn a_datagram_that_ends_early_is_an_error() {
-        let whole = message(1);
-        let step = || "list".to_owned();
-        let cut = read(&whole[..10], &step, &mut |_| {}, &mut 0);
-        assert!(matches!(cut, Err(ConntrackError::Read(_))), "{cut:?}");
-    }
 }

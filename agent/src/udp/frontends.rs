@@ -7,16 +7,11 @@ use std::{
 
 use highwire_api::{Family, Protocol, ServiceKey, arbitration::Slot, service::TrafficPolicy};
 
-use crate::ruleset::{Element, Elements};
-
-/// A port of a Service, by the name that EndpointSlices use too.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ServicePortName {
-    /// The Service.
-    pub service: ServiceKey,
-    /// The port's name; empty if it has none.
-    pub port: String,
-}
+use crate::{
+    decide::{Decision, sockets},
+    facts::endpoints::ServicePortName,
+    table::{Elements, Set, sets::Key},
+};
 
 /// What stands behind an address and port of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,28 +29,28 @@ pub struct Behind {
 pub struct Frontends {
     /// Each with what stands behind it.
     pub served: BTreeMap<SocketAddr, Behind>,
-    /// All addresses of this node, served or not.
+    /// All addresses of this node, served or not; none if no UDP is served.
     pub own: BTreeSet<IpAddr>,
 }
 
 impl Frontends {
-    /// Every one of `addresses` at each of `ports` of its family. Empty if there
-    /// are no ports, whatever the node's `own` addresses.
+    /// Those of a decision.
     #[must_use]
-    pub fn new(
-        addresses: &BTreeSet<IpAddr>,
-        ports: impl Iterator<Item = (Slot, Behind)>,
-        own: BTreeSet<IpAddr>,
-    ) -> Self {
-        let served: BTreeMap<_, _> = ports
-            .flat_map(|(slot, behind)| at(slot, addresses).map(move |at| (at, behind.clone())))
-            .collect();
-        let own = if served.is_empty() {
-            BTreeSet::new()
-        } else {
-            own
-        };
-        Self { served, own }
+    pub fn of(decision: &Decision) -> Self {
+        let behind = decision.plan.udp().map(|(at, slot, forward)| {
+            let behind = Behind {
+                port: forward.port_name.clone(),
+                entrance: forward.entrance(slot),
+                policy: forward.policy(),
+            };
+            (at, behind)
+        });
+        let served: BTreeMap<_, _> = behind.collect();
+        let own = decision.own_addresses.iter().filter(|_| !served.is_empty());
+        Self {
+            own: own.copied().collect(),
+            served,
+        }
     }
 
     /// The Services behind them.
@@ -69,56 +64,64 @@ impl Frontends {
 /// Where a table of ours, perhaps an earlier agent's, takes UDP.
 #[must_use]
 pub fn taken_by(table: &Elements) -> BTreeSet<SocketAddr> {
-    let keys = || table.0.keys();
-    let addresses: BTreeSet<IpAddr> = keys()
-        .filter_map(|element| match element {
-            Element::Node(address) => Some(*address),
+    let mut taken = BTreeSet::new();
+    for (family, node, ports) in [
+        (Family::V4, "node4", "ports4"),
+        (Family::V6, "node6", "ports6"),
+    ] {
+        let keys = |name| {
+            let elements = Set::named(name).map(|set| table.of_set(set));
+            elements.into_iter().flatten().map(|(key, _)| key)
+        };
+        let addresses = keys(node).filter_map(|key| match key {
+            Key::Address(address) => Some(address),
             _ => None,
-        })
-        .collect();
-    let slots = keys().filter_map(|element| match element {
-        Element::Port(slot) if slot.port.protocol == Protocol::Udp => Some(*slot),
-        _ => None,
-    });
-    slots.flat_map(|slot| at(slot, &addresses)).collect()
-}
-
-/// Those of the addresses that are of the slot's family, with its port.
-fn at(slot: Slot, addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item = SocketAddr> {
-    addresses
-        .iter()
-        .filter(move |address| Family::of(**address) == slot.family)
-        .map(move |address| SocketAddr::new(*address, slot.port.port.get()))
+        });
+        let addresses: BTreeSet<IpAddr> = addresses.collect();
+        for key in keys(ports) {
+            if let Key::Port(port) = key
+                && port.protocol == Protocol::Udp
+            {
+                taken.extend(sockets(Slot { family, port }, &addresses));
+            }
+        }
+    }
+    taken
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        plan::{Plan, Target},
-        ruleset::DataPath,
+        decide::{Forward, Plan, Target},
+        table::DataPath,
     };
     use highwire_api::PortKey;
 
-    fn slot(family: Family, protocol: Protocol, port: i32) -> Slot {
-        let port = PortKey::new(protocol, port).unwrap();
-        Slot { family, port }
-    }
-
     #[test]
-    fn a_table_tells_where_it_takes_udp() {
-        let target = |ip: &str| Target::ClusterIp(ip.parse().unwrap());
+    fn a_table_says_where_it_takes_udp() {
+        let forward = |family, protocol, port, ip: &str| {
+            let port = PortKey::new(protocol, port).unwrap();
+            let forward = Forward {
+                target: Target::ClusterIp(ip.parse().unwrap()),
+                clients: None,
+                port_name: ServicePortName {
+                    service: "ns/dns".parse().unwrap(),
+                    port: String::new(),
+                },
+            };
+            (Slot { family, port }, forward)
+        };
         let plan = Plan {
             addresses: ["192.0.2.11", "203.0.113.5", "2001:db8:1::11"]
                 .map(|ip| ip.parse().unwrap())
                 .into(),
             forwards: [
-                (slot(Family::V4, Protocol::Udp, 53), target("10.96.0.53")),
-                (slot(Family::V4, Protocol::Tcp, 80), target("10.96.0.80")),
-                (slot(Family::V6, Protocol::Udp, 443), target("fd00:96::3")),
+                forward(Family::V4, Protocol::Udp, 53, "10.96.0.53"),
+                forward(Family::V4, Protocol::Tcp, 80, "10.96.0.80"),
+                forward(Family::V6, Protocol::Udp, 443, "fd00:96::3"),
             ]
             .into(),
-            ..Plan::default()
         };
         let taken = taken_by(&Elements::of(&plan, DataPath::FirstPacket));
         assert_eq!(

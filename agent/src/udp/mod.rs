@@ -10,11 +10,10 @@
 
 mod cleaner;
 pub mod conntrack;
-pub mod endpoints;
 pub mod flow;
 pub mod frontends;
 pub mod schedule;
 pub mod stale;
 
 pub use cleaner::Cleaner;
-pub use frontends::{Behind, Frontends, ServicePortName, taken_by};
+pub use frontends::{Behind, Frontends, taken_by};

@@ -15,8 +15,8 @@ use std::{
 };
 
 use highwire_agent::{
-    plan::{Plan, Target},
-    ruleset::DataPath,
+    decide::{Plan, Target},
+    table::DataPath,
 };
 use highwire_api::{Family, Protocol, service::TrafficPolicy};
 use nix::{
@@ -24,7 +24,7 @@ use nix::{
     unistd::{Pid, gettid},
 };
 
-use super::{command, in_new_namespace, kernel, plans, replace};
+use super::{command, in_new_namespace, nft, plans, replace};
 
 const CLIENT: &str = "198.51.100.10";
 const CLIENT6: &str = "2001:db8:2::10";
@@ -121,15 +121,15 @@ fn line(stream: &mut TcpStream) -> String {
 fn plan() -> Plan {
     let cluster_ip = |port| plans::forward(Family::V4, Protocol::Tcp, port, "10.96.0.10");
     let node_port = |port, policy| {
-        let (slot, _) = cluster_ip(port);
-        let target = Target::NodePort {
+        let (slot, mut forward) = cluster_ip(port);
+        forward.target = Target::NodePort {
             address: "10.244.1.7".parse().unwrap(),
             port: 30443.try_into().unwrap(),
             policy,
         };
-        (slot, target)
+        (slot, forward)
     };
-    Plan {
+    let mut plan = Plan {
         addresses: ["192.0.2.11", "2001:db8:1::11"]
             .map(|ip| ip.parse().unwrap())
             .into(),
@@ -143,12 +143,11 @@ fn plan() -> Plan {
             node_port(443, TrafficPolicy::Cluster),
         ]
         .into(),
-        guards: [
-            plans::guard(Family::V4, Protocol::Tcp, 81, &["203.0.113.0/24"]),
-            plans::guard(Family::V4, Protocol::Tcp, 82, &["198.51.100.0/24"]),
-        ]
-        .into(),
+    };
+    for (port, network) in [(81, "203.0.113.0/24"), (82, "198.51.100.0/24")] {
+        plans::guard(&mut plan, Family::V4, Protocol::Tcp, port, &[network]);
     }
+    plan
 }
 
 /// A node between a client and a Pod, with the table; gives the client.
@@ -179,7 +178,7 @@ async fn node() -> Namespace {
             serve(at);
         }
     });
-    kernel()
+    nft()
         .apply(&replace(DataPath::Dnat, &plan()))
         .await
         .unwrap();
@@ -187,7 +186,7 @@ async fn node() -> Namespace {
 }
 
 async fn counted(name: &str) -> u64 {
-    let counters = kernel().counters().await.unwrap();
+    let counters = nft().counters().await.unwrap();
     counters.into_iter().find(|(n, _)| n == name).unwrap().1
 }
 
@@ -254,7 +253,7 @@ fn connections_outlive_the_change_to_another_data_path() {
         let mut connection = client.run(|| TcpStream::connect("192.0.2.11:80").unwrap());
         assert_eq!(line(&mut connection), MASQUERADED);
         let table = replace(DataPath::FirstPacket, &plan());
-        kernel().apply(&table).await.unwrap();
+        nft().apply(&table).await.unwrap();
         writeln!(connection, "still there").unwrap();
         assert_eq!(line(&mut connection), "still there");
     });

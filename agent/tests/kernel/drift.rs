@@ -9,16 +9,17 @@ use std::{
 };
 
 use highwire_agent::{
-    host::table_events::{self, TableEvent},
-    kernel_table::KernelTable,
+    decide::Plan,
     metrics::Metrics,
-    plan::Plan,
-    ruleset::{DataPath, Elements},
+    table::{
+        DataPath, Elements, KernelTable,
+        notifications::{self, TableEvent},
+    },
 };
 use highwire_api::{Family, Protocol};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
-use super::{command, elements, in_new_namespace, kernel, plans, services};
+use super::{command, elements, in_new_namespace, nft, plans, services};
 
 const PATH: DataPath = DataPath::FirstPacket;
 /// Within which the kernel tells of a change.
@@ -35,11 +36,11 @@ struct Follower {
 impl Follower {
     async fn new() -> Self {
         let (sender, events) = mpsc::channel(1024);
-        let task = tokio::spawn(table_events::follow(sender));
+        let task = tokio::spawn(notifications::follow(sender, |event| event));
         tokio::task::yield_now().await; // it subscribes
         let metrics = Metrics::new().unwrap();
         Self {
-            table: KernelTable::new(kernel(), metrics.clone()),
+            table: KernelTable::new(nft(), metrics.clone()),
             metrics,
             events,
             task,
@@ -93,7 +94,7 @@ fn each_change_by_another_program_is_put_back_once() {
             follower.follow_one(&wanted).await;
             let built = command("nft --stateless list table inet highwire");
             assert_eq!((follower.repairs(), follower.table.due()), (0, None));
-            nft(tamper);
+            run(tamper);
             // What they did, and our replacement.
             follower.follow_one(&wanted).await;
             follower.follow_one(&wanted).await;
@@ -106,7 +107,7 @@ fn each_change_by_another_program_is_put_back_once() {
 }
 
 /// Has nft carry out a script in one transaction.
-fn nft(script: &str) {
+fn run(script: &str) {
     let mut nft = Command::new("nft")
         .args(["--file", "-"])
         .stdin(Stdio::piped())
@@ -130,7 +131,7 @@ fn a_rule_that_is_deleted_is_put_back_once() {
         let listing = command("nft --handle list chain inet highwire guard");
         let drop = listing.lines().find(|line| line.contains("drop")).unwrap();
         let (_, handle) = drop.rsplit_once("handle ").unwrap();
-        nft(&format!("delete rule inet highwire guard handle {handle}"));
+        run(&format!("delete rule inet highwire guard handle {handle}"));
         follower.follow_one(&wanted).await;
         follower.follow_one(&wanted).await;
         assert_eq!((follower.repairs(), follower.table.due()), (1, None));
@@ -147,7 +148,7 @@ fn what_changes_nothing_is_not_put_back() {
         follower.hold(&wanted).await;
         follower.follow_one(&wanted).await;
         // There and back again.
-        nft("delete element inet highwire ports4 { tcp . 80 }
+        run("delete element inet highwire ports4 { tcp . 80 }
              add element inet highwire ports4 { tcp . 80 }");
         follower.follow_one(&wanted).await;
         assert_eq!((follower.repairs(), follower.looks("same")), (0, 1));
@@ -165,14 +166,14 @@ fn a_table_that_is_gone_is_replaced_at_once_by_the_next_change() {
     in_new_namespace(async || {
         let mut follower = Follower::new().await;
         follower.hold(&elements(&services())).await;
-        nft("flush ruleset");
+        run("flush ruleset");
         // Before the notification is read.
         let wanted = elements(&Plan {
             forwards: [plans::forward(Family::V4, Protocol::Tcp, 81, "10.96.0.81")].into(),
             ..services()
         });
         follower.hold(&wanted).await;
-        assert_eq!(kernel().elements().await.unwrap().as_ref(), Some(&wanted));
+        assert_eq!(nft().elements().await.unwrap().as_ref(), Some(&wanted));
         for _told in ["ours", "theirs", "ours again"] {
             follower.follow_one(&wanted).await;
         }
@@ -190,7 +191,6 @@ fn many(round: i32) -> Elements {
     elements(&Plan {
         addresses: ["192.0.2.11".parse().unwrap()].into(),
         forwards: forwards.collect(),
-        ..Plan::default()
     })
 }
 
@@ -235,7 +235,7 @@ fn ten_thousand_ports_beside_a_big_foreign_table_raise_no_false_alarm() {
         for round in 0..5 {
             let wanted = many(round);
             follower.hold(&wanted).await;
-            nft(&foreign);
+            run(&foreign);
             let mut told = 0;
             while told == 0 || follower.table.due().is_some() {
                 let event = timeout(PATIENCE, follower.events.recv()).await;
@@ -245,7 +245,7 @@ fn ten_thousand_ports_beside_a_big_foreign_table_raise_no_false_alarm() {
                 follower.table.notice(event, Instant::now());
                 follower.hold(&wanted).await;
             }
-            assert_eq!(kernel().elements().await.unwrap().as_ref(), Some(&wanted));
+            assert_eq!(nft().elements().await.unwrap().as_ref(), Some(&wanted));
         }
         println!("{missed} times the kernel had more to tell than was read");
         assert_eq!((follower.repairs(), follower.looks("changed")), (0, 0));

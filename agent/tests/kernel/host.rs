@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use highwire_agent::host::{
+use highwire_agent::facts::{
     addresses::{self, HostAddress},
     listeners,
 };
@@ -86,7 +86,7 @@ fn a_busy_routing_daemon_keeps_no_address_from_being_seen() {
         // Several, since one pauses between its rounds.
         let _daemons = [1, 2, 3, 4].map(RoutingDaemon::start);
         let (sender, mut found) = mpsc::channel(1);
-        let _follower = tokio::spawn(addresses::follow(sender));
+        let _follower = tokio::spawn(addresses::follow(sender, |found| found));
         until(&mut found, |addresses| has(addresses, NODE)).await;
         for change in ["add", "del", "add"] {
             command(&format!("ip address {change} 203.0.113.5/32 dev eth0"));
@@ -108,7 +108,7 @@ fn a_default_route_of_another_table_is_nobodys_business() {
         command("ip route add default dev vpn table 51820");
         command("ip route add default dev vpn table 51");
         let (sender, mut found) = mpsc::channel(1);
-        let _follower = tokio::spawn(addresses::follow(sender));
+        let _follower = tokio::spawn(addresses::follow(sender, |found| found));
         let first = found.recv().await.unwrap();
         let on_default: Vec<&str> = first
             .iter()
@@ -125,7 +125,7 @@ fn an_interface_set_down_does_not_serve_and_one_without_carrier_does() {
     in_new_namespace(async || {
         network();
         let (sender, mut found) = mpsc::channel(1);
-        let _follower = tokio::spawn(addresses::follow(sender));
+        let _follower = tokio::spawn(addresses::follow(sender, |found| found));
         until(&mut found, |addresses| has(addresses, NODE)).await;
         // The cable is pulled. What is seen next has come after it.
         command("ip link set eth1 down");
@@ -148,7 +148,7 @@ fn a_listener_bound_to_a_device_is_one_there_only() {
         let bound = TcpListener::bind("0.0.0.0:81").unwrap();
         setsockopt(&bound, BindToDevice, &"eth0".into()).unwrap();
         let (sender, mut found) = mpsc::channel(1);
-        let _follower = tokio::spawn(addresses::follow(sender));
+        let _follower = tokio::spawn(addresses::follow(sender, |found| found));
         let host = found.recv().await.unwrap();
         let node = host.iter().find(|own| has(&[(*own).clone()], NODE));
         let node = node.unwrap();

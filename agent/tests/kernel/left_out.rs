@@ -4,12 +4,12 @@ use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt, time::Duration};
 
 use clap::Parser;
 use highwire_agent::{
+    agent_loop::{AgentLoop, Input},
     config::{Cli, Config},
-    host::addresses::HostAddress,
-    kernel::Kernel,
+    facts::{News, addresses::HostAddress},
     metrics::Metrics,
-    programmer::{Input, Programmer},
     report::Report,
+    table::{Nft, Set},
 };
 use highwire_api::node::{ConflictReason, ProxyMode};
 use highwire_runtime::heartbeat::Heartbeat;
@@ -17,7 +17,7 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use super::{command, in_new_namespace, kernel};
+use super::{command, in_new_namespace};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -44,9 +44,8 @@ fn service(name: &str, ports: &[u16]) -> Input {
         "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.10",
                  "clusterIPs": ["10.96.0.10"], "ports": ports},
     });
-    Input::Service(Box::new(Event::Apply(
-        serde_json::from_value(service).unwrap(),
-    )))
+    let service = serde_json::from_value(service).unwrap();
+    Input::News(News::Service(Box::new(Event::Apply(service))))
 }
 
 async fn until(
@@ -75,16 +74,16 @@ fn a_service_that_nft_refuses_is_left_out_alone_and_comes_back_when_it_changes()
         let (inputs, received) = mpsc::channel(64);
         let (sender, mut reports) = watch::channel(None);
         let (udp, _frontends) = watch::channel(None);
-        let programmer = Programmer::new(
+        let agent_loop = AgentLoop::new(
             &Config::from(cli.run.unwrap()),
-            Kernel::new(nft),
+            Nft::new(nft),
             Metrics::new().unwrap(),
             Heartbeat::default(),
             sender,
             udp,
         );
         tokio::select! {
-            () = programmer.run(received) => panic!("it ended"),
+            () = agent_loop.run(received) => panic!("it ended"),
             () = one_is_refused(&inputs, &mut reports) => {}
         }
     });
@@ -99,26 +98,24 @@ async fn one_is_refused(
         "metadata": {"name": "n1", "uid": "n", "labels": {"highwire.dev/enabled": "true"}},
         "status": {"addresses": [{"type": "InternalIP", "address": address}]},
     });
-    for input in [
-        Input::Service(Box::new(Event::Init)),
-        Input::Service(Box::new(Event::InitDone)),
-        Input::Pod(Box::new(Event::Init)),
-        Input::Pod(Box::new(Event::InitDone)),
-        Input::Node(Box::new(Event::Apply(
-            serde_json::from_value(node).unwrap(),
-        ))),
-        Input::Proxy(Some(ProxyMode::Nftables)),
-        Input::HostAddresses(vec![HostAddress {
+    for news in [
+        News::Service(Box::new(Event::Init)),
+        News::Service(Box::new(Event::InitDone)),
+        News::Pod(Box::new(Event::Init)),
+        News::Pod(Box::new(Event::InitDone)),
+        News::Node(Some(serde_json::from_value(node).unwrap())),
+        News::Proxy(Some(ProxyMode::Nftables)),
+        News::Addresses(vec![HostAddress {
             address,
             interface: "eth0".into(),
             devices: [].into(),
             global: true,
             on_default_route: true,
         }]),
-        service("before", &[80]),
     ] {
-        inputs.send(input).await.unwrap();
+        inputs.send(Input::News(news)).await.unwrap();
     }
+    inputs.send(service("before", &[80])).await.unwrap();
     until(reports, |report| served(report) == ["ns/before"]).await;
     // It comes with others, and one of its ports is good.
     for input in [
@@ -130,7 +127,7 @@ async fn one_is_refused(
     }
     let others = ["ns/before", "ns/beside", "ns/later"];
     let report = until(reports, |report| served(report) == others).await;
-    assert!(report.readiness.is_ready(), "{:?}", report.readiness);
+    assert!(report.readiness().is_ready(), "{:?}", report.readiness());
     let conflicts = &report.decision.conflicts;
     assert_eq!(conflicts.len(), 2, "all of its ports: {conflicts:?}");
     for conflict in conflicts {
@@ -139,9 +136,9 @@ async fn one_is_refused(
         let words = &conflict.held_by;
         assert!(words.contains("Argument list too long"), "{words}");
     }
-    let ports = |elements: String| elements.matches("Port(").count();
-    let elements = kernel().elements().await.unwrap().unwrap();
-    assert_eq!(ports(format!("{:?}", elements.0.keys())), 3);
+    let elements = super::nft().elements().await.unwrap().unwrap();
+    let ports = elements.of_set(Set::named("ports4").unwrap());
+    assert_eq!(ports.count(), 3);
     // It is tried again at once when it asks for something else.
     inputs.send(service("bad", &[6665])).await.unwrap();
     let report = until(reports, |report| served(report).len() == 4).await;

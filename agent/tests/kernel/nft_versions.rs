@@ -6,10 +6,7 @@ use std::{
     process::Command,
 };
 
-use highwire_agent::{
-    kernel::Kernel,
-    ruleset::{DataPath, Elements, Transaction},
-};
+use highwire_agent::table::{DataPath, Elements, Nft, Transaction};
 use highwire_api::{Family, Protocol};
 use nix::sched::{CloneFlags, unshare};
 
@@ -37,9 +34,9 @@ fn every_nft_lists_what_any_other_has_written() {
         for (name, path, plan) in plans::golden() {
             let (writer, readers) = (writer.clone(), readers.clone());
             in_new_namespace(async move || {
-                let kernel = Kernel::new(writer.clone());
-                kernel.probe().await.unwrap();
-                kernel.apply(&replace(path, &plan)).await.unwrap();
+                let nft = Nft::new(writer.clone());
+                nft.probe().await.unwrap();
+                nft.apply(&replace(path, &plan)).await.unwrap();
                 for reader in readers {
                     for what in [
                         "list tables",
@@ -71,7 +68,7 @@ fn every_nft_lists_what_any_other_has_written() {
 /// What one agent leaves, the next reads and changes, with whatever nft it has.
 async fn one_writes_and_another_goes_on(writer: PathBuf, reader: PathBuf) {
     let (_, path, plan) = plans::golden()[1].clone();
-    let (writer, reader) = (Kernel::new(writer), Kernel::new(reader));
+    let (writer, reader) = (Nft::new(writer), Nft::new(reader));
     writer.apply(&replace(path, &plan)).await.unwrap();
     let before = Elements::of(&plan, path);
     assert_eq!(reader.elements().await.unwrap().as_ref(), Some(&before));
@@ -85,14 +82,13 @@ async fn one_writes_and_another_goes_on(writer: PathBuf, reader: PathBuf) {
         let (slot, target) = plans::forward(Family::V4, protocol, port, "10.96.0.99");
         plan.forwards.insert(slot, target);
     }
-    let (slot, networks) = plans::guard(Family::V4, Protocol::Tcp, 81, &["0.0.0.0/0"]);
-    plan.guards.insert(slot, networks);
+    plans::guard(&mut plan, Family::V4, Protocol::Tcp, 81, &["0.0.0.0/0"]);
     let after = Elements::of(&plan, DataPath::FirstPacket);
     let change = Transaction::between(&before, &after).unwrap();
     reader.apply(&change).await.unwrap();
-    for kernel in [writer, reader] {
-        assert_eq!(kernel.elements().await.unwrap().as_ref(), Some(&after));
-        assert_eq!(kernel.counters().await.unwrap().len(), 4);
+    for nft in [writer, reader] {
+        assert_eq!(nft.elements().await.unwrap().as_ref(), Some(&after));
+        assert_eq!(nft.counters().await.unwrap().len(), 4);
     }
 }
 

@@ -7,23 +7,26 @@ use std::{
 };
 
 use highwire_agent::{
-    claims::HostFacts,
-    decide::{Decision, Facts, decide},
-    host::{
-        addresses::{AddressPolicy, HostAddress},
+    config::Policy,
+    decide::{Decision, decide},
+    facts::{
+        Facts,
+        addresses::HostAddress,
+        listener_history::Listeners,
         listeners::Listener,
+        node::NodeFacts,
         pods::{LocalPod, PodPort},
+        services::{OurService, Services},
+        sysctls::Sysctls,
     },
-    node::NodeFacts,
-    report::{Readiness, Report},
-    services::ServiceIndex,
+    report::Report,
 };
 use highwire_api::{
-    ClassPolicy, LoadBalancerNode, LoadBalancerNodeSpec, PortKey, Protocol, ServiceKey,
+    ClassPolicy, Family, LoadBalancerNode, LoadBalancerNodeSpec, PortKey, Protocol, ServiceKey,
     ServiceSpec,
     holdings::Tenure,
     names::{ENABLED_LABEL, ENABLED_VALUE},
-    node::ConflictReason,
+    node::{ConflictReason, ProxyMode},
 };
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
@@ -35,7 +38,7 @@ pub struct SimNode {
     pub number: u8,
     pub object: Value,
     pub alive: bool,
-    pub index: ServiceIndex,
+    pub index: Services,
     /// The versions of the Services it has read.
     pub read: BTreeMap<ServiceKey, Value>,
     pub listeners: BTreeSet<u16>,
@@ -55,7 +58,7 @@ impl SimNode {
     pub fn new(number: u8) -> Self {
         let mut object = node(number);
         object["metadata"]["labels"][ENABLED_LABEL] = json!(ENABLED_VALUE);
-        let mut index = ServiceIndex::new(ClassPolicy::DefaultAndOurs);
+        let mut index = Services::new(ClassPolicy::DefaultAndOurs);
         index.absorb(Event::Init);
         index.absorb(Event::InitDone);
         Self {
@@ -110,18 +113,18 @@ impl SimNode {
         let node = self.node_facts();
         let host_addresses: Vec<HostAddress> =
             node.addresses.iter().copied().map(address).collect();
-        let listeners: Vec<Listener> = self
-            .listeners
-            .iter()
-            .map(|port| Listener {
-                protocol: Protocol::Tcp,
-                bound: ([0, 0, 0, 0], *port).into(),
-                v6_only: false,
-                device: None,
-                uid: 0,
-                inode: u32::from(*port),
-            })
-            .collect();
+        let open = self.listeners.iter().map(|port| Listener {
+            protocol: Protocol::Tcp,
+            bound: ([0, 0, 0, 0], *port).into(),
+            v6_only: false,
+            device: None,
+            uid: 0,
+            inode: u32::from(*port),
+        });
+        let listeners = Listeners {
+            open: open.collect(),
+            held: Vec::new(),
+        };
         let pod = |port: &u16| LocalPod {
             name: format!("kube-system/p{port}"),
             namespace: "kube-system".into(),
@@ -138,32 +141,37 @@ impl SimNode {
             .host_ports
             .iter()
             .map(|port| (port.to_string(), pod(port)));
-        let wanted = self.index.wanted().unwrap();
         let decision = decide(&Facts {
-            services: wanted,
+            services: self.index.known().unwrap(),
             node: &node,
-            host_addresses: &host_addresses,
-            address_policy: &AddressPolicy::Default,
-            host: HostFacts {
-                listeners: &listeners,
-                held: &[],
-                reserved: &highwire_agent::reserved::ReservedPorts::default(),
-                pods: &pods.collect(),
-                occupied: self.index.occupied(),
+            addresses: &host_addresses,
+            pods: &pods.collect(),
+            listeners: &listeners,
+            sysctls: &Sysctls {
+                forwarding: Family::ALL.into(),
+                ..Sysctls::default()
             },
+            proxy_mode: Some(ProxyMode::Nftables),
+            policy: &Policy::default(),
             left_out: &BTreeMap::new(),
         });
         self.check_step(&decision);
-        let specs = wanted
-            .iter()
-            .map(|(key, wanted)| (key.clone(), wanted.spec.clone()));
+        let ours = self.ours().into_iter();
+        let specs = ours.map(|(key, ours)| (key.clone(), ours.spec.clone()));
         self.decided_on = (specs.collect(), self.object.clone());
         self.decision = decision;
     }
 
+    /// The Services of ours that it has read.
+    fn ours(&self) -> BTreeMap<&ServiceKey, &OurService> {
+        let services = self.index.known().unwrap().values();
+        let ours = services.filter_map(|it| Some((&it.key, it.ours.as_ref()?)));
+        ours.collect()
+    }
+
     /// The laws that hold at every step of an agent.
     pub fn check_step(&self, decision: &Decision) {
-        let wanted = self.index.wanted().unwrap();
+        let wanted = self.ours();
         let mut given = BTreeSet::new();
         for port in decision
             .served
@@ -177,9 +185,9 @@ impl SimNode {
             );
         }
         let node = self.node_facts();
-        for (key, asks) in wanted {
+        for (key, asks) in &wanted {
             let selected = asks.spec.node_selector.matches(&node.labels);
-            let mut refusals = decision.conflicts.iter().filter(|c| c.service == *key);
+            let mut refusals = decision.conflicts.iter().filter(|c| c.service == **key);
             let explained = refusals
                 .clone()
                 .any(|conflict| !conflict.held_by.is_empty());
@@ -190,7 +198,7 @@ impl SimNode {
             );
 
             // Who held all of its ports here, undisputed, only loses them for a cause.
-            let here = |asks: &highwire_agent::decide::Wanted, port| {
+            let here = |asks: &OurService, port| {
                 asks.holdings.tenure(port, &node.addresses) == Tenure::Here
             };
             let holds = asks.spec.ports.keys().all(|port| {
@@ -225,7 +233,6 @@ impl SimNode {
     pub fn report(&mut self) -> Value {
         let report = Report {
             node_uid: String::new(),
-            readiness: Readiness::Programmed,
             decision: self.decision.clone(),
             revision: self.index.revision(),
             observed: self.index.observed(),

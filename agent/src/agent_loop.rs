@@ -1,0 +1,274 @@
+//! The agent's loop: takes in news, decides when a fact has changed, and has the kernel
+//! follow.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use highwire_api::{ServiceKey, ServiceSpec};
+use highwire_runtime::heartbeat::Heartbeat;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
+};
+use tracing::warn;
+
+use crate::{
+    config::Config,
+    decide::{Decision, Readiness, decide},
+    facts::{Facts, News, Sources, host},
+    metrics::Metrics,
+    report::Report,
+    table::{
+        DataPath, Elements, KernelTable, Nft,
+        kernel_table::Failure,
+        left_out::{LeftOut, culprits},
+        notifications::TableEvent,
+    },
+    udp::Frontends,
+};
+
+/// What the loop waits for.
+#[derive(Debug)]
+pub enum Input {
+    /// From a source of facts.
+    News(News),
+    /// Our table was changed, by us or by another program.
+    Table(TableEvent),
+}
+
+/// A burst is over when nothing has come for this long …
+const QUIET: Duration = Duration::from_millis(2);
+/// … or, so that a steady stream cannot starve the kernel, after this long.
+const LONGEST_BURST: Duration = Duration::from_millis(40);
+
+/// The owner of everything the agent knows.
+#[derive(Debug)]
+pub struct AgentLoop {
+    metrics: Metrics,
+    heartbeat: Heartbeat,
+    reports: watch::Sender<Option<Report>>,
+    udp: watch::Sender<Option<Frontends>>,
+    sources: Sources,
+    table: KernelTable,
+    left_out: LeftOut,
+}
+
+impl AgentLoop {
+    /// A loop that knows nothing yet.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        nft: Nft,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
+        reports: watch::Sender<Option<Report>>,
+        udp: watch::Sender<Option<Frontends>>,
+    ) -> Self {
+        let policy = config.policy.clone();
+        Self {
+            sources: Sources::new(config.class_policy, policy, config.listener_hold_down),
+            table: KernelTable::new(nft, metrics.clone()),
+            metrics,
+            heartbeat,
+            reports,
+            udp,
+            left_out: LeftOut::default(),
+        }
+    }
+
+    /// Runs until the senders of inputs are gone.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        let mut tick = interval(host::PERIOD);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut changed = false;
+        loop {
+            let due = self.table.due();
+            tokio::select! {
+                input = inputs.recv() => match input {
+                    Some(input) => {
+                        changed |= self.absorb(input);
+                        changed |= self.absorb_burst(&mut inputs).await;
+                    }
+                    None => return,
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
+                _ = tick.tick() => {}
+            }
+            self.heartbeat.beat();
+            changed |= self.review(Instant::now());
+            if changed || self.table.needs_care() {
+                changed = !self.reconcile().await;
+            } else {
+                self.observe();
+            }
+        }
+    }
+
+    async fn absorb_burst(&mut self, inputs: &mut mpsc::Receiver<Input>) -> bool {
+        let (start, mut changed) = (Instant::now(), false);
+        while start.elapsed() < LONGEST_BURST {
+            match timeout(QUIET, inputs.recv()).await {
+                Ok(Some(input)) => changed |= self.absorb(input),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        changed
+    }
+
+    /// Says whether a fact has changed.
+    fn absorb(&mut self, input: Input) -> bool {
+        match input {
+            Input::News(news) => self.sources.absorb(news),
+            Input::Table(event) => {
+                self.table.notice(event, Instant::now());
+                false
+            }
+        }
+    }
+
+    /// Takes in what time has changed. Says whether a fact has.
+    fn review(&mut self, now: Instant) -> bool {
+        let Some(services) = self.sources.services().known() else {
+            return false;
+        };
+        let spec = |key: &ServiceKey| {
+            let ours = services.get(&key.to_string())?.ours.as_ref();
+            ours.map(|ours| &ours.spec)
+        };
+        let may_return = self.left_out.review(spec, now);
+        self.sources.read_host(now) || may_return
+    }
+
+    /// Brings the kernel to what is decided, and reports. Does nothing, and says so, until
+    /// all facts are known.
+    async fn reconcile(&mut self) -> bool {
+        let left_out = self.left_out.words().clone();
+        let Some(facts) = self.sources.facts(&left_out) else {
+            return false;
+        };
+        let last = self.reports.borrow().clone();
+        let served = last.as_ref().map(|last| &last.decision.served);
+        let applied = apply(&mut self.table, &mut self.left_out, &facts, served).await;
+        let node_uid = facts.node.uid.clone();
+        let proxy_mode = facts.proxy_mode;
+        let report = match applied {
+            Ok(decision) => {
+                // Only now: a flow that is deleted before would be tracked again as it was.
+                send_change(&self.udp, Frontends::of(&decision));
+                let services = self.sources.services();
+                let (revision, observed) = (services.revision(), services.observed());
+                self.sources.served_beside(&decision.beside);
+                Report {
+                    node_uid,
+                    decision,
+                    revision,
+                    observed,
+                    proxy_mode,
+                }
+            }
+            Err(failure) => {
+                let still = |kept: &Decision| Readiness::of(&facts, &kept.plan, &kept.conflicts);
+                let report = Report::behind(last, still, &failure);
+                Report {
+                    node_uid,
+                    proxy_mode,
+                    ..report
+                }
+            }
+        };
+        report.show(&self.metrics);
+        report.log_changes(self.reports.borrow().as_ref());
+        send_change(&self.reports, report);
+        true
+    }
+
+    /// Nothing has changed but, perhaps, how far the Services were read.
+    fn observe(&self) {
+        let now = self.sources.services().observed();
+        self.reports.send_if_modified(|report| {
+            let report = report.as_mut().filter(|report| report.observed != now);
+            report.is_some_and(|report| {
+                report.observed = now;
+                report.show(&self.metrics);
+                true
+            })
+        });
+    }
+}
+
+/// Decides and has the table follow. Services that nft refuses are found and left out.
+/// `served` are those that it had before.
+async fn apply(
+    table: &mut KernelTable,
+    left_out: &mut LeftOut,
+    facts: &Facts<'_>,
+    served: Option<&BTreeSet<ServiceKey>>,
+) -> Result<Decision, Failure> {
+    let path = DataPath::beside(facts.proxy_mode);
+    let decision = decide(facts);
+    let tried = table.is_due();
+    let wanted = Elements::of(&decision.plan, path);
+    let Err(failure) = table.bring_to(path, &wanted).await else {
+        return Ok(decision);
+    };
+    if !(failure.refused && tried) {
+        return Err(failure);
+    }
+    let refused = refused_by_nft(table, path, facts, &decision, served).await;
+    if refused.is_empty() {
+        return Err(failure);
+    }
+    for spec in refused {
+        warn!(service = %spec.key, "left out, because nft refuses it: {}", failure.message);
+        left_out.add(spec, &failure.message, Instant::now());
+    }
+    let decision = decide(&Facts {
+        left_out: left_out.words(),
+        ..*facts
+    });
+    table.retry_now();
+    let wanted = Elements::of(&decision.plan, path);
+    table.bring_to(path, &wanted).await?;
+    Ok(decision)
+}
+
+/// The Services of this decision that nft refuses. Those that were `served` before are
+/// innocent at first.
+async fn refused_by_nft<'a>(
+    table: &KernelTable,
+    path: DataPath,
+    facts: &Facts<'a>,
+    decision: &Decision,
+    served: Option<&BTreeSet<ServiceKey>>,
+) -> Vec<&'a ServiceSpec> {
+    let now = decision.served.iter().cloned();
+    let was_served = |key: &ServiceKey| served.is_some_and(|served| served.contains(key));
+    let (before, others) = now.partition(was_served);
+    let specs = || {
+        let ours = facts.services.values().filter_map(|it| it.ours.as_ref());
+        ours.map(|ours| &ours.spec)
+    };
+    let accepts = async |some: &BTreeSet<ServiceKey>| {
+        let rest = specs().filter(|spec| !some.contains(&spec.key));
+        let left_out = rest.map(|spec| (spec.key.clone(), String::new())).collect();
+        let facts = Facts {
+            left_out: &left_out,
+            ..*facts
+        };
+        let wanted = Elements::of(&decide(&facts).plan, path);
+        table.accepts(path, wanted).await
+    };
+    let refused = culprits(before, others, accepts).await.unwrap_or_default();
+    specs().filter(|spec| refused.contains(&spec.key)).collect()
+}
+
+fn send_change<T: PartialEq>(sender: &watch::Sender<Option<T>>, now: T) {
+    sender.send_if_modified(|known| {
+        let now = Some(now);
+        let changed = *known != now;
+        *known = now;
+        changed
+    });
+}

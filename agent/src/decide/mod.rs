@@ -1,0 +1,172 @@
+//! From the facts to what the kernel should do and what is refused. Pure.
+//!
+//! This only gathers what each Service asks of the node; who gets a port is decided by
+//! [`highwire_api::arbitration`].
+
+mod addresses;
+mod conflicts;
+mod forward;
+mod host_holders;
+mod readiness;
+mod source_ranges;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use highwire_api::{
+    Family, PortKey, ServiceKey,
+    arbitration::{Claim, Holder, Slot, arbitrate},
+    node::{Conflict, ConflictReason},
+};
+
+use self::{
+    addresses::served_addresses,
+    forward::forwards,
+    host_holders::HostHolders,
+    source_ranges::{MOST_ON_NODE, without_room},
+};
+pub use self::{
+    conflicts::for_report,
+    forward::{Forward, Plan, Target, sockets},
+    readiness::Readiness,
+};
+use crate::facts::{Facts, services::OurService};
+
+/// What the node does, and what it refuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// What the kernel should do.
+    pub plan: Plan,
+    /// The Services it does it for.
+    pub served: BTreeSet<ServiceKey>,
+    /// The ports it refuses, sorted.
+    pub conflicts: Vec<Conflict>,
+    /// The served Services whose ports have a listener, by port: it is their own Pods'.
+    pub beside: BTreeMap<PortKey, BTreeSet<ServiceKey>>,
+    /// All addresses of this node, served or not.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// What that makes of the node once the kernel follows.
+    pub readiness: Readiness,
+}
+
+/// A Service of ours that this node is meant to serve, and what it asks of it.
+struct Candidate<'a> {
+    ours: &'a OurService,
+    /// Never empty.
+    forwards: BTreeMap<Slot, Forward>,
+}
+
+impl Candidate<'_> {
+    fn key(&self) -> &ServiceKey {
+        &self.ours.spec.key
+    }
+
+    /// What it asks for, with what it holds already at these addresses of the node.
+    fn claim(&self, own: &BTreeSet<IpAddr>, host: &HostHolders<'_>, has_room: bool) -> Claim {
+        let OurService { spec, holdings } = self.ours;
+        let slots = self.forwards.keys();
+        let taken = slots
+            .clone()
+            .filter_map(|slot| Some((*slot, host.holder(*slot, spec)?)));
+        let most = MOST_ON_NODE;
+        let first = slots.clone().take(usize::from(!has_room));
+        let no_room = first.map(|slot| (*slot, Holder::SourceRanges { most }));
+        Claim {
+            service: spec.key.clone(),
+            created: spec.created,
+            taken: taken.chain(no_room).collect(),
+            slots: slots
+                .map(|slot| (*slot, holdings.tenure(slot.port, own)))
+                .collect(),
+        }
+    }
+}
+
+/// Decides what this node forwards. The same facts give the same decision.
+#[must_use]
+pub fn decide(facts: &Facts<'_>) -> Decision {
+    let node = facts.node;
+    if !node.enabled {
+        return Decision::default();
+    }
+    let addresses = served_addresses(facts.addresses, &node.addresses, &facts.policy.addresses);
+    let own: BTreeSet<IpAddr> = addresses.union(&node.addresses).copied().collect();
+    let families: BTreeSet<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
+    let host = HostHolders::new(facts, &addresses);
+    let ours = facts.services.values().filter_map(|it| it.ours.as_ref());
+    let (left_out, candidates): (Vec<_>, Vec<_>) = ours
+        .filter(|ours| ours.spec.node_selector.matches(&node.labels))
+        .map(|ours| Candidate {
+            forwards: forwards(&ours.spec, &families, &node.primary),
+            ours,
+        })
+        .filter(|candidate| !candidate.forwards.is_empty())
+        .partition(|candidate| facts.left_out.contains_key(candidate.key()));
+    let without_room = without_room(candidates.iter().map(|it| it.ours), &own);
+    let claims: Vec<Claim> = candidates
+        .iter()
+        .map(|it| it.claim(&own, &host, !without_room.contains(it.key())))
+        .collect();
+    let verdict = arbitrate(&claims);
+
+    let refused = verdict.refused.into_iter().flat_map(|(service, refusals)| {
+        refusals.into_iter().map(move |refusal| {
+            let (reason, held_by) = (refusal.holder.reason(), refusal.holder.to_string());
+            conflict(&service, refusal.slot, reason, held_by)
+        })
+    });
+    let left_out = left_out.iter().flat_map(|candidate| {
+        let (key, reason) = (candidate.key(), ConflictReason::RefusedByNft);
+        let slots = candidate.forwards.keys();
+        slots.map(move |slot| conflict(key, *slot, reason, facts.left_out[key].clone()))
+    });
+    let conflicts: BTreeSet<Conflict> = refused.chain(left_out).collect();
+
+    let mut decision = Decision {
+        plan: Plan {
+            addresses,
+            forwards: BTreeMap::new(),
+        },
+        served: verdict.served,
+        conflicts: conflicts.into_iter().collect(),
+        own_addresses: own,
+        ..Decision::default()
+    };
+    let Decision {
+        plan,
+        served,
+        beside,
+        ..
+    } = &mut decision;
+    for candidate in candidates
+        .into_iter()
+        .filter(|it| served.contains(it.key()))
+    {
+        for slot in candidate
+            .forwards
+            .keys()
+            .filter(|it| host.has_listener(**it))
+        {
+            let services = beside.entry(slot.port).or_default();
+            services.insert(candidate.key().clone());
+        }
+        plan.forwards.extend(candidate.forwards);
+    }
+    decision.readiness = Readiness::of(facts, &decision.plan, &decision.conflicts);
+    decision
+}
+
+fn conflict(service: &ServiceKey, slot: Slot, reason: ConflictReason, held_by: String) -> Conflict {
+    Conflict {
+        service: service.clone(),
+        protocol: slot.port.protocol,
+        port: slot.port.port.get(),
+        reason,
+        held_by,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! What the agent reports about its node. Pure: [`writer`] writes it.
+
+pub mod explain;
+mod lease;
+mod objects;
+pub mod writer;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use highwire_api::{
+    LoadBalancerNodeStatus, ResourceVersion,
+    node::{Conflict, LONGEST_HELD_BY, ProxyMode, READY},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use tracing::info;
+
+use crate::{
+    decide::{Decision, Readiness, for_report},
+    metrics::{Metrics, count},
+    table::kernel_table::Failure,
+};
+
+/// A node whose rules could not be changed for less than this is as ready as before:
+/// the kernel has the last good ones.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The state of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The Node's UID.
+    pub node_uid: String,
+    /// What it forwards and refuses.
+    pub decision: Decision,
+    /// Grows when what some Service asks for has changed; see
+    /// [`crate::facts::services::Services::revision`].
+    pub revision: u64,
+    /// Every Service event up to this version is in the kernel.
+    pub observed: ResourceVersion,
+    /// How kube-proxy works here, if known.
+    pub proxy_mode: Option<ProxyMode>,
+}
+
+impl Report {
+    /// What to report while the kernel does not follow: what it still has. `still` says
+    /// what that makes of the node now.
+    #[must_use]
+    pub fn behind(
+        last: Option<Self>,
+        still: impl FnOnce(&Decision) -> Readiness,
+        failure: &Failure,
+    ) -> Self {
+        let brief = failure.since.elapsed() < GRACE;
+        let was_well = |last: &&Self| !matches!(last.readiness(), Readiness::ApplyFailed(_));
+        let well = last.as_ref().filter(was_well).filter(|_| brief);
+        let readiness = match well {
+            Some(last) => still(&last.decision),
+            None => Readiness::ApplyFailed(failure.message.clone()),
+        };
+        let mut report = last.unwrap_or_default();
+        report.decision.readiness = readiness;
+        report
+    }
+
+    /// Whether the node forwards, and if not, why.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.decision.readiness
+    }
+
+    /// Whether the status has to be written again, given what was written last.
+    /// A newer `observed` alone is no reason: the Lease carries that.
+    #[must_use]
+    pub fn differs_from(&self, written: &Self) -> bool {
+        let same_version = Self {
+            observed: written.observed,
+            ..self.clone()
+        };
+        same_version != *written
+    }
+
+    /// The status to write; `previous` keeps the time of an unchanged condition.
+    #[must_use]
+    pub fn status(&self, previous: Option<&Condition>, now: Timestamp) -> LoadBalancerNodeStatus {
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let Decision {
+            plan,
+            served,
+            conflicts,
+            ..
+        } = &self.decision;
+        let (explained, refused) = for_report(conflicts);
+        LoadBalancerNodeStatus {
+            conditions: vec![self.condition(previous, now)],
+            observed_resource_version: Some(self.observed.to_string()),
+            services: count(served.len()),
+            ports: count(self.ports()),
+            conflict_count: count(conflicts.len()),
+            conflicts: explained.iter().map(shortened).collect(),
+            refused: refused.unwrap_or_default(),
+            addresses: plan.addresses.iter().map(ToString::to_string).collect(),
+            proxy_mode: self.proxy_mode,
+        }
+    }
+
+    /// How many ports are served; one in two families is one port.
+    fn ports(&self) -> usize {
+        let slots = self.decision.plan.forwards.keys();
+        slots.map(|slot| slot.port).collect::<BTreeSet<_>>().len()
+    }
+
+    fn condition(&self, previous: Option<&Condition>, now: Timestamp) -> Condition {
+        let readiness = self.readiness();
+        let status = if readiness.is_ready() {
+            "True"
+        } else {
+            "False"
+        };
+        let unchanged = previous.filter(|previous| previous.status == status);
+        Condition {
+            type_: READY.to_owned(),
+            status: status.to_owned(),
+            reason: readiness.reason().to_owned(),
+            message: readiness.to_string(),
+            last_transition_time: unchanged
+                .map_or(Time(now), |previous| previous.last_transition_time.clone()),
+            observed_generation: None,
+        }
+    }
+
+    /// Shows it in the metrics.
+    pub fn show(&self, metrics: &Metrics) {
+        metrics.services.set(count(self.decision.served.len()));
+        metrics.ports.set(count(self.ports()));
+        metrics.show_conflicts(&self.decision.conflicts);
+        metrics.ready.set(i64::from(self.readiness().is_ready()));
+        let observed = i64::try_from(self.observed.0).unwrap_or(i64::MAX);
+        metrics.observed.set(observed);
+    }
+
+    /// Logs another readiness, and each conflict once when it appears and once when it is
+    /// gone.
+    pub fn log_changes(&self, before: Option<&Self>) {
+        let readiness = self.readiness();
+        if before.map(Self::readiness) != Some(readiness) {
+            let (reason, services) = (readiness.reason(), self.decision.served.len());
+            info!(reason, services, "{readiness}");
+        }
+        let before = before.map_or(&[][..], |before| &before.decision.conflicts);
+        let before: BTreeSet<&Conflict> = before.iter().collect();
+        let now: BTreeSet<&Conflict> = self.decision.conflicts.iter().collect();
+        for new in now.difference(&before) {
+            log(new, "port refused");
+        }
+        for gone in before.difference(&now) {
+            log(gone, "port no longer refused");
+        }
+    }
+}
+
+fn log(conflict: &Conflict, what: &str) {
+    let Conflict {
+        service,
+        protocol,
+        port,
+        reason,
+        held_by,
+    } = conflict;
+    let reason = reason.as_str();
+    info!(%service, port, %protocol, reason, held_by, "{what}");
+}
+
+/// The conflict with words that fit into a report.
+fn shortened(conflict: &Conflict) -> Conflict {
+    Conflict {
+        held_by: conflict.held_by.chars().take(LONGEST_HELD_BY).collect(),
+        ..conflict.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! Writes what the agent reports: the LoadBalancerNode's status when it has
+//! something new to say, and the Lease at every renewal.
+
+use std::time::{Duration, Instant};
+
+use highwire_api::{LoadBalancerNode, LoadBalancerNodeSpec, ResourceVersion};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tracing::{info, warn};
+
+use super::{
+    Report,
+    lease::AgentLease,
+    objects::{CallError, RETRY_PAUSE, delete, owned_by_node, patch_or_create},
+};
+use crate::{config::Config, metrics::Metrics};
+
+/// Bursts of Service changes are reported together, at most this often …
+const STATUS_PAUSE: Duration = Duration::from_millis(50);
+/// … and with pauses of so many times what the last write took, so that a status
+/// with a thousand conflicts does not keep the API server busy …
+const PAUSE_FACTOR: u32 = 5;
+/// … but never less often than this.
+const LONGEST_STATUS_PAUSE: Duration = Duration::from_secs(2);
+/// A Lease is renewed so many times while it is good.
+const RENEWALS: u32 = 3;
+
+/// The writer of one node's report.
+#[derive(Debug)]
+pub struct Writer {
+    node_name: String,
+    nodes: Api<LoadBalancerNode>,
+    lease: AgentLease,
+    lease_duration: Duration,
+    /// The UID of the Node, while it exists.
+    node: watch::Receiver<Option<String>>,
+    metrics: Metrics,
+    /// What the status says; `None` if it has to be written.
+    written: Option<Report>,
+    ready: Option<Condition>,
+    status_failure: Option<String>,
+    lease_failure: Option<String>,
+}
+
+const STATUS: &str = "LoadBalancerNode";
+const LEASE: &str = "Lease";
+
+impl Writer {
+    /// A writer for the agent's node; `node` says its UID while it exists.
+    #[must_use]
+    pub fn new(
+        client: &Client,
+        config: &Config,
+        node: watch::Receiver<Option<String>>,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            nodes: Api::all(client.clone()),
+            lease: AgentLease::new(client, &config.place.namespace, &config.node_name),
+            lease_duration: config.lease_duration,
+            node,
+            node_name: config.node_name.clone(),
+            metrics,
+            written: None,
+            ready: None,
+            status_failure: None,
+            lease_failure: None,
+        }
+    }
+
+    /// Writes every report until the sender is gone, and the last one again when the
+    /// object was deleted: `exists` says whether it is there. Failures are retried.
+    pub async fn run(
+        mut self,
+        mut reports: watch::Receiver<Option<Report>>,
+        mut exists: mpsc::Receiver<bool>,
+    ) {
+        let mut renewal = interval(self.lease_duration / RENEWALS);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pause = STATUS_PAUSE;
+        let mut existed = false;
+        loop {
+            let report = reports.borrow_and_update().clone();
+            let differs = |report: &Report| match &self.written {
+                Some(written) => report.differs_from(written),
+                None => true,
+            };
+            if let Some(report) = report.filter(|it| self.has_owner(it) && differs(it)) {
+                let first = self.written.is_none();
+                let start = Instant::now();
+                let result = self.write_status(report).await;
+                let took = start.elapsed() * PAUSE_FACTOR;
+                pause = took.clamp(STATUS_PAUSE, LONGEST_STATUS_PAUSE);
+                if first && result.is_ok() {
+                    // Without a Lease the node is not live: do not wait for the next renewal.
+                    renewal.reset_immediately();
+                }
+                note(STATUS, &mut self.status_failure, result, &self.metrics);
+            }
+            let retry = self.status_failure.is_some();
+            tokio::select! {
+                _ = renewal.tick() => {
+                    let latest = reports.borrow().clone();
+                    if let Some(report) = latest.filter(|report| self.has_owner(report)) {
+                        let observed = confirmed(self.written.as_ref(), &report);
+                        let (uid, duration) = (&report.node_uid, self.lease_duration);
+                        let result = self.lease.renew(uid, duration, observed).await;
+                        note(LEASE, &mut self.lease_failure, result, &self.metrics);
+                    }
+                }
+                () = sleep(RETRY_PAUSE), if retry => {}
+                Some(exists) = exists.recv() => {
+                    if std::mem::replace(&mut existed, exists) && !exists {
+                        warn!(object = STATUS, "it was deleted; it is written again while the Node exists");
+                        (self.written, self.ready) = (None, None);
+                    }
+                }
+                changed = wait_changed(&mut reports, pause) => if !changed { return },
+            }
+        }
+    }
+
+    /// Whether the Node that the report is about exists. Without it there is nothing to
+    /// report, and the garbage collector would delete at once what has a dead owner.
+    fn has_owner(&self, report: &Report) -> bool {
+        self.node.borrow().as_ref() == Some(&report.node_uid)
+    }
+
+    async fn write_status(&mut self, report: Report) -> Result<(), CallError> {
+        let status = report.status(self.ready.as_ref(), Timestamp::now());
+        let patch = json!({ "status": status });
+        let name = &self.node_name;
+        let create = || LoadBalancerNode {
+            metadata: owned_by_node(name, name, &report.node_uid),
+            spec: LoadBalancerNodeSpec::default(),
+            status: None,
+        };
+        let written = patch_or_create(&self.nodes, name, &patch, Some("status"), create).await?;
+        self.ready = written.status.and_then(|status| status.ready().cloned());
+        self.written = Some(report);
+        Ok(())
+    }
+}
+
+/// Counts a failure, and logs it unless it is the same as before.
+fn note(
+    object: &'static str,
+    failure: &mut Option<String>,
+    result: Result<(), CallError>,
+    metrics: &Metrics,
+) {
+    let now = result.err().map(|error| error.to_string());
+    if let Some(message) = &now {
+        metrics.report_errors.with_label_values(&[object]).inc();
+        if *failure != now {
+            warn!(object, "cannot write, will retry: {message}");
+        }
+    } else if failure.is_some() {
+        info!(object, "written again");
+    }
+    *failure = now;
+}
+
+/// Deletes the node's report and Lease, so that it leaves every ingress at once.
+pub async fn withdraw(client: &Client, namespace: &str, node_name: &str) {
+    let nodes: Api<LoadBalancerNode> = Api::all(client.clone());
+    let lease = AgentLease::new(client, namespace, node_name);
+    tokio::join!(delete(&nodes, node_name, STATUS), lease.delete());
+}
+
+/// Leaves a Lease that is good until another agent is there.
+pub async fn extend_lease(client: &Client, namespace: &str, node_name: &str) {
+    AgentLease::new(client, namespace, node_name).extend().await;
+}
+
+/// Waits for a new report, then a little for those right behind it.
+async fn wait_changed(reports: &mut watch::Receiver<Option<Report>>, pause: Duration) -> bool {
+    sleep(pause).await;
+    reports.changed().await.is_ok()
+}
+
+/// The version that the Lease may carry: never one whose conflicts are not written
+/// yet, or the controller would list this node for a Service that it refuses. Before
+/// the first write there is none: what stands in the status is an earlier agent's.
+fn confirmed(written: Option<&Report>, latest: &Report) -> Option<ResourceVersion> {
+    let written = written?;
+    Some(if latest.differs_from(written) {
+        written.observed
+    } else {
+        latest.observed
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(revision: u64, observed: u64) -> Report {
+        Report {
+            revision,
+            observed: ResourceVersion(observed),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn the_lease_never_runs_ahead_of_the_written_status() {
+        assert_eq!(confirmed(None, &report(1, 5)), None);
+        let written = report(1, 5);
+        let confirmed = |latest: Report| confirmed(Some(&written), &latest);
+        assert_eq!(confirmed(report(1, 9)), Some(ResourceVersion(9)));
+        // A change that is not written yet.
+        assert_eq!(confirmed(report(2, 9)), Some(ResourceVersion(5)));
+    }
+}

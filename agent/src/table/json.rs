@@ -1,0 +1,139 @@
+//! Changes of elements as nft's JSON (libnftables-json(5)), and the table read back.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use highwire_api::{PortKey, Protocol};
+use ipnet::IpNet;
+use nftables::{
+    expr::{Expression, NamedExpression, Prefix},
+    schema::{self, NfCmd, NfListObject, NfObject, Nftables},
+    types::NfFamily,
+};
+use serde_json::Value as Json;
+
+use super::{
+    TABLE,
+    sets::{Element, Elements, Key, Set, Value, protocol_name},
+};
+
+/// The document that makes nft delete and add these elements.
+#[must_use]
+pub(super) fn change(delete: &[Element], add: &[(Element, Option<Value>)]) -> Nftables<'static> {
+    let deleted = delete.iter().map(|element| (*element, None));
+    let commands = grouped(deleted)
+        .map(NfCmd::Delete)
+        .chain(grouped(add.iter().copied()).map(NfCmd::Add));
+    let objects: Vec<_> = commands.map(NfObject::CmdObject).collect();
+    Nftables {
+        objects: objects.into(),
+    }
+}
+
+/// One command per set, however many elements.
+fn grouped(
+    elements: impl Iterator<Item = (Element, Option<Value>)>,
+) -> impl Iterator<Item = NfListObject<'static>> {
+    let mut groups: BTreeMap<Set, Vec<Expression<'static>>> = BTreeMap::new();
+    for (element, value) in elements {
+        let group = groups.entry(element.set).or_default();
+        group.push(expression(element.key, value));
+    }
+    groups.into_iter().map(|(set, elements)| {
+        NfListObject::Element(schema::Element {
+            family: NfFamily::INet,
+            table: TABLE.into(),
+            name: set.name().into(),
+            elem: elements.into(),
+        })
+    })
+}
+
+fn expression(key: Key, value: Option<Value>) -> Expression<'static> {
+    let text = |text: String| Expression::String(text.into());
+    let port = |key: PortKey| {
+        let protocol = Expression::String(protocol_name(key.protocol).into());
+        vec![protocol, Expression::Number(key.port.get().into())]
+    };
+    let concat = |parts| Expression::Named(NamedExpression::Concat(parts));
+    let key = match key {
+        Key::Address(address) => text(address.to_string()),
+        Key::Port(key) => concat(port(key)),
+        Key::PortAndNetwork(key, network) => {
+            let prefix = Expression::Named(NamedExpression::Prefix(Prefix {
+                addr: Box::new(text(network.network().to_string())),
+                len: network.prefix_len().into(),
+            }));
+            concat([port(key), vec![prefix]].concat())
+        }
+    };
+    let value = match value {
+        None => return key,
+        Some(Value::Address(address)) => text(address.to_string()),
+        Some(Value::Port(port)) => Expression::Number(port.get().into()),
+    };
+    Expression::List(vec![key, value])
+}
+
+/// Reads the elements out of `nft -j list table inet highwire`. The crate's own
+/// types cannot read nft's output (design §2.3), so this searches it for the few
+/// fields it needs. `None` if an element is not of a kind that we write.
+#[must_use]
+pub(super) fn read_elements(listing: &Json) -> Option<Elements> {
+    let mut elements = BTreeMap::new();
+    for object in listing["nftables"].as_array()? {
+        let Some(found) = object.get("set").or_else(|| object.get("map")) else {
+            continue;
+        };
+        let set = Set::named(found["name"].as_str()?)?;
+        for member in found["elem"].as_array().into_iter().flatten() {
+            let (key, value) = match (set.is_map(), member.as_array()) {
+                (true, Some(pair)) => (pair.first()?, Some(read_value(pair.get(1)?)?)),
+                _ => (member, None),
+            };
+            let key = read_key(key)?;
+            elements.insert(Element { set, key }, value);
+        }
+    }
+    Some(Elements(elements))
+}
+
+fn read_key(key: &Json) -> Option<Key> {
+    let Some(parts) = key["concat"].as_array() else {
+        return Some(Key::Address(key.as_str()?.parse().ok()?));
+    };
+    let number = i32::try_from(parts.get(1)?.as_i64()?).ok()?;
+    let port = PortKey::new(read_protocol(parts.first()?)?, number)?;
+    match parts.get(2) {
+        None => Some(Key::Port(port)),
+        Some(network) => Some(Key::PortAndNetwork(port, read_network(network)?)),
+    }
+}
+
+fn read_value(value: &Json) -> Option<Value> {
+    match value.as_u64() {
+        Some(port) => Some(Value::Port(u16::try_from(port).ok()?.try_into().ok()?)),
+        None => Some(Value::Address(value.as_str()?.parse().ok()?)),
+    }
+}
+
+/// A protocol. nft prints its number where there is no /etc/protocols.
+fn read_protocol(value: &Json) -> Option<Protocol> {
+    match (value.as_str(), value.as_u64()) {
+        (Some("tcp"), _) | (_, Some(6)) => Some(Protocol::Tcp),
+        (Some("udp"), _) | (_, Some(17)) => Some(Protocol::Udp),
+        (Some("sctp"), _) | (_, Some(132)) => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+/// A network, or a single address, which nft prints without its prefix.
+fn read_network(value: &Json) -> Option<IpNet> {
+    match value.as_str() {
+        Some(address) => Some(IpNet::from(address.parse::<IpAddr>().ok()?)),
+        None => {
+            let prefix = &value["prefix"];
+            let length = u8::try_from(prefix["len"].as_u64()?).ok()?;
+            IpNet::new(prefix["addr"].as_str()?.parse().ok()?, length).ok()
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Our table in the kernel: brought to what is wanted, put back if another program has
+//! changed it, tried again if nft fails. Until a transaction succeeds the kernel has
+//! what the last one left.
+
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error, info, warn};
+
+use super::{
+    DataPath, Elements, Nft, Structure, Transaction,
+    drift::Drift,
+    nft::{Listed, NftError},
+    notifications::TableEvent,
+};
+use crate::metrics::Metrics;
+
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// What the kernel has, as far as we know.
+#[derive(Debug)]
+enum Table {
+    /// Not known: the next transaction builds the whole table.
+    Unknown,
+    /// The chains of this path and exactly these elements.
+    Holds(DataPath, Elements),
+}
+
+impl Table {
+    /// What makes it hold these elements; `None` if it does already.
+    fn transaction_to(&self, path: DataPath, wanted: &Elements) -> Option<Transaction> {
+        match self {
+            Self::Holds(held, now) if *held == path => Transaction::between(now, wanted),
+            // kube-proxy has changed its mode, or the table is not known.
+            Self::Holds(..) | Self::Unknown => Some(Transaction::Replace(path, wanted.clone())),
+        }
+    }
+}
+
+/// Transactions have failed, the last one too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Since when.
+    pub since: Instant,
+    /// When to try again.
+    pub retry_at: Instant,
+    /// Why the last one failed.
+    pub message: String,
+    /// Whether nft or the kernel refused what it was asked, so that asking for less may
+    /// help.
+    pub refused: bool,
+}
+
+/// The owner of the table.
+#[derive(Debug)]
+pub struct KernelTable {
+    nft: Nft,
+    metrics: Metrics,
+    table: Table,
+    /// As listed after our own last replacement.
+    structure: Option<Structure>,
+    drift: Drift,
+    failure: Option<Failure>,
+    /// Between the last failure and the next try.
+    delay: Duration,
+}
+
+impl KernelTable {
+    /// One of which nothing is known.
+    #[must_use]
+    pub fn new(nft: Nft, metrics: Metrics) -> Self {
+        Self {
+            nft,
+            metrics,
+            table: Table::Unknown,
+            structure: None,
+            drift: Drift::default(),
+            failure: None,
+            delay: Duration::ZERO,
+        }
+    }
+
+    /// Takes in one of nftables' notifications.
+    pub fn notice(&mut self, event: TableEvent, now: Instant) {
+        self.drift.notice(event, now);
+    }
+
+    /// When [`Self::bring_to`] has something to do even if nothing else is wanted.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        match &self.failure {
+            Some(failure) => Some(failure.retry_at),
+            None => self.drift.look_at(),
+        }
+    }
+
+    /// Whether [`Self::bring_to`] has something to do or to try though nothing else is
+    /// wanted.
+    #[must_use]
+    pub fn needs_care(&self) -> bool {
+        self.failure.is_some() || self.drift.is_due(Instant::now())
+    }
+
+    /// Whether [`Self::bring_to`] would run nft now if it had to.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        let failure = self.failure.as_ref();
+        failure.is_none_or(|failure| failure.retry_at <= Instant::now())
+    }
+
+    /// Has the kernel hold the chains of this path and exactly these elements. After a
+    /// failure this does nothing until it is time to try again.
+    ///
+    /// # Errors
+    /// If it does not hold them. Then it has what it had, as far as others let it.
+    pub async fn bring_to(&mut self, path: DataPath, wanted: &Elements) -> Result<(), Failure> {
+        if let Some(failure) = &self.failure
+            && !self.is_due()
+        {
+            return Err(failure.clone());
+        }
+        self.look_if_due().await;
+        match self.apply_or_replace(path, wanted).await {
+            Ok(()) => {
+                self.failure = None;
+                Ok(())
+            }
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// Whether nft would build such a table. Changes nothing.
+    pub async fn accepts(&self, path: DataPath, elements: Elements) -> bool {
+        let transaction = Transaction::Replace(path, elements);
+        self.nft.check(&transaction).await.is_ok()
+    }
+
+    /// Lets the next [`Self::bring_to`] try at once, because less will be wanted.
+    pub fn retry_now(&mut self) {
+        if let Some(failure) = &mut self.failure {
+            failure.retry_at = Instant::now();
+        }
+    }
+
+    fn failed(&mut self, error: &NftError) -> Failure {
+        self.table = Table::Unknown;
+        let now = Instant::now();
+        let since = self.failure.as_ref().map(|failure| failure.since);
+        self.delay = match since {
+            Some(_) => (self.delay * 2).min(LAST_RETRY),
+            None => FIRST_RETRY,
+        };
+        error!(retry_in = ?self.delay, "{error}");
+        let failure = Failure {
+            since: since.unwrap_or(now),
+            retry_at: now + self.delay,
+            message: error.to_string(),
+            refused: matches!(error, NftError::Refused { .. }),
+        };
+        self.failure.insert(failure).clone()
+    }
+
+    /// Reads the table if another program may have changed it.
+    async fn look_if_due(&mut self) {
+        if !self.drift.is_due(Instant::now()) {
+            return;
+        }
+        let Table::Holds(_, elements) = &self.table else {
+            // It is about to be replaced anyway.
+            return;
+        };
+        self.drift.looked(Instant::now());
+        let result = match self.nft.list().await {
+            Ok(Some(Listed {
+                elements: Some(found),
+                structure,
+            })) if found == *elements && Some(&structure) == self.structure.as_ref() => "same",
+            Ok(_) => {
+                self.drifted();
+                "changed"
+            }
+            Err(error) => {
+                warn!("cannot tell whether another program changed the table: {error}");
+                self.drift.notice(TableEvent::Missed, Instant::now());
+                "error"
+            }
+        };
+        self.metrics.drift_looks.with_label_values(&[result]).inc();
+    }
+
+    fn drifted(&mut self) {
+        warn!("another program changed table inet highwire; it is put back");
+        self.metrics.drift_repairs.inc();
+        self.table = Table::Unknown;
+    }
+
+    async fn apply_or_replace(
+        &mut self,
+        path: DataPath,
+        wanted: &Elements,
+    ) -> Result<(), NftError> {
+        let Some(transaction) = self.table.transaction_to(path, wanted) else {
+            return Ok(());
+        };
+        match self.apply(&transaction).await {
+            Ok(()) => {}
+            // Elements or the whole table are not as we left them.
+            Err(NftError::Absent { .. } | NftError::Refused { .. })
+                if matches!(transaction, Transaction::Change { .. }) =>
+            {
+                let replacement = Transaction::Replace(path, wanted.clone());
+                self.table = Table::Unknown;
+                self.apply(&replacement).await?;
+                self.drifted();
+            }
+            Err(error) => return Err(error),
+        }
+        self.table = Table::Holds(path, wanted.clone());
+        Ok(())
+    }
+
+    async fn apply(&mut self, transaction: &Transaction) -> Result<(), NftError> {
+        let start = Instant::now();
+        let result = self.nft.apply(transaction).await;
+        let seconds = start.elapsed().as_secs_f64();
+        let (kind, elements) = (transaction.kind(), transaction.cost());
+        self.metrics
+            .applied(kind, elements, seconds, result.is_ok());
+        result?;
+        self.drift.applied(Instant::now());
+        info!(
+            kind = transaction.kind(),
+            elements = transaction.cost(),
+            milliseconds = start.elapsed().as_millis(),
+            "nftables programmed"
+        );
+        debug!("transaction:\n{transaction}");
+        if let Transaction::Replace(..) = transaction {
+            // Without it every later look leads to a replacement, which tries again.
+            self.structure = match self.nft.structure().await {
+                Ok(structure) => structure,
+                Err(error) => {
+                    warn!("cannot read the table that was just built: {error}");
+                    None
+                }
+            };
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::Plan;
+
+    #[test]
+    fn a_change_of_the_data_path_replaces_the_table_once() {
+        let elements = Elements::of(
+            &Plan {
+                addresses: ["192.0.2.11".parse().unwrap()].into(),
+                ..Plan::default()
+            },
+            DataPath::Dnat,
+        );
+        let replacement = Transaction::Replace(DataPath::Dnat, elements.clone());
+        let table = Table::Holds(DataPath::FirstPacket, elements.clone());
+        let change = table.transaction_to(DataPath::Dnat, &elements);
+        assert_eq!(change.as_ref(), Some(&replacement));
+        let table = Table::Holds(DataPath::Dnat, elements.clone());
+        assert_eq!(table.transaction_to(DataPath::Dnat, &elements), None);
+        let change = Table::Unknown.transaction_to(DataPath::Dnat, &elements);
+        assert_eq!(change, Some(replacement));
+    }
+}

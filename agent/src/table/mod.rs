@@ -1,0 +1,30 @@
+//! Our table in the kernel.
+//!
+//! We own one table, `inet highwire`, and touch nothing else. Its chains and
+//! rules are the same on every node with a kube-proxy of the same kind ([`DataPath`]);
+//! everything that changes is an element of a set or map ([`sets`]). A [`Transaction`] is
+//! a value with one canonical text, which is itself a valid nft script. [`nft`] gets that
+//! text; changes of elements it gets as JSON, and the kernel tests prove that both are the
+//! same. [`kernel_table`] brings the kernel to what is decided and keeps it there.
+
+mod data_path;
+mod drift;
+mod json;
+pub mod kernel_table;
+pub mod left_out;
+pub mod nft;
+pub mod notifications;
+mod rules;
+pub mod sets;
+mod structure;
+mod transaction;
+
+pub use data_path::DataPath;
+pub use kernel_table::KernelTable;
+pub use nft::Nft;
+pub use sets::{Element, Elements, Set};
+pub use structure::Structure;
+pub use transaction::Transaction;
+
+/// The name of our table, of family `inet`.
+pub const TABLE: &str = "highwire";

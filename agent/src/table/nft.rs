@@ -1,0 +1,322 @@
+//! The one place that runs nft.
+
+use std::{io, path::PathBuf, process::Stdio, time::Duration};
+
+use serde_json::Value;
+use thiserror::Error;
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+
+use super::{
+    DataPath, Elements, Structure, TABLE, Transaction,
+    json::{change, read_elements},
+};
+
+/// How long one run of nft may take. Replacing 10,000 elements beside a large
+/// kube-proxy table takes a tenth of a second.
+const NFT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The oldest nft that has what our rules need (design §2.3).
+const OLDEST_NFT: (u32, u32, u32) = (1, 0, 1);
+
+/// Why nft did not do what it was asked for.
+#[derive(Debug, Error)]
+pub enum NftError {
+    /// There is no such program.
+    #[error("cannot run {program:?}: {source}; install nftables, or name the program with --nft")]
+    NotRunnable {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is too old, or no nft.
+    #[error("{found:?} is not an nft of version 1.0.1 or later; install a newer nftables")]
+    TooOld {
+        /// What it says of itself.
+        found: String,
+    },
+    /// It did not end in time and was killed.
+    #[error("nft {step} did not end within {} s and was killed; is another program holding the nftables lock?", NFT_TIMEOUT.as_secs())]
+    TimedOut {
+        /// What it was doing.
+        step: &'static str,
+    },
+    /// The process lacks the right to change nftables.
+    #[error("nft {step} was not permitted: {message}; run as root with CAP_NET_ADMIN")]
+    NotPermitted {
+        /// What it was doing.
+        step: &'static str,
+        /// Its first line.
+        message: String,
+    },
+    /// The table, or an element to be deleted, is not there.
+    #[error(
+        "nft {step} found something missing: {message}; did another program change table inet {TABLE}?"
+    )]
+    Absent {
+        /// What it was doing.
+        step: &'static str,
+        /// Its first line.
+        message: String,
+    },
+    /// The kernel or nft refused.
+    #[error(
+        "nft {step} failed ({status}): {message}; is nf_tables in this kernel (5.13 or later)?"
+    )]
+    Refused {
+        /// What it was doing.
+        step: &'static str,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// Its first line.
+        message: String,
+    },
+    /// What it printed is not understood.
+    #[error("cannot read what nft {step} printed: {message}")]
+    Unreadable {
+        /// What it was doing.
+        step: &'static str,
+        /// Why.
+        message: String,
+    },
+}
+
+/// Our table as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its elements; `None` if some are not of a kind that we write.
+    pub elements: Option<Elements>,
+    /// All the rest.
+    pub structure: Structure,
+}
+
+/// A runner of nft in this network namespace.
+#[derive(Clone, Debug)]
+pub struct Nft {
+    program: PathBuf,
+}
+
+impl Nft {
+    /// Uses this nft program; nothing is run yet.
+    #[must_use]
+    pub fn new(program: PathBuf) -> Self {
+        Self { program }
+    }
+
+    /// Checks that nft is there, new enough, permitted, and that this kernel
+    /// takes our whole rulesets, without changing anything.
+    ///
+    /// # Errors
+    /// The first of these that is not so, with its remedy.
+    pub async fn probe(&self) -> Result<String, NftError> {
+        let printed = self.run("--version", &["--version"], None).await?;
+        let version = parse_version(&printed)
+            .filter(|version| *version >= OLDEST_NFT)
+            .ok_or(NftError::TooOld {
+                found: printed.trim().to_owned(),
+            })?;
+        for path in DataPath::ALL {
+            self.check(&Transaction::Replace(path, Elements::default()))
+                .await?;
+        }
+        Ok(format!("{}.{}.{}", version.0, version.1, version.2))
+    }
+
+    /// Carries a transaction out, all of it or nothing.
+    ///
+    /// # Errors
+    /// If nft or the kernel refuses; then nothing has changed.
+    pub async fn apply(&self, transaction: &Transaction) -> Result<(), NftError> {
+        let Script { arguments, text } = script(transaction)?;
+        self.run("apply", arguments, Some(text)).await.map(drop)
+    }
+
+    /// Finds out whether [`Self::apply`] would succeed, without changing anything.
+    ///
+    /// # Errors
+    /// Those it would have.
+    pub async fn check(&self, transaction: &Transaction) -> Result<(), NftError> {
+        let Script { arguments, text } = script(transaction)?;
+        let arguments = [&["--check"], arguments].concat();
+        self.run("--check", &arguments, Some(text)).await.map(drop)
+    }
+
+    /// The elements of our table as the kernel has them; `None` if there is no
+    /// table or it is not as we left it.
+    ///
+    /// # Errors
+    /// If nft cannot be run or its output not be read.
+    pub async fn elements(&self) -> Result<Option<Elements>, NftError> {
+        Ok(self.list().await?.and_then(|listed| listed.elements))
+    }
+
+    /// Our table; `None` if there is none. Never anybody else's.
+    ///
+    /// # Errors
+    /// If nft cannot be run or its output not be read.
+    pub async fn list(&self) -> Result<Option<Listed>, NftError> {
+        let listing = self
+            .list_json(&["--json", "list", "table", "inet", TABLE])
+            .await?;
+        Ok(listing.map(|listing| Listed {
+            elements: read_elements(&listing),
+            structure: Structure::of(&listing),
+        }))
+    }
+
+    /// What [`Self::list`] says of the structure, without reading the elements.
+    ///
+    /// # Errors
+    /// If nft cannot be run or its output not be read.
+    pub async fn structure(&self) -> Result<Option<Structure>, NftError> {
+        let listing = self
+            .list_json(&["--json", "--terse", "list", "table", "inet", TABLE])
+            .await?;
+        Ok(listing.as_ref().map(Structure::of))
+    }
+
+    /// How many new connections each of the table's counters has seen.
+    ///
+    /// # Errors
+    /// If nft cannot be run or its output not be read.
+    pub async fn counters(&self) -> Result<Vec<(String, u64)>, NftError> {
+        let arguments = ["--json", "list", "counters", "table", "inet", TABLE];
+        let listing = self.list_json(&arguments).await?;
+        let objects = listing
+            .as_ref()
+            .and_then(|listing| listing["nftables"].as_array());
+        let counters = objects
+            .into_iter()
+            .flatten()
+            .filter_map(|object| object.get("counter"));
+        Ok(counters
+            .filter_map(|counter| {
+                Some((
+                    counter["name"].as_str()?.to_owned(),
+                    counter["packets"].as_u64()?,
+                ))
+            })
+            .collect())
+    }
+
+    async fn list_json(&self, arguments: &[&str]) -> Result<Option<Value>, NftError> {
+        let printed = match self.run("list", arguments, None).await {
+            Err(NftError::Absent { .. }) => return Ok(None),
+            other => other?,
+        };
+        serde_json::from_str(&printed)
+            .map(Some)
+            .map_err(|error| NftError::Unreadable {
+                step: "list",
+                message: error.to_string(),
+            })
+    }
+
+    async fn run(
+        &self,
+        step: &'static str,
+        arguments: &[&str],
+        input: Option<Vec<u8>>,
+    ) -> Result<String, NftError> {
+        let not_runnable = |source| NftError::NotRunnable {
+            program: self.program.clone(),
+            source,
+        };
+        let mut child = Command::new(&self.program)
+            .args(arguments)
+            .stdin(if input.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(not_runnable)?;
+        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+            // nft may end before it has read everything; its own message is the better one.
+            let _ = timeout(NFT_TIMEOUT, stdin.write_all(&input)).await;
+        }
+        let output = timeout(NFT_TIMEOUT, child.wait_with_output())
+            .await
+            .map_err(|_| NftError::TimedOut { step })?
+            .map_err(not_runnable)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let message = said
+            .lines()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or("no message");
+        let message = message.trim().to_owned();
+        Err(if message.contains("Operation not permitted") {
+            NftError::NotPermitted { step, message }
+        } else if message.contains("No such file or directory") {
+            NftError::Absent { step, message }
+        } else {
+            NftError::Refused {
+                step,
+                status: output.status,
+                message,
+            }
+        })
+    }
+}
+
+/// What nft is given to read.
+struct Script {
+    arguments: &'static [&'static str],
+    text: Vec<u8>,
+}
+
+/// Structure goes as text: nft's JSON has no `typeof` before 1.1. Elements go as JSON.
+fn script(transaction: &Transaction) -> Result<Script, NftError> {
+    let Transaction::Change { delete, add } = transaction else {
+        return Ok(Script {
+            arguments: &["--file", "-"],
+            text: transaction.to_string().into_bytes(),
+        });
+    };
+    let text = serde_json::to_vec(&change(delete, add)).map_err(|error| NftError::Unreadable {
+        step: "encode",
+        message: error.to_string(),
+    })?;
+    Ok(Script {
+        arguments: &["--json", "--file", "-"],
+        text,
+    })
+}
+
+/// From `nftables v1.0.6 (Lester Gooch #5)`.
+fn parse_version(printed: &str) -> Option<(u32, u32, u32)> {
+    let version = printed.split_whitespace().nth(1)?.strip_prefix('v')?;
+    let mut numbers = version.split('.').map(str::parse);
+    let mut next = || numbers.next().unwrap_or(Ok(0)).ok();
+    Some((next()?, next()?, next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_nft_says_of_itself() {
+        assert_eq!(
+            parse_version("nftables v1.0.6 (Lester Gooch #5)\n"),
+            Some((1, 0, 6))
+        );
+        assert_eq!(parse_version("nftables v1.1 (x)"), Some((1, 1, 0)));
+        assert_eq!(parse_version("iptables v1.8.9"), Some((1, 8, 9)));
+        assert_eq!(parse_version("nonsense"), None);
+    }
+
+    #[tokio::test]
+    async fn a_missing_nft_is_named_with_the_remedy() {
+        let nft = Nft::new("/nowhere/nft".into());
+        let error = nft.probe().await.unwrap_err().to_string();
+        assert!(error.starts_with("cannot run \"/nowhere/nft\""), "{error}");
+        assert!(error.contains("install nftables"), "{error}");
+    }
+}

@@ -1,0 +1,82 @@
+//! The chains and rules, which depend on the [`DataPath`] alone: nft's own text. Lines
+//! that begin with `#` are for readers, and words that begin with `$` are filled in.
+//!
+//! What both tables have is here. An address family needs a rule of its own; a look-up
+//! that misses ends its rule without effect.
+
+mod dnat;
+mod first_packet;
+
+use super::DataPath;
+
+/// The counters of the table, of new connections: left to a listener on the host;
+/// rewritten towards a Service; given back to the node's own stack, which refuses them,
+/// because no rule took them after the rewrite; of clients that a Service does not let in.
+pub(super) const COUNTERS: [&str; 4] = ["listener", "rewrite", "giveback", "denied"];
+
+/// The chains of a table as nft reads them, a line each; those that are jumped to come
+/// before those that jump.
+pub(super) fn chains(path: DataPath) -> Vec<String> {
+    let chains = match path {
+        DataPath::FirstPacket => first_packet::chains(),
+        DataPath::Dnat => dnat::chains(),
+    };
+    let lines = chains.iter().flat_map(|chain| chain.lines());
+    let rules = lines.filter(|line| !line.trim_start().starts_with('#'));
+    rules.map(str::to_owned).collect()
+}
+
+fn fill(template: &str, values: &[(&str, &str)]) -> String {
+    let text = template.to_owned();
+    values
+        .iter()
+        .fold(text, |text, (name, value)| text.replace(name, value))
+}
+
+/// `loadBalancerSourceRanges`, before anything is rewritten. kube-proxy cannot do
+/// it: it sees a ClusterIP or a NodePort, for which they do not count.
+const GUARD: &str = "\
+chain guard {
+  meta l4proto . th dport . ip saddr @allowed4 return
+  meta l4proto . th dport . ip6 saddr @allowed6 return
+  counter name denied drop
+}";
+
+/// Packets for a served address and port. Those that open a connection go on to `$next`.
+const INBOUND: &str = "\
+chain inbound {
+  # Whoever may bind a host port is trusted more than whoever may create a Service.
+  socket wildcard { 0, 1 } counter name listener accept
+  # Else the node's own stack would reset the client's connection.
+  ct state invalid drop
+  ct state new jump $next
+}";
+
+/// Packets from outside and from Pods.
+const PREROUTING: &str = "\
+chain prerouting {
+  type filter hook prerouting priority $priority; policy accept;
+  ct state established,related accept
+  ip daddr @node4 meta l4proto . th dport @ports4 jump inbound
+  ip6 daddr @node6 meta l4proto . th dport @ports6 jump inbound
+}";
+
+/// Packets of clients on the node itself. No listener rule here: the socket would be the
+/// client's own.
+const OUTPUT: &str = "\
+chain output {
+  type $type hook output priority $priority; policy accept;
+  ct state new ip daddr @node4 meta l4proto . th dport @ports4 jump $next
+  ct state new ip6 daddr @node6 meta l4proto . th dport @ports6 jump $next
+}";
+
+/// kube-proxy does not masquerade Pods, nor any client when it has no cluster CIDR;
+/// without this a Pod's reply to a Pod on its own node would go past this node. It is
+/// after kube-proxy's masquerade (100): what that has masqueraded is left alone, as are
+/// ports in `$exempt`.
+const POSTROUTING: &str = "\
+chain postrouting {
+  type nat hook postrouting priority 105; policy accept;
+  meta l4proto { tcp, udp, sctp } ct status dnat ct original ip daddr @node4 meta l4proto . ct original proto-dst @ports4 meta l4proto . ct original proto-dst != @$exempt4 masquerade fully-random
+  meta l4proto { tcp, udp, sctp } ct status dnat ct original ip6 daddr @node6 meta l4proto . ct original proto-dst @ports6 meta l4proto . ct original proto-dst != @$exempt6 masquerade fully-random
+}";

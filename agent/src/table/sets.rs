@@ -1,0 +1,281 @@
+//! The sets and maps of the table, a row each, and what a plan puts into them.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16};
+
+use highwire_api::{Family, PortKey, Protocol, service::TrafficPolicy};
+use ipnet::IpNet;
+
+use super::DataPath;
+use crate::decide::{Forward, Plan, Target};
+
+/// A set or map of our table. It is there once per address family: `node4` and `node6`.
+#[derive(Debug)]
+pub struct SetDef {
+    /// Its name, without the digit of the family.
+    pub name: &'static str,
+    /// The table that has it; `None` for both.
+    pub path: Option<DataPath>,
+    /// Its elements.
+    holds: Holds,
+}
+
+/// Which elements a set or map holds, of a family. A port is one that is served.
+#[derive(Clone, Copy, Debug)]
+enum Holds {
+    /// The addresses at which Services answer.
+    Addresses,
+    /// The ports that the function picks.
+    Ports(fn(&Forward) -> bool),
+    /// Ports and an address for each.
+    PortToAddress(fn(&Forward) -> Option<IpAddr>),
+    /// Ports and another port for each.
+    PortToPort(fn(&Forward) -> Option<NonZeroU16>),
+    /// The ports that not every client may use, with each network that may use it.
+    PortAndNetwork,
+}
+
+/// All of them, in the order in which they are declared.
+pub const SETS: [SetDef; 9] = [
+    // The node's addresses at which Services answer.
+    set("node", None, Holds::Addresses),
+    // The served ports.
+    set("ports", None, Holds::Ports(|_| true)),
+    // To the ClusterIP.
+    set("clusterip", None, Holds::PortToAddress(cluster_ip)),
+    // Those that go to a NodePort.
+    set(
+        "viaport",
+        Some(DataPath::FirstPacket),
+        Holds::Ports(|forward| node_port(forward).is_some()),
+    ),
+    // To the node's address where that NodePort is served …
+    set("nodeaddress", None, Holds::PortToAddress(node_address)),
+    // … and to the NodePort.
+    set("nodeport", None, Holds::PortToPort(node_port)),
+    // Those with `externalTrafficPolicy: Local`, whose clients keep their addresses.
+    set(
+        "localpolicy",
+        Some(DataPath::Dnat),
+        Holds::Ports(|forward| forward.policy() == TrafficPolicy::Local),
+    ),
+    // Those that not every client may use …
+    set(
+        "guarded",
+        None,
+        Holds::Ports(|forward| forward.clients.is_some()),
+    ),
+    // … and who may.
+    set("allowed", None, Holds::PortAndNetwork),
+];
+
+const fn set(name: &'static str, path: Option<DataPath>, holds: Holds) -> SetDef {
+    SetDef { name, path, holds }
+}
+
+fn cluster_ip(forward: &Forward) -> Option<IpAddr> {
+    match forward.target {
+        Target::ClusterIp(ip) => Some(ip),
+        Target::NodePort { .. } => None,
+    }
+}
+
+fn node_address(forward: &Forward) -> Option<IpAddr> {
+    match forward.target {
+        Target::ClusterIp(_) => None,
+        Target::NodePort { address, .. } => Some(address),
+    }
+}
+
+fn node_port(forward: &Forward) -> Option<NonZeroU16> {
+    match forward.target {
+        Target::ClusterIp(_) => None,
+        Target::NodePort { port, .. } => Some(port),
+    }
+}
+
+/// One of [`SETS`], of one family. They are ordered as they are declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Set {
+    /// The place in [`SETS`].
+    row: usize,
+    family: Family,
+}
+
+impl Set {
+    /// Those of one table.
+    pub fn of(path: DataPath) -> impl Iterator<Item = Self> {
+        Self::all().filter(move |set| set.def().path.is_none_or(|only| only == path))
+    }
+
+    /// The one with this name, such as `node4`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|set| set.name() == name)
+    }
+
+    fn all() -> impl Iterator<Item = Self> {
+        let families = |row| Family::ALL.map(|family| Self { row, family });
+        (0..SETS.len()).flat_map(families)
+    }
+
+    fn def(self) -> &'static SetDef {
+        &SETS[self.row]
+    }
+
+    /// Its name in the table.
+    #[must_use]
+    pub fn name(self) -> String {
+        let digit = match self.family {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        };
+        format!("{}{digit}", self.def().name)
+    }
+
+    /// Whether its elements have values.
+    #[must_use]
+    pub fn is_map(self) -> bool {
+        matches!(
+            self.def().holds,
+            Holds::PortToAddress(_) | Holds::PortToPort(_)
+        )
+    }
+
+    /// Whether its keys are ranges.
+    #[must_use]
+    pub fn is_interval(self) -> bool {
+        matches!(self.def().holds, Holds::PortAndNetwork)
+    }
+
+    /// What the keys and values are, by where they stand in a packet. Never by `type`: a
+    /// set or map that nft 1.1.2 or later declares with a plain one makes nft 1.1.1 and
+    /// older, kube-proxy's maybe, crash when they list any table (kubernetes#136786).
+    #[must_use]
+    pub fn typeof_text(self) -> String {
+        let ip = match self.family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        };
+        let port = "meta l4proto . th dport";
+        match self.def().holds {
+            Holds::Addresses => format!("{ip} daddr"),
+            Holds::Ports(_) => port.to_owned(),
+            Holds::PortToAddress(_) => format!("{port} : {ip} daddr"),
+            Holds::PortToPort(_) => format!("{port} : th dport"),
+            Holds::PortAndNetwork => format!("{port} . {ip} saddr"),
+        }
+    }
+
+    fn elements(self, plan: &Plan) -> Vec<(Key, Option<Value>)> {
+        let of_family = plan.forwards.iter();
+        let forwards = of_family.filter(|(slot, _)| slot.family == self.family);
+        let forwards = forwards.map(|(slot, forward)| (slot.port, forward));
+        match self.def().holds {
+            Holds::Addresses => {
+                let addresses = plan.addresses.iter();
+                let own = addresses.filter(|ip| Family::of(**ip) == self.family);
+                own.map(|ip| (Key::Address(*ip), None)).collect()
+            }
+            Holds::Ports(picks) => forwards
+                .filter(|(_, forward)| picks(forward))
+                .map(|(port, _)| (Key::Port(port), None))
+                .collect(),
+            Holds::PortToAddress(address) => forwards
+                .filter_map(|(port, forward)| Some((port, Value::Address(address(forward)?))))
+                .map(|(port, value)| (Key::Port(port), Some(value)))
+                .collect(),
+            Holds::PortToPort(to) => forwards
+                .filter_map(|(port, forward)| Some((port, Value::Port(to(forward)?))))
+                .map(|(port, value)| (Key::Port(port), Some(value)))
+                .collect(),
+            Holds::PortAndNetwork => forwards
+                .flat_map(|(port, forward)| {
+                    let networks = forward.clients.iter().flatten();
+                    networks.map(move |network| (Key::PortAndNetwork(port, *network), None))
+                })
+                .collect(),
+        }
+    }
+}
+
+/// An element of a set or map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Element {
+    /// Where it is.
+    pub set: Set,
+    /// Its key there.
+    pub key: Key,
+}
+
+/// The key of an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// An address of the set's family.
+    Address(IpAddr),
+    /// A served port.
+    Port(PortKey),
+    /// A served port and a network of the set's family.
+    PortAndNetwork(PortKey, IpNet),
+}
+
+/// As nft writes it.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = |port: &PortKey| format!("{} . {}", protocol_name(port.protocol), port.port);
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Port(key) => f.write_str(&port(key)),
+            Self::PortAndNetwork(key, network) => write!(f, "{} . {network}", port(key)),
+        }
+    }
+}
+
+/// The protocol as nft's `inet_proto` type writes it.
+#[must_use]
+pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    }
+}
+
+/// The value of a map's element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// An address of the map's family.
+    Address(IpAddr),
+    /// A port.
+    Port(NonZeroU16),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Port(port) => port.fmt(f),
+        }
+    }
+}
+
+/// All elements of the table, each with its value if it is in a map.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Elements(pub BTreeMap<Element, Option<Value>>);
+
+impl Elements {
+    /// What a plan puts into the table.
+    #[must_use]
+    pub fn of(plan: &Plan, path: DataPath) -> Self {
+        let sets = Set::of(path).flat_map(|set| {
+            let elements = set.elements(plan).into_iter();
+            elements.map(move |(key, value)| (Element { set, key }, value))
+        });
+        Self(sets.collect())
+    }
+
+    /// The elements of one set.
+    pub fn of_set(&self, set: Set) -> impl Iterator<Item = (Key, Option<Value>)> {
+        let elements = self.0.iter().filter(move |(element, _)| element.set == set);
+        elements.map(|(element, value)| (element.key, *value))
+    }
+}

@@ -1,0 +1,130 @@
+//! Transactions: what one run of nft changes, all of it or nothing.
+
+use std::fmt;
+
+use super::{
+    DataPath, Element, Elements, TABLE,
+    rules::{COUNTERS, chains},
+    sets::{Key, Set, Value},
+};
+
+/// One atomic change of the kernel's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    /// Build the whole table anew, whatever was there.
+    Replace(DataPath, Elements),
+    /// Change only these elements of the table as it stands. Never empty.
+    Change {
+        /// Elements to delete, each of which must exist; sorted.
+        delete: Vec<Element>,
+        /// Elements to add; sorted. One whose value changes is deleted first.
+        add: Vec<(Element, Option<Value>)>,
+    },
+    /// Take the table away, if it is there.
+    Remove,
+}
+
+impl Transaction {
+    /// What leads from `before` to `after` in a table of the same [`DataPath`];
+    /// `None` if they are the same.
+    #[must_use]
+    pub fn between(before: &Elements, after: &Elements) -> Option<Self> {
+        let differs = |element: &Element| before.0.get(element) != after.0.get(element);
+        let delete: Vec<Element> = before
+            .0
+            .keys()
+            .filter(|element| differs(element))
+            .copied()
+            .collect();
+        let add: Vec<_> = after
+            .0
+            .iter()
+            .filter(|(element, _)| differs(element))
+            .map(|(element, value)| (*element, *value))
+            .collect();
+        let nothing = delete.is_empty() && add.is_empty();
+        (!nothing).then_some(Self::Change { delete, add })
+    }
+
+    /// How many elements it adds and deletes; of a replacement, all it adds.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        match self {
+            Self::Replace(_, elements) => elements.0.len(),
+            Self::Change { delete, add } => delete.len() + add.len(),
+            Self::Remove => 0,
+        }
+    }
+
+    /// The fixed word for it in metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Replace(..) => "replace",
+            Self::Change { .. } => "change",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// The canonical text, a valid nft script: equal transactions have equal texts.
+impl fmt::Display for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replace(path, elements) => {
+                // Adding it first makes deleting safe whether it exists or not.
+                writeln!(f, "table inet {TABLE}\ndelete table inet {TABLE}")?;
+                write_table(f, *path, elements)
+            }
+            Self::Change { delete, add } => {
+                for Element { set, key } in delete {
+                    let name = set.name();
+                    writeln!(f, "delete element inet {TABLE} {name} {{ {key} }}")?;
+                }
+                for (Element { set, key }, value) in add {
+                    let (name, element) = (set.name(), text(*key, *value));
+                    writeln!(f, "add element inet {TABLE} {name} {{ {element} }}")?;
+                }
+                Ok(())
+            }
+            Self::Remove => writeln!(f, "table inet {TABLE}\ndelete table inet {TABLE}"),
+        }
+    }
+}
+
+fn text(key: Key, value: Option<Value>) -> String {
+    let value = value.map(|value| format!(" : {value}"));
+    format!("{key}{}", value.unwrap_or_default())
+}
+
+fn write_table(f: &mut fmt::Formatter<'_>, path: DataPath, elements: &Elements) -> fmt::Result {
+    writeln!(f, "table inet {TABLE} {{")?;
+    for counter in COUNTERS {
+        writeln!(f, "  counter {counter} {{ }}")?;
+    }
+    for set in Set::of(path) {
+        let kind = if set.is_map() { "map" } else { "set" };
+        let (name, typeof_text) = (set.name(), set.typeof_text());
+        writeln!(f, "  {kind} {name} {{\n    typeof {typeof_text}")?;
+        if set.is_interval() {
+            writeln!(f, "    flags interval")?;
+        }
+        let mut members = elements.of_set(set).peekable();
+        if members.peek().is_some() {
+            writeln!(f, "    elements = {{")?;
+            for (key, value) in members {
+                writeln!(f, "      {},", text(key, value))?;
+            }
+            writeln!(f, "    }}")?;
+        }
+        writeln!(f, "  }}")?;
+    }
+    for line in chains(path) {
+        writeln!(f, "  {line}")?;
+    }
+    writeln!(f, "}}")
+}
+
+#[cfg(test)]
+#[path = "transaction_tests.rs"]
+mod tests;

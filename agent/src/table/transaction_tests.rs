@@ -1,0 +1,117 @@
+use std::net::IpAddr;
+
+use highwire_api::{Family, PortKey, Protocol, arbitration::Slot};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    decide::{Forward, Plan, Target},
+    facts::endpoints::ServicePortName,
+};
+
+fn slot(protocol: Protocol, port: i32) -> Slot {
+    Slot {
+        family: Family::V4,
+        port: PortKey::new(protocol, port).unwrap(),
+    }
+}
+
+fn to_cluster_ip(ip: IpAddr) -> Forward {
+    Forward {
+        target: Target::ClusterIp(ip),
+        clients: None,
+        port_name: ServicePortName {
+            service: "ns/web".parse().unwrap(),
+            port: String::new(),
+        },
+    }
+}
+
+fn plan(ports: &[(i32, &str)]) -> Plan {
+    let forward = |(port, ip): &(i32, &str)| {
+        let forward = to_cluster_ip(ip.parse().unwrap());
+        (slot(Protocol::Tcp, *port), forward)
+    };
+    Plan {
+        addresses: ["192.0.2.11".parse().unwrap()].into(),
+        forwards: ports.iter().map(forward).collect(),
+    }
+}
+
+fn elements(plan: &Plan) -> Elements {
+    Elements::of(plan, DataPath::FirstPacket)
+}
+
+fn change(before: &Plan, after: &Plan) -> Option<String> {
+    Transaction::between(&elements(before), &elements(after)).map(|t| t.to_string())
+}
+
+#[test]
+fn nothing_changed_is_no_transaction() {
+    let plan = plan(&[(80, "10.96.0.10")]);
+    assert_eq!(change(&plan, &plan), None);
+}
+
+#[test]
+fn one_more_port_costs_exactly_its_own_elements() {
+    let ports: Vec<(i32, &str)> = (1000..1300).map(|port| (port, "10.96.0.10")).collect();
+    let before = plan(&ports);
+    let after = plan(&[&ports[..], &[(80, "10.96.0.99")]].concat());
+    assert_eq!(
+        change(&before, &after).unwrap(),
+        "add element inet highwire ports4 { tcp . 80 }\n\
+         add element inet highwire clusterip4 { tcp . 80 : 10.96.0.99 }\n"
+    );
+    assert_eq!(
+        change(&after, &before).unwrap(),
+        "delete element inet highwire ports4 { tcp . 80 }\n\
+         delete element inet highwire clusterip4 { tcp . 80 }\n"
+    );
+}
+
+#[test]
+fn a_new_value_replaces_the_old_one() {
+    assert_eq!(
+        change(&plan(&[(80, "10.96.0.10")]), &plan(&[(80, "10.96.0.11")])).unwrap(),
+        "delete element inet highwire clusterip4 { tcp . 80 }\n\
+         add element inet highwire clusterip4 { tcp . 80 : 10.96.0.11 }\n"
+    );
+}
+
+fn any_plan() -> impl Strategy<Value = Plan> {
+    let forward = (any::<bool>(), 1..9_i32, 1..4_u8).prop_map(|(udp, port, host)| {
+        let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+        let forward = to_cluster_ip([10, 96, 0, host].into());
+        (slot(protocol, port), forward)
+    });
+    let addresses = proptest::collection::btree_set(1..4_u8, 0..3);
+    (
+        addresses,
+        proptest::collection::btree_map(any::<u8>(), forward, 0..6),
+    )
+        .prop_map(|(addresses, forwards)| Plan {
+            addresses: addresses
+                .into_iter()
+                .map(|host| [192, 0, 2, host].into())
+                .collect(),
+            forwards: forwards.into_values().collect(),
+        })
+}
+
+proptest! {
+    #[test]
+    fn a_change_leads_exactly_to_what_was_wanted(before in any_plan(), after in any_plan()) {
+        let (before, after) = (elements(&before), elements(&after));
+        let mut table = before.0.clone();
+        if let Some(Transaction::Change { delete, add }) = Transaction::between(&before, &after) {
+            for element in delete {
+                prop_assert!(table.remove(&element).is_some(), "nft fails on a missing element");
+            }
+            for (element, value) in add {
+                prop_assert_eq!(table.insert(element, value), None, "nft fails on another value");
+            }
+        }
+        prop_assert_eq!(&table, &after.0);
+        prop_assert_eq!(Transaction::between(&after, &after), None);
+    }
+}
