@@ -188,7 +188,10 @@ fn link(message: LinkMessage) -> Option<(u32, Link)> {
 }
 
 /// Reads the addresses of interfaces that are up. Blocks.
-fn read() -> Result<Vec<HostAddress>, AddressError> {
+///
+/// # Errors
+/// If the kernel does not answer.
+pub fn read() -> Result<Vec<HostAddress>, AddressError> {
     let mut links = BTreeMap::new();
     let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
     list("links", request, |message| {

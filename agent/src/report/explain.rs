@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -12,14 +11,12 @@ use highwire_api::{ClassPolicy, Problem, ServiceSpec, node::Conflict};
 use highwire_runtime::mirror::Mirror;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::{Api, Client, api::ListParams, runtime::watcher::Event};
-use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     config::Policy,
     decide::{Decision, decide},
     facts::{
-        Facts,
-        addresses::{self, HostAddress},
+        Facts, addresses,
         listener_history::Listeners,
         listeners,
         node::NodeFacts,
@@ -28,8 +25,6 @@ use crate::{
         sysctls::Sysctls,
     },
 };
-
-const HOST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Prints the table for a node. It must run on that node: sockets and addresses
 /// are those of the host it runs on.
@@ -64,7 +59,7 @@ pub async fn explain(
     let decision = decide(&Facts {
         services,
         node: &node,
-        addresses: &host_addresses().await?,
+        addresses: &addresses::read()?,
         pods: pods.known().unwrap_or(&none.1),
         listeners: &Listeners {
             open: listeners::scan()?,
@@ -88,19 +83,6 @@ fn list<K>(items: Vec<K>) -> impl Iterator<Item = Event<K>> {
         .into_iter()
         .chain(items)
         .chain([Event::InitDone])
-}
-
-async fn host_addresses() -> Result<Vec<HostAddress>> {
-    let (sender, mut found) = mpsc::channel(1);
-    tokio::select! {
-        result = addresses::follow(sender, |found| found) => {
-            result?;
-            bail!("the kernel named no addresses")
-        }
-        first = timeout(HOST_TIMEOUT, found.recv()) => {
-            first.ok().flatten().context("the kernel did not name the host's addresses in time")
-        }
-    }
 }
 
 /// The Services that other load balancers serve, a line each.

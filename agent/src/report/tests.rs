@@ -109,6 +109,7 @@ fn a_report_is_bounded_and_names_every_refused_service() {
 fn the_node_stays_as_it_is_for_the_first_seconds_of_failure() {
     let failure = |ago| Failure {
         since: Instant::now().checked_sub(ago).unwrap(),
+        delay: Duration::ZERO,
         retry_at: Instant::now(),
         message: "refused".into(),
         refused: true,

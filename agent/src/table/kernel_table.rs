@@ -42,7 +42,9 @@ impl Table {
 pub struct Failure {
     /// Since when.
     pub since: Instant,
-    /// When to try again.
+    /// Between the last one and the next try, …
+    pub delay: Duration,
+    /// … which is then.
     pub retry_at: Instant,
     /// Why the last one failed.
     pub message: String,
@@ -61,8 +63,6 @@ pub struct KernelTable {
     structure: Option<Structure>,
     drift: Drift,
     failure: Option<Failure>,
-    /// Between the last failure and the next try.
-    delay: Duration,
 }
 
 impl KernelTable {
@@ -76,7 +76,6 @@ impl KernelTable {
             structure: None,
             drift: Drift::default(),
             failure: None,
-            delay: Duration::ZERO,
         }
     }
 
@@ -145,15 +144,15 @@ impl KernelTable {
     fn failed(&mut self, error: &NftError) -> Failure {
         self.table = Table::Unknown;
         let now = Instant::now();
-        let since = self.failure.as_ref().map(|failure| failure.since);
-        self.delay = match since {
-            Some(_) => (self.delay * 2).min(LAST_RETRY),
-            None => FIRST_RETRY,
+        let (since, delay) = match &self.failure {
+            Some(last) => (last.since, (last.delay * 2).min(LAST_RETRY)),
+            None => (now, FIRST_RETRY),
         };
-        error!(retry_in = ?self.delay, "{error}");
+        error!(retry_in = ?delay, "{error}");
         let failure = Failure {
-            since: since.unwrap_or(now),
-            retry_at: now + self.delay,
+            since,
+            delay,
+            retry_at: now + delay,
             message: error.to_string(),
             refused: matches!(error, NftError::Refused { .. }),
         };
