@@ -11,7 +11,7 @@ use crate::lab::test_run::{self, Leftover};
 
 /// How many of them a test run has at once: each starts seven or more processes of half
 /// a GiB together, and then its test mostly waits.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 4;
 static ROOM: Semaphore = Semaphore::const_new(AT_ONCE);
 
 /// A cluster that goes at the end of the test, or when the process ends that has it.

@@ -5,6 +5,7 @@ mod agent_policy;
 mod conflicts;
 mod crowd;
 mod ending;
+mod failing;
 mod failover;
 mod half_open;
 mod harness;
