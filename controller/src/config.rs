@@ -34,8 +34,8 @@ pub struct Args {
     /// The port they are served on.
     #[arg(long, default_value_t = 9808)]
     port: u16,
-    /// Whether Services without spec.loadBalancerClass are served. The agents must be
-    /// told the same.
+    /// Whether Services without spec.loadBalancerClass are served. Give the agents
+    /// the same flag.
     #[arg(long, default_value_t = true, action = ArgAction::Set)]
     default_class: bool,
     /// Whether nodes with the label node.kubernetes.io/exclude-from-external-load-balancers
@@ -45,15 +45,15 @@ pub struct Args {
           num_args = 0..=1, default_missing_value = "true")]
     ignore_exclude_label: bool,
     /// How many seconds a Service's list of addresses is held that would become empty
-    /// only because agents are silent; 0 for not at all. Who watches the status, such as
-    /// ExternalDNS, takes an empty list at its word.
+    /// only because agents are silent; 0 for not at all. Programs that watch the status, such
+    /// as ExternalDNS, act on an empty list at once.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     empty_hold: u32,
     /// How many nodes a Service lists that has no annotation highwire.dev/max-addresses,
     /// each with all of its addresses; 0 for all.
     #[arg(long, default_value_t = 64, value_name = "NODES")]
     max_addresses: u16,
-    /// How log lines look.
+    /// The format of log lines.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }

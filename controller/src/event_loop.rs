@@ -22,7 +22,7 @@ use crate::{
     writer::Writer,
 };
 
-/// How many writes are under way at once.
+/// How many writes are done at once.
 const WRITES: usize = 8;
 
 /// How many inputs are taken in before the next write may begin.
@@ -34,7 +34,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// Counting everything for the metrics is worth it at most this often.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Writes that are under way when the loop is asked to stop may take this long.
+/// Unfinished writes may take this long when the loop is asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// What the loop works with.
@@ -60,7 +60,7 @@ pub struct EventLoop {
 type Writes = JoinSet<(StatusWrite, WriteResult)>;
 
 impl EventLoop {
-    /// Turns until `stop`, then waits for the writes under way, or until the inputs end.
+    /// Turns until `stop`, then waits for unfinished writes, or until the inputs end.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         let mut writes = Writes::new();
@@ -106,7 +106,7 @@ impl EventLoop {
         }
         let drained = async { while writes.join_next().await.is_some() {} };
         if timeout(DRAIN, drained).await.is_err() {
-            warn!("stopping with {} writes under way", writes.len());
+            warn!("stopping with {} unfinished writes", writes.len());
         }
     }
 

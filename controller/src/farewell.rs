@@ -1,8 +1,7 @@
-//! What the controller does when Highwire is removed: Services are left as if it had
-//! never been there, whatever it is that was written of them.
+//! At an uninstall, removes everything that Highwire wrote in the status of Services.
 //!
-//! Whether something is our work only the API server's books (`managedFields`) say, so
-//! this knows nothing of Services but those. An entry of another manager stays.
+//! Only the API server's `managedFields` say what that is, so nothing else of a Service is
+//! read. What another manager wrote stays.
 
 use std::time::Duration;
 
@@ -22,8 +21,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-/// How many writes are under way at once.
-const FLIGHTS: usize = 16;
+/// How many writes are done at once.
+const WRITES: usize = 16;
 
 /// Services per page of the list, which is in memory as a whole.
 const PAGE: u32 = 500;
@@ -34,8 +33,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long after a failure the next try comes.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Clears everything of ours in the status of all Services, again and again until
-/// nothing of it is left, `end` has come, or the right to do so is gone.
+/// Clears what Highwire wrote in the status of all Services, again and again until nothing
+/// of it is left, `end` has come, or the right to do so is gone.
 pub async fn clear(client: &Client, end: Instant) {
     let mut cleared = 0;
     loop {
@@ -52,7 +51,7 @@ pub async fn clear(client: &Client, end: Instant) {
             Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
                 warn!(
                     services = cleared,
-                    "the rights went before all Services were cleared; see the README, \
+                    "the rights were removed before all Services were cleared; see the README, \
                      Uninstall: {}",
                     status.message
                 );
@@ -71,7 +70,7 @@ pub async fn clear(client: &Client, end: Instant) {
     }
 }
 
-/// Looks at all Services once. Returns how many there were to clear.
+/// Reads all Services once. Returns how many there were to clear.
 async fn sweep(client: &Client, cleared: &mut usize) -> kube::Result<usize> {
     let mut found = 0;
     let mut params = ListParams::default().limit(PAGE);
@@ -87,7 +86,7 @@ async fn sweep(client: &Client, cleared: &mut usize) -> kube::Result<usize> {
         found += ours.len();
         let mut writes = stream::iter(ours)
             .map(|(service, patch)| write(client, service, patch))
-            .buffer_unordered(FLIGHTS);
+            .buffer_unordered(WRITES);
         while let Some(written) = writes.next().await {
             *cleared += usize::from(written?);
         }
@@ -127,8 +126,8 @@ async fn answer<T>(asking: impl Future<Output = kube::Result<T>>) -> kube::Resul
         .unwrap_or_else(|_| Err(late()))
 }
 
-/// The strategic merge patch that takes our work out of a Service's status; `None` if
-/// there is none. With UID and version, so that it only hits what was looked at.
+/// The strategic merge patch that removes what Highwire wrote in a Service's status; `None` if
+/// there is none. With UID and version, so that it only changes the version that was read.
 fn patch(service: &Service) -> Option<Value> {
     let mut cleared = json!({});
     if IngressAuthor::of(service) == IngressAuthor::Highwire {

@@ -51,8 +51,8 @@ impl Now {
 pub enum Liveness {
     /// Its Lease was renewed within its duration.
     Alive,
-    /// Nobody can tell: the Lease had expired by its own time stamps when it was first
-    /// seen, or nobody's renewals were seen for a while, or many lapsed together. Becomes
+    /// It is not known: the Lease had expired by its own time stamps when it was first
+    /// seen, or no renewals were seen for a while, or many lapsed together. Becomes
     /// `Alive` by a renewal, and is judged again after another duration.
     Unknown,
     /// Its Lease was not renewed for its duration. Becomes `Alive` by a renewal.
@@ -200,7 +200,7 @@ impl AgentLeases {
     }
 
     /// Lets the Leases expire whose time has come. Returns the nodes whose agents' liveness
-    /// that changed. `is_vouched_for` says of a node whether somebody else reports that the
+    /// that changed. `is_vouched_for` says of a node whether Kubernetes itself says that the
     /// machine runs.
     pub fn expire(&mut self, is_vouched_for: impl Fn(&str) -> bool, now: Now) -> Vec<String> {
         if self.next.is_none_or(|due| due > now.instant) {

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+    Histogram, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    register_histogram_with_registry as histogram,
+    register_int_counter_vec_with_registry as int_counter_vec,
+    register_int_gauge_vec_with_registry as int_gauge_vec,
+    register_int_gauge_with_registry as int_gauge,
 };
 
 use crate::{
@@ -61,62 +65,61 @@ impl Metrics {
     /// If two had the same name, which a test rules out.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let name = |suffix: &str| format!("highwire_controller_{suffix}");
-        let counters = |suffix, help, labels: &[&str]| {
-            add(
-                &registry,
-                IntCounterVec::new(Opts::new(name(suffix), help), labels),
-            )
-        };
-        let gauges = |suffix, help, labels: &[&str]| {
-            add(
-                &registry,
-                IntGaugeVec::new(Opts::new(name(suffix), help), labels),
-            )
-        };
-        let seconds = HistogramOpts::new(
-            name("first_address_seconds"),
-            "Time from a new Service to the first address in its status",
-        )
-        .buckets(vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0]);
-        let status_writes = counters(
-            "status_writes_total",
-            "Writes of a Service's status, by how they ended",
-            &["result"],
-        )?;
-        // A rate needs a zero to start from.
-        for result in WRITE_RESULTS {
-            status_writes.with_label_values(&[result]);
-        }
-        Ok(Self {
-            status_writes,
-            watch_errors: counters("watch_errors_total", "Failed watches", &["kind"])?,
-            leader: add(
-                &registry,
-                IntGauge::new(
-                    name("leader"),
-                    "Whether this controller leads (1) or not (0)",
-                ),
+        let metrics = Self {
+            watch_errors: int_counter_vec!(
+                "highwire_controller_watch_errors_total",
+                "Failed watches",
+                &["kind"],
+                registry
             )?,
-            events: counters(
-                "events_total",
+            leader: int_gauge!(
+                "highwire_controller_leader",
+                "Whether this controller leads (1) or not (0)",
+                registry
+            )?,
+            status_writes: int_counter_vec!(
+                "highwire_controller_status_writes_total",
+                "Writes of a Service's status, by how they ended",
+                &["result"],
+                registry
+            )?,
+            events: int_counter_vec!(
+                "highwire_controller_events_total",
                 "Kubernetes Events for Services, by reason and by how their sending ended",
                 &["reason", "result"],
+                registry
             )?,
-            services: gauges("services", "Services of ours by state", &["state"])?,
-            nodes: gauges(
-                "nodes",
+            services: int_gauge_vec!(
+                "highwire_controller_services",
+                "Services of ours by state",
+                &["state"],
+                registry
+            )?,
+            nodes: int_gauge_vec!(
+                "highwire_controller_nodes",
                 "Nodes by whether they can be advertised",
                 &["state"],
+                registry
             )?,
-            conflicts: gauges(
-                "conflicts",
+            conflicts: int_gauge_vec!(
+                "highwire_controller_conflicts",
                 "Services that are refused a port on some node, by reason",
                 &["reason"],
+                registry
             )?,
-            first_address: add(&registry, Histogram::with_opts(seconds))?,
+            first_address: histogram!(
+                "highwire_controller_first_address_seconds",
+                "Time from a new Service to the first address in its status",
+                vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0],
+                registry
+            )?,
             registry,
-        })
+        };
+        // A rate needs a zero to start from.
+        for result in WRITE_RESULTS {
+            metrics.status_writes.with_label_values(&[result]);
+        }
+        Ok(metrics)
     }
 
     /// Leadership was won or lost.
@@ -157,7 +160,7 @@ impl Metrics {
     }
 }
 
-/// Sets the gauge of every state, also of those nobody is in.
+/// Sets the gauge of every state, also of those that do not occur.
 fn count(gauges: &IntGaugeVec, all: &[&'static str], found: impl Iterator<Item = &'static str>) {
     let mut counts: std::collections::BTreeMap<&str, i64> =
         all.iter().map(|state| (*state, 0)).collect();
@@ -167,15 +170,6 @@ fn count(gauges: &IntGaugeVec, all: &[&'static str], found: impl Iterator<Item =
     for (state, count) in counts {
         gauges.with_label_values(&[state]).set(count);
     }
-}
-
-fn add<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: prometheus::Result<C>,
-) -> prometheus::Result<C> {
-    let metric = metric?;
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
 }
 
 #[cfg(test)]

@@ -222,9 +222,12 @@ impl Reconciler {
             self.leading = None;
         } else if self.leading.is_none() {
             let mut leading = Leading::default();
-            for key in self.histories.keys() {
+            for (key, history) in &mut self.histories {
                 if let Some(service) = self.facts.service(key) {
                     leading.announce_other_manager(key, service);
+                    // The leader before has brought them.
+                    let listed = &service.status.listed.ingress;
+                    history.waiting_since = history.waiting_since.filter(|_| listed.is_empty());
                 }
             }
             self.touched.all = true;
@@ -461,7 +464,7 @@ impl Leading {
     }
 
     /// Says that another program wrote the addresses of a Service. Nothing is written there
-    /// that would remember this, so it is one Event per Service, whoever leads.
+    /// that would remember this, so it is one Event per Service, also after a change of leader.
     fn announce_other_manager(&mut self, key: &ServiceKey, service: &ServiceFacts) {
         if let Interpretation::ManagedElsewhere(manager) = &service.asks {
             let manager = manager.clone();

@@ -109,7 +109,7 @@ fn conditions(write: &StatusWrite) -> impl Iterator<Item = &Condition> {
 
 /// A strategic merge patch: it replaces the ingress as a whole, and of the conditions,
 /// a list by type, only ours, so that those of others and whatever else is in the
-/// status stay. With UID and version, so that it only hits what was decided about.
+/// status stay. With UID and version, so that it only changes the version that was decided about.
 #[must_use]
 pub fn patch(write: &StatusWrite) -> Value {
     let mut status = json!({});

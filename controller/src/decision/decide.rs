@@ -37,9 +37,9 @@ pub struct Cluster<'a> {
     pub policy: &'a Policy,
 }
 
-/// Decides what the status should say. Who watches a status, such as ExternalDNS, takes an
-/// empty list at its word; so with [`Silence::ProvesNothing`] a list that would become empty
-/// is held for the sake of the nodes that are only silent.
+/// Decides what the status should say. Programs that watch it, such as ExternalDNS,
+/// act on an empty list at once; so with [`Silence::ProvesNothing`] a list that would become
+/// empty keeps the nodes that are only silent.
 #[must_use]
 pub fn decide(
     key: &ServiceKey,

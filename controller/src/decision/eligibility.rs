@@ -85,7 +85,7 @@ impl Ineligible {
 pub enum Readiness {
     /// It can.
     Ready,
-    /// Nobody can tell: it stays where it is listed and is listed nowhere else.
+    /// It is not known: the node stays where it is listed and is listed nowhere else.
     Unknown,
     /// It cannot.
     NotReady(Ineligible),

@@ -28,7 +28,7 @@ pub enum Serving {
     Limited(Limited),
     /// No node serves it.
     NoAddress(NoAddress),
-    /// No node serves it, and nothing but refused ports is in the way.
+    /// No node serves it, only because ports are refused.
     PortsRefused,
     /// What it asks for cannot be read.
     Invalid {
@@ -102,7 +102,7 @@ impl Serving {
     }
 }
 
-/// Whether that is true of every node that somebody might expect to be listed.
+/// Whether that is true of every node that could be expected to be listed.
 fn all_expected(nodes: &[(String, Ineligible)], is: impl Fn(&Ineligible) -> bool) -> bool {
     let reasons = nodes.iter().map(|(_, reason)| reason);
     let mut expected = reasons

@@ -24,7 +24,7 @@ const LONGEST: usize = 1024;
 /// What a text ends with that was cut there.
 const MARK: &str = "…";
 
-/// Room for the words that count what is not named.
+/// Room for `and 123 more conflicts`.
 const TAIL: usize = 32;
 
 /// How many nodes or addresses a text names before it only counts.

@@ -30,11 +30,11 @@ pub struct Ingress(BTreeMap<BTreeSet<PortKey>, Arc<BTreeSet<IpAddr>>>);
 #[derive(Debug, Default)]
 pub struct AddressSets {
     sets: BTreeSet<Arc<BTreeSet<IpAddr>>>,
-    /// At how many sets to look for those that nobody lists any more.
+    /// At how many sets those that no Service lists any more are removed.
     crowded: usize,
 }
 
-/// How many sets are too few to look for unused ones.
+/// With fewer sets than this, unused ones are kept.
 const FEW: usize = 16;
 
 impl AddressSets {

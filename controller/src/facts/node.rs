@@ -28,8 +28,8 @@ pub enum Departure {
     Marked,
 }
 
-/// What a Node's condition `Ready` says: the kubelet's word, or, once that is silent,
-/// the node lifecycle controller's.
+/// What a Node's condition `Ready` says. The kubelet writes it, or, once that is silent,
+/// the node lifecycle controller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NodeReady {
     /// True.
@@ -96,8 +96,7 @@ impl NodeFacts {
         }
     }
 
-    /// Whether the machine is known to run by somebody else than its agent, who would also
-    /// report that it does not.
+    /// Whether Kubernetes itself says that the machine runs.
     #[must_use]
     pub fn is_vouched_for(&self) -> bool {
         self.opted_in && self.ready == NodeReady::Ready
@@ -130,12 +129,12 @@ pub enum AgentReady {
     Unreadable(String),
 }
 
-/// A port that a Service asks for and somebody else has.
+/// A port that a Service asks for and another has.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortConflict {
     /// The port.
     pub port: PortKey,
-    /// Who has it, in the agent's words.
+    /// Who has it, as the agent wrote it.
     pub held_by: String,
     /// The kind of holder.
     pub reason: ConflictReason,

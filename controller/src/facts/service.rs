@@ -93,7 +93,7 @@ impl ServiceFacts {
             author: IngressAuthor::of(service),
             adopted: is_adopted(service),
         };
-        // An ingress of another controller means that the Service is its business now.
+        // An ingress of another controller means that it has taken the Service over.
         let has_ours = match facts.author {
             IngressAuthor::Nobody => facts.has_our_conditions,
             IngressAuthor::Highwire => true,

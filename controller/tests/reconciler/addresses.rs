@@ -132,6 +132,42 @@ fn changed_ports_are_claimed_only_once_observed_and_addresses_stay() {
 }
 
 #[test]
+fn a_nodes_flap_is_no_event_and_an_edit_is_one() {
+    let mut world = served();
+    for status in ["False", "True"] {
+        world.node(1, |node| {
+            node["status"]["conditions"][0]["status"] = json!(status);
+        });
+        world.pass(SECOND);
+    }
+    assert_eq!((world.writes.len(), world.events.len()), (2, 0));
+    world.edit("web", |s| s["spec"]["ports"] = json!([{"port": 443}]));
+    for number in [1, 2] {
+        world.all_report([number]);
+        world.pass(SECOND);
+    }
+    assert_eq!(world.advertised("web").len(), 2);
+    // The first write has no address any more, or not yet.
+    let reasons = world.reasons();
+    assert_eq!(reasons.last(), Some(&"LoadBalancerUpdated"));
+    assert!(reasons.len() <= 2, "one per node: {reasons:?}");
+}
+
+#[test]
+fn an_edit_that_keeps_the_addresses_is_one_event() {
+    let mut world = served();
+    world.edit("web", |s| {
+        s["spec"]["ports"] = json!([{"port": 80}, {"port": 443}]);
+    });
+    for number in [1, 2] {
+        world.all_report([number]);
+        world.pass(SECOND);
+    }
+    assert_eq!(world.writes.len(), 2);
+    assert_eq!(world.reasons(), ["LoadBalancerUpdated"], "not one per node");
+}
+
+#[test]
 fn a_change_of_the_address_type_needs_nobodys_confirmation() {
     let mut world = served();
     world.node(1, |node| {
@@ -208,7 +244,7 @@ fn a_new_leader_rewrites_nothing_that_is_right() {
 }
 
 #[test]
-fn a_follower_writes_and_tells_nothing() {
+fn a_follower_writes_and_says_nothing() {
     let mut world = served();
     world.reconciler.lead(false);
     world.kill(2);
@@ -220,7 +256,7 @@ fn a_follower_writes_and_tells_nothing() {
 }
 
 #[test]
-fn a_shortage_is_told_with_its_cause_after_a_grace() {
+fn why_there_is_no_address_is_said_after_a_grace() {
     let mut world = World::new();
     world.put(service("web"));
     world.pass(SECOND);
@@ -288,12 +324,12 @@ fn what_cannot_be_read_keeps_what_it_had_and_what_is_not_done_is_cleared() {
     });
     world.pass(5 * SECOND);
     assert!(world.advertised("web").is_empty());
-    let told: Vec<_> = world
+    let said: Vec<_> = world
         .reasons()
         .into_iter()
         .filter(|reason| *reason == "Unsupported")
         .collect();
-    assert_eq!(told.len(), 1);
+    assert_eq!(said.len(), 1);
     let condition = world.serving("web").unwrap();
     let expected = "False Unsupported: spec.clusterIP: \"None\": ";
     assert!(condition.starts_with(expected), "{condition}");
@@ -348,7 +384,7 @@ fn only_our_own_work_is_cleared_from_services_of_others() {
 #[test]
 fn a_conflict_waits_for_the_watch() {
     let mut world = served();
-    // Somebody writes the Service, and the watch is late to tell.
+    // Somebody writes the Service, and the watch is late.
     let seen_late = world.edit_unseen("web", |s| s["metadata"]["labels"] = json!({"a": "b"}));
     world.kill(2);
     world.pass(20 * SECOND);

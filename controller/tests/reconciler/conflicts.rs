@@ -61,10 +61,10 @@ fn a_refused_service_has_one_event_one_condition_and_no_address() {
         ["PortConflict"],
         "it explains the lack of nodes"
     );
-    let told = &world.events[0];
-    assert_eq!(told.happened.severity, Severity::Warning);
+    let event = &world.events[0].happened;
+    assert_eq!(event.severity, Severity::Warning);
     assert_eq!(
-        told.happened.note,
+        event.note,
         format!("{said}; the Service is not served there")
     );
     assert_eq!(world.writes.len(), 1);
@@ -79,7 +79,7 @@ fn a_refused_service_has_one_event_one_condition_and_no_address() {
 }
 
 #[test]
-fn when_the_port_is_free_it_is_served_and_told_in_one_write() {
+fn when_the_port_is_free_one_write_says_so() {
     let mut world = refused();
     world.all_refuse(1..=5, &[]);
     world.pass(5 * SECOND);
@@ -107,11 +107,11 @@ fn when_the_port_is_free_it_is_served_and_told_in_one_write() {
         ["LoadBalancerUpdated", "PortConflict"]
     );
     let again = &world.events[4];
-    assert_ne!(again.id, first, "or the API server would take it for told");
+    assert_ne!(again.id, first, "or the API server would refuse the second");
 }
 
 #[test]
-fn another_holder_is_told_and_is_no_release() {
+fn another_holder_is_an_event_and_no_release() {
     let mut world = refused();
     let socket = conflict("young", 80, "HostListener", "socket 0.0.0.0:80 uid 0");
     world.refuses(1, &[socket]);
@@ -158,7 +158,7 @@ fn more_nodes_with_the_same_cause_are_few_writes_and_no_event() {
 }
 
 #[test]
-fn a_new_leader_repeats_nothing_and_tells_what_it_finds_resolved() {
+fn a_new_leader_repeats_nothing_and_says_what_is_resolved() {
     for resolved in [false, true] {
         let mut world = refused();
         world.restart();
@@ -196,7 +196,7 @@ fn a_dead_nodes_refusal_ends_with_its_lease_and_a_restart_does_not_bring_it_back
     world.kill(2);
     world.pass(20 * SECOND);
     assert!(world.condition("young").unwrap().starts_with("False"));
-    let (writes, told) = (world.writes.len(), world.events.len());
+    let (writes, said) = (world.writes.len(), world.events.len());
 
     world.restart();
     world.list_nodes(|world| {
@@ -206,7 +206,7 @@ fn a_dead_nodes_refusal_ends_with_its_lease_and_a_restart_does_not_bring_it_back
         world.lease_of(2, 60 * SECOND, None);
     });
     world.pass(30 * SECOND);
-    assert_eq!((world.writes.len(), world.events.len()), (writes, told));
+    assert_eq!((world.writes.len(), world.events.len()), (writes, said));
 }
 
 #[test]
@@ -241,8 +241,8 @@ fn a_changed_service_is_refused_only_by_who_has_seen_the_change() {
     world.all_refuse(1..=5, &[conflict("young", 81, "NodePort", "Service a/b")]);
     world.pass(5 * SECOND);
     assert_eq!(world.writes.len(), 2);
-    let told = world.notes("PortConflict");
-    assert!(told.len() == 2 && told[1].starts_with("81/TCP is held by Service a/b on n1"));
+    let said = world.notes("PortConflict");
+    assert!(said.len() == 2 && said[1].starts_with("81/TCP is held by Service a/b on n1"));
     assert!(
         world.notes("PortConflictResolved").is_empty(),
         "it is refused still"
@@ -257,7 +257,7 @@ fn a_changed_service_is_refused_only_by_who_has_seen_the_change() {
 }
 
 #[test]
-fn conditions_of_others_stay_and_generations_are_told() {
+fn conditions_of_others_stay_and_generations_are_written() {
     let mut world = World::new();
     let mut young = service("young");
     let foreign = json!({"type": "example.com/Ready", "status": "True", "reason": "Yes",
@@ -325,7 +325,7 @@ fn a_service_that_another_load_balancer_takes_is_not_left_with_a_true_condition(
 }
 
 #[test]
-fn a_shortage_with_another_cause_is_told_too() {
+fn another_reason_beside_refused_ports_is_said_too() {
     let mut world = World::new();
     world.put(service("young"));
     world.live(1);
@@ -377,8 +377,8 @@ fn a_thousand_services_for_one_port_cost_one_write_and_one_event_each() {
         1000,
         "the winner has LoadBalancerUpdated only"
     );
-    let told = world.events.iter().filter(|told| told.key == key(&name(0)));
-    assert_eq!(told.count(), 1);
+    let said = world.events.iter().filter(|said| said.key == key(&name(0)));
+    assert_eq!(said.count(), 1);
 
     // Nothing more happens, and nobody is woken for nothing.
     world.pass(60 * SECOND);

@@ -380,19 +380,19 @@ impl Cluster {
     }
 
     fn check_no_event_is_repeated(&self) {
-        let mut told = BTreeMap::<(String, String), usize>::new();
+        let mut said = BTreeMap::<(String, String), usize>::new();
         for event in &self.world.events {
             if event.happened.reason == "PortConflict" {
                 for cause in causes_of(&event.happened.note) {
-                    *told.entry((event.uid.clone(), cause)).or_default() += 1;
+                    *said.entry((event.uid.clone(), cause)).or_default() += 1;
                 }
             }
         }
-        for (cause, times) in told {
+        for (cause, times) in said {
             let came_up = self.came_up.get(&cause).copied().unwrap_or(0) + self.slack;
             assert!(
                 times <= came_up,
-                "{cause:?} was told {times} times, came up {came_up}"
+                "{cause:?} was said {times} times, came up {came_up}"
             );
         }
     }

@@ -62,9 +62,9 @@ fn a_program_that_insists_gets_the_service() {
             world.pass(5 * SECOND);
         }
         assert_eq!(world.writes.len(), 2, "{case}: ours, and put back once");
-        let told = world.reasons();
-        let told = told.iter().filter(|reason| **reason == "ManagedElsewhere");
-        assert_eq!(told.count(), 1, "{case}: {:?}", world.reasons());
+        let said = world.reasons();
+        let said = said.iter().filter(|reason| **reason == "ManagedElsewhere");
+        assert_eq!(said.count(), 1, "{case}: {:?}", world.reasons());
         // Who edits the Service wants another try.
         world.edit("web", |s| s["spec"]["ports"] = json!([{"port": 81}]));
         world.all_report([1]);

@@ -103,7 +103,7 @@ fn an_unreadable_new_service_says_what_is_wrong_with_it() {
 }
 
 #[test]
-fn a_new_leader_says_and_tells_the_same() {
+fn a_new_leader_says_nothing_twice() {
     let mut world = World::new();
     world.put(service("web"));
     world.pass(3 * SECOND);
