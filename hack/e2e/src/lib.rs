@@ -48,7 +48,7 @@ pub use bed::{expect, load, reported, traffic};
 pub use cluster::config::{Config, ProxyMode, ProxyModes};
 pub use cluster::handle::{Cluster, Node, checkout};
 pub use cluster::layout::IpFamily;
-pub use cluster::private::PrivateCluster;
+pub use cluster::private::{FileCluster, FileSlot, PrivateCluster};
 pub use cluster::{layout, lifecycle, nodes};
 pub use highwire::kubelet::Kubelet;
 pub use highwire::program::{Program, Programs};

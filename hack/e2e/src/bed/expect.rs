@@ -22,26 +22,52 @@ pub const SHORT: Duration = Duration::from_millis(800);
 /// For conditions that come true in time.
 pub const LONG: Duration = Duration::from_secs(20);
 
-/// `ip` commands to be run when this goes.
+/// Commands to be run in a namespace when this goes.
 pub struct Undo {
     netns: Netns,
-    lines: String,
+    commands: Commands,
+}
+
+enum Commands {
+    Ip(String),
+    Shell(String),
 }
 
 impl Undo {
-    /// Runs `lines` now, and `undo` at the end.
+    /// Runs these `ip` commands now, and `undo` at the end.
     pub fn after(netns: &Netns, lines: &str, undo: String) -> Result<Self> {
-        netns.ip_batch(lines)?;
-        Ok(Self {
+        Self::run(netns, &Commands::Ip(lines.to_owned()), Commands::Ip(undo))
+    }
+
+    /// Runs these commands of a shell now, and `undo` at the end.
+    pub fn after_shell(netns: &Netns, lines: &str, undo: &str) -> Result<Self> {
+        let undo = Commands::Shell(undo.to_owned());
+        Self::run(netns, &Commands::Shell(lines.to_owned()), undo)
+    }
+
+    fn run(netns: &Netns, now: &Commands, undo: Commands) -> Result<Self> {
+        let undo = Self {
             netns: netns.clone(),
-            lines: undo,
-        })
+            commands: undo,
+        };
+        // What was done before it failed is undone too.
+        now.run(netns)?;
+        Ok(undo)
+    }
+}
+
+impl Commands {
+    fn run(&self, netns: &Netns) -> Result<()> {
+        match self {
+            Self::Ip(lines) => netns.ip_batch(lines),
+            Self::Shell(lines) => netns.check(&["sh", "-ec", lines]).map(drop),
+        }
     }
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        if let Err(error) = self.netns.ip_batch(&self.lines) {
+        if let Err(error) = self.commands.run(&self.netns) {
             eprintln!("undo: {error:#}");
         }
     }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use crate::cluster::config::Config;
+use crate::cluster::config::{Config, ProxyMode};
 use crate::cluster::controlplane::program;
 use crate::cluster::layout::{IpFamily, PROXY_HEALTH_PORT};
 use crate::lab::netns::Netns;
@@ -15,7 +15,7 @@ use crate::lab::unit::Spec;
 const MIN_SYNC: &str = "100ms";
 
 /// Writes the kube-proxy configuration of node `index` and returns the process to start.
-pub fn spec(state: &State, config: &Config, index: u8) -> Result<Spec> {
+pub fn spec(state: &State, config: &Config, index: u8, mode: ProxyMode) -> Result<Spec> {
     let node = format!("n{index}");
     let any = match config.ip_family {
         IpFamily::Ipv6 => "::",
@@ -28,7 +28,7 @@ pub fn spec(state: &State, config: &Config, index: u8) -> Result<Spec> {
         &json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
-            "mode": config.proxy_modes.on(index).as_str(),
+            "mode": mode.as_str(),
             "hostnameOverride": node,
             "clientConnection": { "kubeconfig": state.path("pki/kube-proxy.kubeconfig") },
             "clusterCIDR": if config.proxy_knows_pods {

@@ -1,14 +1,15 @@
 //! A cluster's beginning and end.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::Api;
 
-use crate::cluster::config::Config;
-use crate::cluster::handle::{self, Cluster};
+use crate::cluster::config::{Config, ProxyMode};
+use crate::cluster::handle::{self, Cluster, Node};
 use crate::cluster::layout::PROXY_HEALTH_PORT;
 use crate::cluster::{controlplane, kubeproxy, network, nodes, pki};
 use crate::lab::http::http_text;
@@ -16,7 +17,7 @@ use crate::lab::init::{Init, Lifeline};
 use crate::lab::netns::Netns;
 use crate::lab::requirements;
 use crate::lab::state::{State, write_json};
-use crate::lab::unit::{Spec, Unit};
+use crate::lab::unit::{self, Spec, Unit};
 use crate::lab::wait::try_wait_for;
 
 /// How long each step of `up` may take on a slow machine.
@@ -79,7 +80,11 @@ pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<(Cluster, Lifelin
     let mut proxies = Vec::new();
     for index in 1..=config.nodes {
         nodes::register(&client, index, family).await?;
-        proxies.push(start(&state, kubeproxy::spec(&state, config, index)?)?);
+        let mode = config.proxy_modes.on(index);
+        proxies.push(start(
+            &state,
+            kubeproxy::spec(&state, config, index, mode)?,
+        )?);
     }
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
     alive("kube-controller-manager to work", &[&controllers], || {
@@ -134,6 +139,47 @@ pub fn sweep() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Cuts a node's power: its processes end, and all that its kernel had is lost. Pods on it
+/// must have been stopped before.
+pub fn power_off(cluster: &Cluster, node: &Node) -> Result<()> {
+    // The cable first, so that nothing that ends can say so.
+    let cable = format!("link del {}", node.name);
+    cluster.netns("fabric")?.ip_batch(&cable)?;
+    for program in ["agent", "kube-proxy"] {
+        cluster.unit(&format!("{program}-{}", node.name)).kill()?;
+    }
+    node.netns().delete()
+}
+
+/// Boots it again, with addresses and routes but without a process.
+pub fn power_on(cluster: &Cluster, node: &Node) -> Result<()> {
+    let (fabric, config) = (cluster.netns("fabric")?, cluster.config());
+    network::node(
+        &fabric,
+        node.netns(),
+        node.index,
+        config.nodes,
+        config.ip_family,
+    )
+}
+
+/// Ends a node's kube-proxy and starts one in that mode, which finds its programs in the
+/// folders of `path` first.
+pub fn change_proxy_mode(
+    cluster: &Cluster,
+    node: &Node,
+    mode: ProxyMode,
+    path: Option<&Path>,
+) -> Result<()> {
+    let (state, config) = (cluster.state(), cluster.config());
+    let mut spec = kubeproxy::spec(state, config, node.index, mode)?;
+    if let Some(path) = path {
+        spec = spec.env("PATH", format!("{}:{}", path.display(), unit::PATH));
+    }
+    cluster.unit(&spec.name).stop(STEP_LIMIT)?;
+    start(state, spec).map(drop)
 }
 
 fn start(state: &State, spec: Spec) -> Result<Unit> {

@@ -19,8 +19,10 @@ pub fn fabric_and_client(fabric: &Netns, client: &Netns) -> Result<()> {
     fabric.create()?;
     client.create()?;
     forward(fabric)?;
+    // An address of its own: else a bridge takes one of its ports', and the nodes would lose
+    // their router when a node is unplugged.
     fabric.ip_batch(&format!(
-        "link add br0 type bridge mcast_snooping 0\n\
+        "link add br0 address 02:00:00:00:00:fe type bridge mcast_snooping 0\n\
          link set br0 up\n\
          addr add 192.0.2.254/24 dev br0\n\
          addr add 2001:db8:1::fe/64 dev br0 nodad\n\

@@ -109,9 +109,9 @@ pub fn certificate_kubeconfig(state: &State, to: &Path, server: &str, client: &s
     kubeconfig(state, to, server, &user)
 }
 
-/// Writes a kubeconfig for the holder of a service-account token.
-pub fn token_kubeconfig(state: &State, to: &Path, server: &str, token: &str) -> Result<()> {
-    kubeconfig(state, to, server, &json!({ "token": token }))
+/// Writes a kubeconfig for the holder of the service-account token in a file.
+pub fn token_kubeconfig(state: &State, to: &Path, server: &str, token: &Path) -> Result<()> {
+    kubeconfig(state, to, server, &json!({ "tokenFile": token }))
 }
 
 /// JSON is YAML, so this is a kubeconfig like any other.

@@ -1,7 +1,9 @@
 //! A cluster of a test's own, for what would disturb others.
 
+use std::sync::{Arc, Weak};
+
 use anyhow::{Context, Result};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use crate::cluster::config::Config;
 use crate::cluster::handle::Cluster;
@@ -67,6 +69,45 @@ impl PrivateCluster {
 }
 
 impl std::ops::Deref for PrivateCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+/// Where the tests of a file find the private cluster that they share.
+pub type FileSlot = Mutex<Weak<PrivateCluster>>;
+
+/// A private cluster that the tests of a file share, each with nodes of its own. It goes
+/// with the last of them.
+pub struct FileCluster {
+    cluster: Cluster,
+    _shared: Arc<PrivateCluster>,
+}
+
+impl FileCluster {
+    /// The cluster in that slot; the first test brings it up.
+    pub async fn join(
+        slot: &FileSlot,
+        up: impl Future<Output = Result<PrivateCluster>>,
+    ) -> Result<Self> {
+        let mut slot = slot.lock().await;
+        let shared = match slot.upgrade() {
+            Some(shared) => shared,
+            None => Arc::new(up.await?),
+        };
+        *slot = Arc::downgrade(&shared);
+        // A client belongs to the runtime of the test that made it.
+        let cluster = Cluster::open(&shared.config().name).await?;
+        Ok(Self {
+            cluster,
+            _shared: shared,
+        })
+    }
+}
+
+impl std::ops::Deref for FileCluster {
     type Target = Cluster;
 
     fn deref(&self) -> &Cluster {

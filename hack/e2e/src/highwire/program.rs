@@ -4,13 +4,14 @@
 //! `deploy/` creates, bound to a Pod object of theirs, with no more rights than it has,
 //! and with the container's capabilities only.
 
+use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, PostParams};
 
 use crate::cluster::controlplane::{api_address, api_url};
@@ -142,6 +143,11 @@ impl Program {
         &self.workload
     }
 
+    /// How long it may take to end.
+    pub fn grace(&self) -> Duration {
+        GRACE
+    }
+
     /// The path of its program.
     pub fn binary(&self) -> &Path {
         &self.binary
@@ -267,6 +273,22 @@ impl Program {
     /// as the kubelet's are. Creates the Pod's object if need be.
     pub async fn kubeconfig(&self) -> Result<PathBuf> {
         let pod = self.workload.ensure_pod(&self.cluster).await?;
+        self.write_token(&pod).await?;
+        let state = self.cluster.state();
+        let path = state.path(format!("pki/{}.kubeconfig", self.unit.name()));
+        let server = api_url(self.cluster.config().ip_family);
+        token_kubeconfig(state, &path, &server, &self.token_file())?;
+        Ok(path)
+    }
+
+    /// Where it finds its token, as a container does.
+    pub fn token_file(&self) -> PathBuf {
+        let state = self.cluster.state();
+        state.path(format!("pki/{}.token", self.unit.name()))
+    }
+
+    /// Replaces its token by a new one of its ServiceAccount that is bound to `pod`.
+    pub async fn write_token(&self, pod: &Pod) -> Result<()> {
         let (namespace, account) = (&self.workload.install.namespace, self.workload.account());
         let accounts: Api<ServiceAccount> = Api::namespaced(self.cluster.client(), namespace);
         let request = TokenRequest {
@@ -275,8 +297,8 @@ impl Program {
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".into()),
                     kind: Some("Pod".into()),
-                    name: pod.metadata.name,
-                    uid: pod.metadata.uid,
+                    name: pod.metadata.name.clone(),
+                    uid: pod.metadata.uid.clone(),
                 }),
                 expiration_seconds: Some(TOKEN_SECONDS),
             },
@@ -287,15 +309,10 @@ impl Program {
             .await
             .with_context(|| format!("token of ServiceAccount {namespace}/{account}"))?;
         let token = answer.status.context("the API server gave no token")?.token;
-        let state = self.cluster.state();
-        let path = state.path(format!("pki/{}.kubeconfig", self.unit.name()));
-        token_kubeconfig(
-            state,
-            &path,
-            &api_url(self.cluster.config().ip_family),
-            &token,
-        )?;
-        Ok(path)
+        // By renaming, as the kubelet does: nobody reads half of it.
+        let (file, new) = (self.token_file(), self.token_file().with_extension("new"));
+        fs::write(&new, token).and_then(|()| fs::rename(&new, &file))?;
+        Ok(())
     }
 }
 

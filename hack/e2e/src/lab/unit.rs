@@ -23,7 +23,8 @@ use crate::lab::netns::Netns;
 use crate::lab::process;
 use crate::lab::state::{State, read_json, write_json};
 
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where processes find programs.
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What to run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
