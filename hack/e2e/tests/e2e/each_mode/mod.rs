@@ -3,6 +3,7 @@
 mod addresses;
 mod changes;
 mod fields;
+mod host_rules;
 mod local;
 mod mtu;
 mod service;

@@ -7,7 +7,7 @@ use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{BOTH, LONG, answers, ingress_is, web_pods, web_service};
 use highwire_e2e::layout::CONTROL_PLANE_V4;
-use highwire_e2e::{Cluster, Netns, PrivateCluster, Scope, highwire, wait_for};
+use highwire_e2e::{Cluster, IpFamily, Netns, PrivateCluster, Scope, highwire, wait_for};
 use macro_rules_attribute::apply;
 
 /// The longest time without a word that is not told, and some to tell it.
@@ -45,7 +45,9 @@ async fn replace_api_server(cluster: &Cluster) -> Result<()> {
 
 #[apply(cluster_test)]
 async fn a_silent_api_server_is_noticed_and_found_again_without_a_restart() -> Result<()> {
-    let cluster = PrivateCluster::up("half", 2).await?;
+    // Of IPv4 only, so that there is one such cluster.
+    let ipv4 = PrivateCluster::up_with("half", 2, |config| config.ip_family = IpFamily::Ipv4);
+    let cluster = ipv4.await?;
     highwire::start(&cluster).await?;
     let scope = Scope::new(&cluster, "cut").await?;
     web_pods(&scope).await?;
