@@ -19,7 +19,7 @@ pub struct ServiceBuilder {
     spec: Vec<(&'static str, Value)>,
 }
 
-/// A Service that was created: the object as it was then, and ways to look again.
+/// A Service that was created: the object as it was then, and requests about it.
 #[derive(Clone)]
 pub struct Svc {
     api: Api<Service>,

@@ -63,7 +63,7 @@ impl UdpFlow {
     pub fn ask(&mut self, limit: Duration) -> Result<EchoReply, ConnectError> {
         self.sent += 1;
         let data = self.sent.to_string();
-        // The refusal of an earlier datagram is told here, in place of sending.
+        // Sending reports the refusal of an earlier datagram and sends nothing.
         while let Err(error) = self.socket.send(data.as_bytes()) {
             if error.kind() != ErrorKind::ConnectionRefused {
                 return Err(error.into());

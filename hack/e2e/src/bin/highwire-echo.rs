@@ -1,4 +1,4 @@
-//! The server in a test Pod: tells its name and who asks.
+//! The server in a test Pod: answers with its name and the client.
 //!
 //! TCP: a first line that begins with `GET ` is answered as HTTP with
 //! `pod=NAME client=IP:PORT`; otherwise each line is answered with `NAME LINE`

@@ -72,7 +72,7 @@ pub struct Config {
     pub proxy_modes: ProxyModes,
     /// Families of nodes, Pods and Services.
     pub ip_family: IpFamily,
-    /// Whether kube-proxy is told the Pods' addresses. If not, it masquerades nothing
+    /// Whether kube-proxy is configured with the Pods' addresses. If not, it masquerades nothing
     /// but what enters at NodePorts.
     pub proxy_knows_pods: bool,
     /// Folder of the upstream programs.

@@ -1,4 +1,4 @@
-//! The way from the host to the API server without touching the host's network:
+//! The path from the host to the API server without touching the host's network:
 //! a process that listens on the host's loopback, then moves into the control
 //! plane's namespace and dials from there.
 

@@ -26,7 +26,7 @@ pub struct Kubelet {
 type Asked = Arc<Mutex<BTreeSet<String>>>;
 
 impl Kubelet {
-    /// Looks after these programs, in whatever namespace they are.
+    /// That of these programs, in whatever namespace they are.
     pub fn of(cluster: &Cluster, programs: Vec<Program>) -> Self {
         let client = cluster.client();
         let asked = Asked::default();
@@ -35,7 +35,7 @@ impl Kubelet {
             loop {
                 for program in &programs {
                     // While the API server is away, a kubelet learns nothing.
-                    look(&client, program, &all).await.ok();
+                    stop_if_deleted(&client, program, &all).await.ok();
                 }
                 sleep(POLL).await;
             }
@@ -63,7 +63,8 @@ impl Drop for Kubelet {
     }
 }
 
-async fn look(client: &Client, program: &Program, asked: &Asked) -> Result<()> {
+/// Stops the program if its Pod is being deleted, and removes the Pod once it has ended.
+async fn stop_if_deleted(client: &Client, program: &Program, asked: &Asked) -> Result<()> {
     let (workload, unit): (_, &Unit) = (program.workload(), program.unit());
     let pods: Api<Pod> = Api::namespaced(client.clone(), &workload.install.namespace);
     let name = workload.pod_name();

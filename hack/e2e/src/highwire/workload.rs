@@ -78,7 +78,7 @@ impl Workload {
         format!("{}-{}", self.account(), self.instance)
     }
 
-    /// Its Pod, created if it is not there; one on its way out makes room.
+    /// Its Pod, created if it is not there; one that is being deleted is removed first.
     pub async fn ensure_pod(&self, cluster: &Cluster) -> Result<Pod> {
         let (name, namespace) = (self.pod_name(), &self.install.namespace);
         let pods: Api<Pod> = Api::namespaced(cluster.client(), namespace);

@@ -12,7 +12,7 @@ use crate::lab::state::State;
 pub trait Leftover {
     /// Takes it away.
     fn remove(self: Box<Self>);
-    /// Leaves it where it is, for people to look into.
+    /// Leaves it where it is, for people to inspect.
     fn keep(self: Box<Self>);
 }
 

@@ -17,7 +17,7 @@ const REQUESTS: usize = 4000;
 /// has, less those of the last minute: more connections would measure that.
 const CONNECTIONS: usize = 200;
 
-/// A way to the Service.
+/// A path to the Service.
 struct Path {
     name: &'static str,
     to: SocketAddr,
