@@ -74,7 +74,7 @@ pub async fn run(config: Config) -> Result<()> {
         reports,
         frontends,
     );
-    // Of Services that went while no agent ran, UDP flows may be left.
+    // Services may have been deleted while no agent ran: UDP flows to them may be left.
     let left = nft.elements().await?.unwrap_or_default();
     let taken = udp::taken_by(&left);
     let cleaner = Cleaner::new(
@@ -105,7 +105,7 @@ pub async fn run(config: Config) -> Result<()> {
     let pods = Api::<Pod>::all(client.clone());
     let own_pods = paged().fields(&format!("spec.nodeName={node}"));
     let nodes = Api::<Node>::all(client.clone());
-    // Whatever it says: who cannot read it may still see that it is deleted.
+    // Only whether it exists matters, so a report that cannot be parsed is fine.
     let node_reports = Api::<DeserializeGuard<LoadBalancerNode>>::all(client.clone());
 
     let ended = tokio::select! {
@@ -140,7 +140,7 @@ pub async fn run(config: Config) -> Result<()> {
         () = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
             "serving health and metrics"
         }
-        // Until it is clear what stays, the node goes on serving.
+        // The node goes on serving until it is clear whether the rules stay.
         reason = lifecycle.stop_reason(signals::asked_to_stop(stop.clone())) => {
             lifecycle.stop(reason, &nft).await;
             signals::asked_to_stop(stop).await;
@@ -150,7 +150,7 @@ pub async fn run(config: Config) -> Result<()> {
     bail!("{ended} ended, which must never happen");
 }
 
-/// Reads the kernel's counters of connections, which only who looks at them needs.
+/// Reads the kernel's counters of connections when the metrics are read.
 fn read_counters(nft: &Nft, metrics: &Metrics) -> Refresh {
     let (nft, metrics) = (nft.clone(), metrics.clone());
     Arc::new(move || {
@@ -163,7 +163,7 @@ fn read_counters(nft: &Nft, metrics: &Metrics) -> Refresh {
     })
 }
 
-/// Who has the port that the agent itself wanted, in words.
+/// A text: who has the admin port that the agent cannot bind.
 fn port_holder(error: &AdminError) -> String {
     let found = listeners::scan().unwrap_or_default();
     let holder = found.iter().find(|listener| {
@@ -182,7 +182,7 @@ fn port_holder(error: &AdminError) -> String {
     }
 }
 
-/// What keeps the agent from being ready, each in words.
+/// The texts of `/readyz`: what keeps the agent from being ready.
 fn problems(report: Option<&Report>, health: &WatchHealth, node: &str) -> Vec<String> {
     let mut problems = health.problems();
     match report {

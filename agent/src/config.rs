@@ -103,7 +103,7 @@ pub struct RunArgs {
     /// 2m; 0 for not at all.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
     pub listener_hold_down: Duration,
-    /// How log lines look.
+    /// The format of log lines.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// The nft program.

@@ -17,7 +17,7 @@ pub struct Metrics {
     pub drift_repairs: IntCounter,
     /// Times the table was read because another program may have changed it, by what
     /// was found.
-    pub drift_looks: IntCounterVec,
+    pub drift_checks: IntCounterVec,
     /// Failed writes of the status or the Lease, by object.
     pub report_errors: IntCounterVec,
     /// Stale UDP flows that were deleted.
@@ -66,8 +66,8 @@ impl Metrics {
                 "drift_repairs_total",
                 "Times the table was changed by another program and put back",
             )?,
-            drift_looks: counters(
-                "drift_looks_total",
+            drift_checks: counters(
+                "drift_checks_total",
                 "Times the table was read because another program may have changed it",
                 &["result"],
             )?,

@@ -1,50 +1,50 @@
 //! Whether another program may have changed our table. Pure.
 //!
-//! nftables' notifications tell of every transaction on the table, ours too, and some
-//! may be lost. So they prove nothing: they say when to look.
+//! nftables notifies of every transaction on the table, ours too, and notifications may be
+//! lost. So they prove nothing; they only decide when to read the table.
 
 use std::time::{Duration, Instant};
 
 use super::notifications::TableEvent;
 
-/// A transaction of ours is told within this time, or never.
-const TOLD_WITHIN: Duration = Duration::from_secs(5);
-/// Between the first look and the second; each doubles it …
+/// The notification of a transaction of ours comes within this time, or never.
+const NOTIFIED_WITHIN: Duration = Duration::from_secs(5);
+/// Between the first check and the second; each doubles it …
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// … up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// After as long without a reason to look, the next look is a first one again.
+/// After as long without a reason to check, the next check is a first one again.
 const CALM: Duration = Duration::from_secs(30);
 
-/// What the notifications leave to be found out.
+/// What the notifications leave open.
 #[derive(Debug, Default)]
 pub(super) struct Drift {
-    /// Transactions of ours that the kernel has not told of yet, and the last one's time.
-    untold: u32,
+    /// Transactions of ours whose notification has not come yet, and the last one's time.
+    unnotified: u32,
     applied: Option<Instant>,
-    /// Since when there is a reason to look.
+    /// Since when there is a reason to check.
     doubted: Option<Instant>,
-    last_look: Option<Instant>,
+    last_check: Option<Instant>,
     pause: Duration,
 }
 
 impl Drift {
-    /// A transaction of ours has succeeded; it will be told.
+    /// A transaction of ours has succeeded; its notification will come.
     pub(super) fn applied(&mut self, now: Instant) {
-        self.untold += 1;
+        self.unnotified += 1;
         self.applied = Some(now);
     }
 
     /// Takes in a notification.
     pub(super) fn notice(&mut self, event: TableEvent, now: Instant) {
-        if self.applied.is_none_or(|at| now - at > TOLD_WITHIN) {
-            self.untold = 0;
+        if self.applied.is_none_or(|at| now - at > NOTIFIED_WITHIN) {
+            self.unnotified = 0;
         }
         match event {
-            TableEvent::Changed if self.untold > 0 => self.untold -= 1,
+            TableEvent::Changed if self.unnotified > 0 => self.unnotified -= 1,
             TableEvent::Changed => self.doubt(now),
             TableEvent::Missed => {
-                self.untold = 0;
+                self.unnotified = 0;
                 self.doubt(now);
             }
         }
@@ -54,29 +54,29 @@ impl Drift {
         self.doubted.get_or_insert(now);
     }
 
-    /// When to look at the table; `None` while there is no reason to.
+    /// When to check the table; `None` while there is no reason to.
     #[must_use]
-    pub(super) fn look_at(&self) -> Option<Instant> {
-        let paused_until = self.last_look.map(|last| last + self.pause);
+    pub(super) fn check_at(&self) -> Option<Instant> {
+        let paused_until = self.last_check.map(|last| last + self.pause);
         self.doubted
             .map(|since| paused_until.map_or(since, |until| until.max(since)))
     }
 
-    /// Whether to look now.
+    /// Whether to check now.
     #[must_use]
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.look_at().is_some_and(|at| at <= now)
+        self.check_at().is_some_and(|at| at <= now)
     }
 
-    /// The table is being looked at, or built anew: what comes later is another reason.
-    pub(super) fn looked(&mut self, now: Instant) {
-        let calm = self.last_look.is_none_or(|last| now - last > CALM);
+    /// The table is being read: what comes later is another reason.
+    pub(super) fn checked(&mut self, now: Instant) {
+        let calm = self.last_check.is_none_or(|last| now - last > CALM);
         self.pause = if calm {
             FIRST_PAUSE
         } else {
             (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE)
         };
-        self.last_look = Some(now);
+        self.last_check = Some(now);
         self.doubted = None;
     }
 }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_we_did_ourselves_is_no_reason_to_look() {
+    fn our_own_transactions_are_no_reason_to_check() {
         let now = Instant::now();
         let mut drift = Drift::default();
         drift.applied(now);
@@ -99,39 +99,39 @@ mod tests {
     }
 
     #[test]
-    fn after_a_loss_nothing_is_taken_for_ours() {
+    fn after_a_loss_no_change_counts_as_ours() {
         let now = Instant::now();
         let mut drift = Drift::default();
         drift.applied(now);
         drift.notice(TableEvent::Missed, now);
         assert!(drift.is_due(now));
-        drift.looked(now);
-        assert_eq!(drift.look_at(), None);
+        drift.checked(now);
+        assert_eq!(drift.check_at(), None);
         drift.notice(TableEvent::Changed, now);
-        assert!(drift.look_at().is_some());
+        assert!(drift.check_at().is_some());
     }
 
     #[test]
-    fn one_of_ours_that_was_never_told_hides_nothing_for_long() {
+    fn a_notification_that_never_comes_hides_nothing_for_long() {
         let now = Instant::now();
         let mut drift = Drift::default();
         drift.applied(now);
-        let later = now + TOLD_WITHIN + Duration::from_millis(1);
+        let later = now + NOTIFIED_WITHIN + Duration::from_millis(1);
         drift.notice(TableEvent::Changed, later);
         assert!(drift.is_due(later));
     }
 
     #[test]
-    fn looks_that_repeat_become_rare_and_calm_ends_that() {
+    fn checks_that_repeat_become_rare_until_there_is_calm() {
         let mut now = Instant::now();
         let mut drift = Drift::default();
         let mut pauses = Vec::new();
         for _ in 0..10 {
             drift.notice(TableEvent::Missed, now);
-            let at = drift.look_at().unwrap().max(now);
+            let at = drift.check_at().unwrap().max(now);
             pauses.push(at - now);
             now = at;
-            drift.looked(now);
+            drift.checked(now);
         }
         assert_eq!(pauses[0], Duration::ZERO, "the first at once");
         assert!(
@@ -142,8 +142,8 @@ mod tests {
         now += CALM + Duration::from_millis(1);
         drift.notice(TableEvent::Changed, now);
         assert!(drift.is_due(now));
-        drift.looked(now);
+        drift.checked(now);
         drift.notice(TableEvent::Changed, now);
-        assert_eq!(drift.look_at(), Some(now + FIRST_PAUSE));
+        assert_eq!(drift.check_at(), Some(now + FIRST_PAUSE));
     }
 }

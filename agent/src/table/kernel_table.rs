@@ -1,6 +1,6 @@
-//! Our table in the kernel: brought to what is wanted, put back if another program has
-//! changed it, tried again if nft fails. Until a transaction succeeds the kernel has
-//! what the last one left.
+//! Our table in the kernel: changed to what is wanted, repaired if another program changed
+//! it, tried again if nft fails. Until a transaction succeeds, the kernel keeps the result
+//! of the last one.
 
 use std::time::{Duration, Instant};
 
@@ -89,7 +89,7 @@ impl KernelTable {
     pub fn due(&self) -> Option<Instant> {
         match &self.failure {
             Some(failure) => Some(failure.retry_at),
-            None => self.drift.look_at(),
+            None => self.drift.check_at(),
         }
     }
 
@@ -118,7 +118,7 @@ impl KernelTable {
         {
             return Err(failure.clone());
         }
-        self.look_if_due().await;
+        self.check_if_due().await;
         match self.apply_or_replace(path, wanted).await {
             Ok(()) => {
                 self.failure = None;
@@ -160,7 +160,7 @@ impl KernelTable {
     }
 
     /// Reads the table if another program may have changed it.
-    async fn look_if_due(&mut self) {
+    async fn check_if_due(&mut self) {
         if !self.drift.is_due(Instant::now()) {
             return;
         }
@@ -168,7 +168,7 @@ impl KernelTable {
             // It is about to be replaced anyway.
             return;
         };
-        self.drift.looked(Instant::now());
+        self.drift.checked(Instant::now());
         let result = match self.nft.list().await {
             Ok(Some(Listed {
                 elements: Some(found),
@@ -184,11 +184,11 @@ impl KernelTable {
                 "error"
             }
         };
-        self.metrics.drift_looks.with_label_values(&[result]).inc();
+        self.metrics.drift_checks.with_label_values(&[result]).inc();
     }
 
     fn drifted(&mut self) {
-        warn!("another program changed table inet highwire; it is put back");
+        warn!("another program changed table inet highwire; repairing it");
         self.metrics.drift_repairs.inc();
         self.table = Table::Unknown;
     }
@@ -235,7 +235,7 @@ impl KernelTable {
         );
         debug!("transaction:\n{transaction}");
         if let Transaction::Replace(..) = transaction {
-            // Without it every later look leads to a replacement, which tries again.
+            // Without it every later check leads to a replacement, which tries again.
             self.structure = match self.nft.structure().await {
                 Ok(structure) => structure,
                 Err(error) => {

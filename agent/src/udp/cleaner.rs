@@ -1,4 +1,4 @@
-//! The task that has stale UDP flows deleted.
+//! The task that deletes stale UDP flows.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,12 +31,12 @@ use crate::{
 
 /// Whole EndpointSlices, with up to a hundred endpoints each; beyond it the watch waits.
 const EVENTS: usize = 16;
-/// The kernel answers within milliseconds; this is for one that does not at all.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a port is looked at after it was served. Our rules are gone before
-/// the first look, so nobody sends flows to the Service's Pods again; the second is
-/// for packets that were under way.
-const LOOKS_AFTER_RETIREMENT: u8 = 2;
+/// The kernel answers within milliseconds; this is the limit if it does not.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a port is swept that is no longer served. Our rules are gone before the
+/// first sweep, so no new flow reaches the Service's Pods; the second one is for packets
+/// that were under way.
+const SWEEPS_AFTER_RETIREMENT: u8 = 2;
 
 /// The one watch of EndpointSlices, for as long as UDP is served.
 struct Session {
@@ -46,7 +46,7 @@ struct Session {
     _watch: JoinSet<()>,
 }
 
-/// Owns what is known of UDP Services and their endpoints.
+/// The cleaner and what it knows of UDP Services and their endpoints.
 pub struct Cleaner {
     client: Client,
     node: String,
@@ -56,16 +56,16 @@ pub struct Cleaner {
     /// Those behind `frontends`.
     services: BTreeSet<ServiceKey>,
     session: Option<Session>,
-    /// Served until just now, and how often they will still be looked at.
+    /// No longer served, and how often they will still be swept.
     retired: BTreeMap<SocketAddr, u8>,
     schedule: Schedule,
-    /// The failure told last, while there is one.
+    /// The failure that was logged last, while there is one.
     failure: Option<String>,
 }
 
 impl Cleaner {
-    /// A cleaner on `node` that knows of no Service yet. `taken` is where UDP was taken
-    /// until now, by an earlier agent's table.
+    /// A cleaner on `node` that knows of no Service yet. `taken` is where an earlier agent's
+    /// table forwarded UDP.
     #[must_use]
     pub fn new(
         client: Client,
@@ -84,16 +84,16 @@ impl Cleaner {
             session: None,
             retired: taken
                 .into_iter()
-                .map(|at| (at, LOOKS_AFTER_RETIREMENT))
+                .map(|at| (at, SWEEPS_AFTER_RETIREMENT))
                 .collect(),
             schedule: Schedule::default(),
             failure: None,
         }
     }
 
-    /// Runs until the sender of `served` is gone, which is `None` until the kernel
-    /// forwards what it should. While no UDP is served, and while nothing changes, it
-    /// does nothing at all.
+    /// Runs until the sender of `served` is dropped. That is `None` until the kernel
+    /// forwards what was decided. While no UDP is served, or nothing changes, it does
+    /// nothing.
     pub async fn run(mut self, mut served: watch::Receiver<Option<Frontends>>) {
         loop {
             let due = self.schedule.due();
@@ -119,7 +119,7 @@ impl Cleaner {
     fn serve(&mut self, frontends: Frontends) {
         for gone in self.frontends.served.keys() {
             if !frontends.served.contains_key(gone) {
-                self.retired.insert(*gone, LOOKS_AFTER_RETIREMENT);
+                self.retired.insert(*gone, SWEEPS_AFTER_RETIREMENT);
             }
         }
         self.retired
@@ -187,16 +187,16 @@ impl Cleaner {
     async fn sweep(&mut self) {
         let view = self.view();
         if view.frontends.is_empty() {
-            self.schedule.looked(Instant::now(), true);
+            self.schedule.swept(Instant::now(), true);
             return;
         }
-        // On a thread of its own: the event loop has others to serve meanwhile.
+        // On a thread of its own, since it blocks.
         let work = spawn_blocking(move || {
             let mut found = Found::default();
             let result = sweep(&view, &mut found);
             (found, result)
         });
-        let outcome = timeout(PATIENCE, work).await;
+        let outcome = timeout(TIMEOUT, work).await;
         let unanswered = (Found::default(), Err(ConntrackError::NoAnswer));
         let (found, result) = outcome.ok().and_then(Result::ok).unwrap_or(unanswered);
         let Found {
@@ -212,9 +212,9 @@ impl Cleaner {
         match &result {
             Ok(()) => {
                 self.failure = None;
-                self.retired.retain(|_, looks| {
-                    *looks -= 1;
-                    *looks > 0
+                self.retired.retain(|_, sweeps| {
+                    *sweeps -= 1;
+                    *sweeps > 0
                 });
             }
             Err(error) => {
@@ -226,7 +226,7 @@ impl Cleaner {
             }
         }
         let quiet = result.is_ok() && deleted == 0;
-        self.schedule.looked(Instant::now(), quiet);
+        self.schedule.swept(Instant::now(), quiet);
     }
 }
 
@@ -238,7 +238,7 @@ async fn next_event(session: &mut Option<Session>) -> Option<Event<EndpointSlice
     }
 }
 
-/// What a look has come upon.
+/// What a sweep found.
 #[derive(Debug, Default)]
 struct Found {
     deleted: u64,

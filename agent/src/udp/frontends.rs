@@ -1,4 +1,4 @@
-//! Where this node takes UDP for Services.
+//! Where this node forwards UDP for Services.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,12 +13,12 @@ use crate::{
     table::{Elements, Set, sets::Key},
 };
 
-/// What stands behind an address and port of this node.
+/// The Service port behind an address and port of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Behind {
     /// The Service's port.
     pub port: ServicePortName,
-    /// Where kube-proxy takes it: the ClusterIP or the NodePort.
+    /// Where it enters kube-proxy: the ClusterIP or the NodePort.
     pub entrance: SocketAddr,
     /// With `Local`, clients from outside get this node's endpoints only.
     pub policy: TrafficPolicy,
@@ -27,7 +27,7 @@ pub struct Behind {
 /// The node's addresses and ports that the kernel forwards UDP at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frontends {
-    /// Each with what stands behind it.
+    /// Each with the Service port behind it.
     pub served: BTreeMap<SocketAddr, Behind>,
     /// All addresses of this node, served or not; none if no UDP is served.
     pub own: BTreeSet<IpAddr>,
@@ -61,7 +61,7 @@ impl Frontends {
     }
 }
 
-/// Where a table of ours, perhaps an earlier agent's, takes UDP.
+/// Where a table of ours, perhaps an earlier agent's, forwards UDP.
 #[must_use]
 pub fn taken_by(table: &Elements) -> BTreeSet<SocketAddr> {
     let mut taken = BTreeSet::new();
@@ -99,7 +99,7 @@ mod tests {
     use highwire_api::PortKey;
 
     #[test]
-    fn a_table_says_where_it_takes_udp() {
+    fn a_table_shows_where_it_forwards_udp() {
         let forward = |family, protocol, port, ip: &str| {
             let port = PortKey::new(protocol, port).unwrap();
             let forward = Forward {

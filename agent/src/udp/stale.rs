@@ -12,7 +12,7 @@ use super::flow::Flow;
 pub enum Frontend {
     /// Served.
     Served {
-        /// Where kube-proxy takes the Service's traffic: its ClusterIP or NodePort.
+        /// Where the Service's traffic enters kube-proxy: its ClusterIP or NodePort.
         entrance: SocketAddr,
         /// The endpoints that serve it, on whatever node; perhaps none.
         endpoints: BTreeSet<SocketAddr>,
@@ -20,12 +20,12 @@ pub enum Frontend {
         /// `externalTrafficPolicy: Local` the node's own.
         reachable: BTreeSet<SocketAddr>,
     },
-    /// Served until just now, and not any more.
+    /// No longer served.
     Retired,
 }
 
-/// What flows are judged by. A frontend whose endpoints are not known yet is left
-/// out, so that nothing is deleted for want of knowledge.
+/// What decides whether a flow is stale. A frontend whose endpoints are not known yet is
+/// left out, so that none of its flows is deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// By address and port.
@@ -41,15 +41,15 @@ impl View {
         self.frontends.keys().map(SocketAddr::ip).collect()
     }
 
-    /// Whether the flow leads nowhere any more, or elsewhere than a new one would
-    /// have to. Flows to anything but our frontends never are.
+    /// Whether the flow's Pod no longer serves, or a new flow would reach a Pod where this
+    /// one is refused. Flows to anything but our frontends are never stale.
     #[must_use]
     pub fn is_stale(&self, flow: &Flow) -> bool {
         let frontend = flow.original.destination;
         match self.frontends.get(&frontend) {
             None => false,
-            // What is rewritten at a port that nobody serves leads to a Pod of the
-            // Service that did; what is not rewritten is the host's own business.
+            // A rewritten flow at a port that is no longer served goes to a Pod of the
+            // Service that was served; one that is not rewritten is the host's own.
             Some(Frontend::Retired) => flow.is_rewritten(),
             // Beside ipvs the rewrite is ours and leads to a virtual server, which
             // sends every packet on as it sees fit, until it has changed the entry to

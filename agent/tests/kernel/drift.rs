@@ -52,7 +52,7 @@ impl Follower {
     }
 
     fn looks(&self, result: &str) -> u64 {
-        self.metrics.drift_looks.with_label_values(&[result]).get()
+        self.metrics.drift_checks.with_label_values(&[result]).get()
     }
 
     async fn hold(&mut self, wanted: &Elements) {
