@@ -19,7 +19,7 @@ fn has_table(netns: &Netns) -> Result<bool> {
 }
 
 #[apply(cluster_test)]
-async fn an_agent_that_is_there_before_the_rest_waits_and_says_for_what() -> Result<()> {
+async fn an_agent_started_before_the_rest_waits_and_logs_what_is_missing() -> Result<()> {
     let cluster = PrivateCluster::up("ord", 1).await?;
     // The account alone, so that the agent has a token but no rights and no CRD.
     for file in ["deploy/00-namespace.yaml", "deploy/20-rbac-agent.yaml"] {
@@ -134,7 +134,7 @@ async fn a_node_goes_on_while_the_api_server_is_away() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn leaving_for_good_takes_everything_away_and_for_now_nothing() -> Result<()> {
+async fn opting_out_and_uninstalling_remove_everything_and_a_restart_nothing() -> Result<()> {
     let cluster = PrivateCluster::up("gone", 2).await?;
     highwire::start(&cluster).await?;
     let scope = Scope::new(&cluster, "gone").await?;
@@ -180,7 +180,7 @@ async fn leaving_for_good_takes_everything_away_and_for_now_nothing() -> Result<
 }
 
 #[apply(cluster_test)]
-async fn forwarding_switched_off_is_told_with_the_remedy() -> Result<()> {
+async fn forwarding_switched_off_is_reported_with_the_remedy() -> Result<()> {
     let cluster = PrivateCluster::up("fwd", 2).await?;
     highwire::start(&cluster).await?;
     let scope = Scope::new(&cluster, "fwd").await?;
@@ -202,7 +202,7 @@ async fn forwarding_switched_off_is_told_with_the_remedy() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn an_unknown_node_name_is_told() -> Result<()> {
+async fn an_unknown_node_name_is_reported() -> Result<()> {
     let cluster = PrivateCluster::up("name", 1).await?;
     highwire::apply(&cluster)?;
     let agent = cluster.agent("n1")?;
