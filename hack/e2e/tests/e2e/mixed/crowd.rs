@@ -33,7 +33,7 @@ fn writes(leader: &Program) -> Result<f64> {
 }
 
 #[apply(cluster_test)]
-async fn one_serves_and_each_other_is_told_once() -> Result<()> {
+async fn one_serves_and_every_other_gets_a_condition_and_an_event() -> Result<()> {
     let cluster = PrivateCluster::up("crd", 2).await?;
     highwire::start(&cluster).await?;
     let scope = Scope::new(&cluster, "crowd").await?;
@@ -76,7 +76,7 @@ async fn one_serves_and_each_other_is_told_once() -> Result<()> {
             .list(&ListParams::default())
             .await
             .map_err(|e| e.to_string())?;
-        let told = listed.iter().filter(|service| {
+        let explained = listed.iter().filter(|service| {
             let conditions = service
                 .status
                 .as_ref()
@@ -87,11 +87,11 @@ async fn one_serves_and_each_other_is_told_once() -> Result<()> {
                     && condition.message.contains("/first on n1, n2")
             })
         });
-        let told = told.count();
-        if told == CROWD - 1 {
+        let explained = explained.count();
+        if explained == CROWD - 1 {
             Ok(())
         } else {
-            Err(told.to_string())
+            Err(explained.to_string())
         }
     })
     .await;
