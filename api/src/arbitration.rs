@@ -1,10 +1,24 @@
 //! Who gets a port on a node.
 //!
-//! Host ports are exclusive per node, address family, protocol and port. The
-//! rules, in order (design §5):
+//! Host ports are exclusive per node, address family, protocol and port.
+//!
+//! ```text
+//! a Service ── its Claim: all of its slots, or none
+//!                │ has a Rank for each
+//!                ▼
+//!              Slot: a protocol and port in one family of one node
+//!                │ has at most one
+//!                ▼
+//!              Holder: a Service that is served, or something on the host
+//!                │ is the reason of
+//!                ▼
+//!              Refusal: a slot that another claim does not get
+//! ```
+//!
+//! The rules, in order (design §5):
 //!
 //! 1. The host wins: what already answers on a port keeps it ([`Claim::taken`]).
-//! 2. Who holds a port keeps it against newcomers ([`Tenure`]).
+//! 2. Who is advertised with a port keeps it against newcomers ([`Rank`]).
 //! 3. Else the oldest Service wins: creation time, then namespace/name.
 //! 4. All or nothing: a node serves a Service with all of its ports or not at all.
 //!
@@ -27,7 +41,6 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    holdings::Tenure,
     key::ServiceKey,
     node::ConflictReason,
     port::{Family, PortKey},
@@ -42,6 +55,17 @@ pub struct Slot {
     pub port: PortKey,
 }
 
+/// How good the reason is for which a Service gets a slot; the best sorts first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// It is advertised with this port at an address of this node.
+    Here,
+    /// It is advertised with this port, at other nodes only.
+    Elsewhere,
+    /// It is not advertised with this port.
+    Newcomer,
+}
+
 /// One Service's wish on one node: all of these slots, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -49,8 +73,8 @@ pub struct Claim {
     pub service: ServiceKey,
     /// When it was created.
     pub created: Timestamp,
-    /// What it asks for, and how firmly it holds each slot already. Never empty.
-    pub slots: BTreeMap<Slot, Tenure>,
+    /// What it asks for, and how it ranks for each. Never empty.
+    pub slots: BTreeMap<Slot, Rank>,
     /// Those of its slots that something on the host has already, as far as that
     /// is not the Service's own doing.
     pub taken: BTreeMap<Slot, Holder>,
@@ -115,7 +139,7 @@ pub enum Holder {
 }
 
 impl Holder {
-    /// The reason under which a conflict with this holder is told.
+    /// The reason of a conflict with this holder.
     #[must_use]
     pub fn reason(&self) -> ConflictReason {
         match self {
@@ -187,9 +211,9 @@ pub fn arbitrate(claims: &[Claim]) -> Verdict {
     contest.verdict()
 }
 
-/// The state of a Service in a running contest.
+/// What has been decided about a claim so far.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum Outcome {
     Undecided,
     Served,
     Refused,
@@ -198,7 +222,7 @@ enum Standing {
 struct Contest<'a> {
     /// Oldest first; a rival is an index into this.
     claims: Vec<&'a Claim>,
-    standing: Vec<Standing>,
+    outcome: Vec<Outcome>,
     /// In how many slots each claim is first among the undecided.
     first_in: Vec<usize>,
     /// The undecided rivals of each slot, worst first.
@@ -215,17 +239,17 @@ impl<'a> Contest<'a> {
         let mut claims: Vec<&Claim> = claims.iter().collect();
         claims.sort_by(|a, b| by_age(a, b));
         // Who is refused by the host anyway stands in nobody's way.
-        let standing = claims.iter().map(|claim| {
+        let outcome = claims.iter().map(|claim| {
             if claim.taken.is_empty() {
-                Standing::Undecided
+                Outcome::Undecided
             } else {
-                Standing::Refused
+                Outcome::Refused
             }
         });
-        let standing: Vec<Standing> = standing.collect();
+        let outcome: Vec<Outcome> = outcome.collect();
         let mut rivals: BTreeMap<Slot, Vec<usize>> = BTreeMap::new();
         for (index, claim) in claims.iter().enumerate() {
-            if standing[index] == Standing::Refused {
+            if outcome[index] == Outcome::Refused {
                 continue;
             }
             for slot in claim.slots.keys() {
@@ -233,12 +257,12 @@ impl<'a> Contest<'a> {
             }
         }
         for (slot, rivals) in &mut rivals {
-            // Index order is age order, so the tenure alone needs looking up.
+            // Index order is age order, so the rank alone needs looking up.
             rivals.sort_by_key(|index| (claims[*index].slots[slot], *index));
             rivals.reverse();
         }
         let mut contest = Self {
-            standing,
+            outcome,
             first_in: vec![0; claims.len()],
             owner: BTreeMap::new(),
             ready: Vec::new(),
@@ -267,19 +291,19 @@ impl<'a> Contest<'a> {
     fn next_winner(&mut self) -> Option<usize> {
         while let Some(index) = self.ready.pop() {
             // A loser of a broken circle may have become first on its way out.
-            if self.standing[index] == Standing::Undecided {
+            if self.outcome[index] == Outcome::Undecided {
                 return Some(index);
             }
         }
         // Nobody is first everywhere: break the circle by age.
-        while *self.standing.get(self.oldest)? != Standing::Undecided {
+        while *self.outcome.get(self.oldest)? != Outcome::Undecided {
             self.oldest += 1;
         }
         Some(self.oldest)
     }
 
     fn serve(&mut self, winner: usize) {
-        self.standing[winner] = Standing::Served;
+        self.outcome[winner] = Outcome::Served;
         let slots: Vec<Slot> = self.claims[winner].slots.keys().copied().collect();
         let mut losers = BTreeSet::new();
         for slot in slots {
@@ -293,7 +317,7 @@ impl<'a> Contest<'a> {
     }
 
     fn refuse(&mut self, loser: usize) {
-        self.standing[loser] = Standing::Refused;
+        self.outcome[loser] = Outcome::Refused;
         let slots: Vec<Slot> = self.claims[loser].slots.keys().copied().collect();
         for slot in slots {
             let Some(rivals) = self.rivals.get_mut(&slot) else {
@@ -310,7 +334,7 @@ impl<'a> Contest<'a> {
     fn verdict(self) -> Verdict {
         let mut verdict = Verdict::default();
         for (index, claim) in self.claims.iter().enumerate() {
-            if self.standing[index] == Standing::Served {
+            if self.outcome[index] == Outcome::Served {
                 verdict.served.insert(claim.service.clone());
                 continue;
             }

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::port::Protocol;
 
-/// A claim on IPv4 TCP ports, each with its tenure.
-fn claim(name: &str, age: i64, ports: &[(i32, Tenure)]) -> Claim {
+/// A claim on IPv4 TCP ports, each with its rank.
+fn claim(name: &str, age: i64, ports: &[(i32, Rank)]) -> Claim {
     Claim {
         service: ServiceKey {
             namespace: "ns".into(),
@@ -15,7 +15,7 @@ fn claim(name: &str, age: i64, ports: &[(i32, Tenure)]) -> Claim {
         created: Timestamp::from_second(age).unwrap(),
         slots: ports
             .iter()
-            .map(|(port, tenure)| (slot(*port), *tenure))
+            .map(|(port, rank)| (slot(*port), *rank))
             .collect(),
         taken: BTreeMap::new(),
     }
@@ -43,7 +43,7 @@ fn served(claims: &[Claim]) -> Vec<String> {
         .collect()
 }
 
-use Tenure::{Elsewhere, Here, Newcomer};
+use Rank::{Elsewhere, Here, Newcomer};
 
 #[test]
 fn the_oldest_newcomer_wins() {
@@ -195,7 +195,7 @@ prop_compose! {
     }
 }
 
-fn any_tenure() -> impl Strategy<Value = Tenure> {
+fn any_tenure() -> impl Strategy<Value = Rank> {
     prop_oneof![Just(Here), Just(Elsewhere), Just(Newcomer)]
 }
 
@@ -277,9 +277,9 @@ proptest! {
         // whoever else comes along.
         let first = arbitrate(&claims);
         for claim in &mut claims {
-            let tenure = if first.served.contains(&claim.service) { Here } else { Newcomer };
-            claim.slots.values_mut().for_each(|held| *held = tenure);
-            if tenure == Newcomer {
+            let rank = if first.served.contains(&claim.service) { Here } else { Newcomer };
+            claim.slots.values_mut().for_each(|held| *held = rank);
+            if rank == Newcomer {
                 claim.created = Timestamp::MIN;
             }
         }

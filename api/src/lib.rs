@@ -5,9 +5,9 @@
 //! ([`ServiceSpec`]), and who gets a port ([`arbitration`]). Both programs read
 //! Services and compare resource versions with this code only, so they cannot disagree.
 
+pub mod advertised;
 pub mod arbitration;
 pub mod clients;
-pub mod holdings;
 pub mod key;
 pub mod names;
 pub mod node;

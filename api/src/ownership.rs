@@ -9,7 +9,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::Service;
 
 use crate::{
-    holdings::ingress_of,
+    advertised::ingress_of,
     names::{ADOPT_ANNOTATION, FIELD_MANAGER},
 };
 

@@ -65,7 +65,7 @@ impl Candidate<'_> {
 
     /// What it asks for, with what it holds already at these addresses of the node.
     fn claim(&self, own: &BTreeSet<IpAddr>, host: &HostHolders<'_>, has_room: bool) -> Claim {
-        let OurService { spec, holdings } = self.ours;
+        let OurService { spec, advertised } = self.ours;
         let slots = self.forwards.keys();
         let taken = slots
             .clone()
@@ -78,7 +78,7 @@ impl Candidate<'_> {
             created: spec.created,
             taken: taken.chain(no_room).collect(),
             slots: slots
-                .map(|slot| (*slot, holdings.tenure(slot.port, own)))
+                .map(|slot| (*slot, advertised.rank(slot.port, own)))
                 .collect(),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr};
 
-use highwire_api::{ServiceKey, clients::Clients, holdings::Tenure};
+use highwire_api::{ServiceKey, arbitration::Rank, clients::Clients};
 
 use crate::facts::services::OurService;
 
@@ -29,9 +29,9 @@ pub(super) fn without_room<'a>(
             }
         })
         .collect();
-    guarded.sort_by_key(|(OurService { spec, holdings }, _)| {
+    guarded.sort_by_key(|(OurService { spec, advertised }, _)| {
         let mut ports = spec.ports.keys();
-        let serves = ports.any(|port| holdings.tenure(*port, own) == Tenure::Here);
+        let serves = ports.any(|port| advertised.rank(*port, own) == Rank::Here);
         (Reverse(serves), spec.created, &spec.key)
     });
     let mut used = 0;

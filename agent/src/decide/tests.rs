@@ -1,6 +1,6 @@
 use highwire_api::{
     ClassPolicy, Interpretation, Protocol,
-    holdings::Holdings,
+    advertised::Advertised,
     node::{ConflictReason, ProxyMode},
     service::{TrafficPolicy, interpret},
 };
@@ -65,8 +65,8 @@ fn wanted(name: &str, age: u8, change: impl FnOnce(&mut Value)) -> OurService {
     let Interpretation::Serve(spec) = interpret(&service, ClassPolicy::DefaultAndOurs) else {
         panic!("{name} is not served");
     };
-    let holdings = Holdings::of(&service);
-    OurService { spec, holdings }
+    let advertised = Advertised::of(&service);
+    OurService { spec, advertised }
 }
 
 /// What the facts are unless a test says otherwise.
@@ -443,7 +443,7 @@ fn a_service_whose_source_ranges_find_no_room_is_refused_alone() {
     let status = json!({"loadBalancer": {"ingress": [
         {"ip": "192.0.2.11", "ports": [{"port": 82, "protocol": "TCP"}]}]}});
     let object = json!({"metadata": {}, "status": status});
-    services[2].holdings = Holdings::of(&serde_json::from_value(object).unwrap());
+    services[2].advertised = Advertised::of(&serde_json::from_value(object).unwrap());
     let served = decided(services, &["192.0.2.11"]).served;
     assert!(served.iter().any(|key| key.name == "big"), "{served:?}");
 }

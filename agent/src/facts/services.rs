@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use highwire_api::{
     ClassPolicy, Interpretation, PortKey, Protocol, ResourceVersion, ServiceKey, ServiceSpec,
-    holdings::Holdings, ownership::Manager, service::interpret,
+    advertised::Advertised, ownership::Manager, service::interpret,
 };
 use highwire_runtime::mirror::{self, Mirror};
 use k8s_openapi::api::core::v1::Service;
@@ -30,7 +30,7 @@ pub struct OurService {
     /// What it asks for.
     pub spec: ServiceSpec,
     /// What its status says it holds already.
-    pub holdings: Holdings,
+    pub advertised: Advertised,
 }
 
 /// What kube-proxy answers for one Service on the nodes' own addresses.
@@ -181,10 +181,10 @@ fn read(service: &Service, policy: ClassPolicy, last: Option<ServiceSpec>) -> Op
             last
         }
     };
-    let holdings = || Holdings::of(service);
+    let advertised = || Advertised::of(service);
     let ours = spec.map(|spec| OurService {
         spec,
-        holdings: holdings(),
+        advertised: advertised(),
     });
     let node_ports = NodePorts::of(service);
     let matters =

@@ -9,7 +9,7 @@ use std::{
 
 use highwire_api::{
     Family, PortKey,
-    holdings::{advertised, ingress_of},
+    advertised::{advertised, ingress_of},
     service::primary_family,
 };
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, PortStatus, Service};

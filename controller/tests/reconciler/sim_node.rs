@@ -24,7 +24,7 @@ use highwire_agent::{
 use highwire_api::{
     ClassPolicy, Family, LoadBalancerNode, LoadBalancerNodeSpec, PortKey, Protocol, ServiceKey,
     ServiceSpec,
-    holdings::Tenure,
+    arbitration::Rank,
     names::{ENABLED_LABEL, ENABLED_VALUE},
     node::{ConflictReason, ProxyMode},
 };
@@ -198,9 +198,8 @@ impl SimNode {
             );
 
             // Who held all of its ports here, undisputed, only loses them for a cause.
-            let here = |asks: &OurService, port| {
-                asks.holdings.tenure(port, &node.addresses) == Tenure::Here
-            };
+            let here =
+                |asks: &OurService, port| asks.advertised.rank(port, &node.addresses) == Rank::Here;
             let holds = asks.spec.ports.keys().all(|port| {
                 let mut rivals = wanted.iter().filter(|(rival, _)| *rival != key);
                 here(asks, *port) && !rivals.any(|(_, rival)| here(rival, *port))

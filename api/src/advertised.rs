@@ -1,5 +1,5 @@
-//! Which ports a Service holds already, by its status: what makes a live port safe
-//! from newcomers.
+//! The addresses and ports that a Service's status lists: what makes a live port safe from
+//! newcomers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,10 @@ use std::{
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 
-use crate::port::{PortKey, Protocol};
+use crate::{
+    arbitration::Rank,
+    port::{PortKey, Protocol},
+};
 
 /// The entries of `status.loadBalancer.ingress`.
 #[must_use]
@@ -40,26 +43,15 @@ pub fn advertised(
     })
 }
 
-/// How firmly a Service holds a port on a node; the firmest sorts first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tenure {
-    /// It is advertised with this port at an address of this node.
-    Here,
-    /// It is advertised with this port, at other nodes only.
-    Elsewhere,
-    /// It is not advertised with this port.
-    Newcomer,
-}
-
 /// The ports without an error in `status.loadBalancer.ingress`, by address.
 ///
 /// Nearly always every address lists the same ports, so addresses are grouped
 /// by their set of ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Holdings(BTreeMap<BTreeSet<PortKey>, BTreeSet<IpAddr>>);
+pub struct Advertised(BTreeMap<BTreeSet<PortKey>, BTreeSet<IpAddr>>);
 
-impl Holdings {
-    /// Reads what a Service's status says it holds.
+impl Advertised {
+    /// Reads a Service's status.
     #[must_use]
     pub fn of(service: &Service) -> Self {
         let mut groups: BTreeMap<BTreeSet<PortKey>, BTreeSet<IpAddr>> = BTreeMap::new();
@@ -71,21 +63,21 @@ impl Holdings {
         Self(groups)
     }
 
-    /// How firmly the port is held on a node with these addresses.
+    /// How the Service ranks for the port on a node with these addresses.
     #[must_use]
-    pub fn tenure(&self, port: PortKey, node_addresses: &BTreeSet<IpAddr>) -> Tenure {
+    pub fn rank(&self, port: PortKey, node_addresses: &BTreeSet<IpAddr>) -> Rank {
         self.0
             .iter()
             .filter(|(ports, _)| ports.contains(&port))
             .map(|(_, addresses)| {
                 if addresses.is_disjoint(node_addresses) {
-                    Tenure::Elsewhere
+                    Rank::Elsewhere
                 } else {
-                    Tenure::Here
+                    Rank::Here
                 }
             })
             .min()
-            .unwrap_or(Tenure::Newcomer)
+            .unwrap_or(Rank::Newcomer)
     }
 }
 
@@ -94,14 +86,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn holdings(ingress: serde_json::Value) -> Holdings {
+    fn advertised(ingress: serde_json::Value) -> Advertised {
         let service = json!({"metadata": {}, "status": {"loadBalancer": {"ingress": ingress}}});
-        Holdings::of(&serde_json::from_value(service).unwrap())
+        Advertised::of(&serde_json::from_value(service).unwrap())
     }
 
     #[test]
     fn a_port_listed_without_error_is_held() {
-        let held = holdings(json!([
+        let held = advertised(json!([
             {"ip": "192.0.2.11", "ports": [{"port": 80, "protocol": "TCP"}]},
             {"ip": "192.0.2.12", "ports": [
                 {"port": 80, "protocol": "TCP", "error": "highwire.dev/PortConflict"},
@@ -110,9 +102,9 @@ mod tests {
         let n1 = BTreeSet::from(["192.0.2.11".parse().unwrap()]);
         let n2 = BTreeSet::from(["192.0.2.12".parse().unwrap()]);
         let port = |protocol, number| PortKey::new(protocol, number).unwrap();
-        assert_eq!(held.tenure(port(Protocol::Tcp, 80), &n1), Tenure::Here);
-        assert_eq!(held.tenure(port(Protocol::Tcp, 80), &n2), Tenure::Elsewhere);
-        assert_eq!(held.tenure(port(Protocol::Udp, 53), &n2), Tenure::Here);
-        assert_eq!(held.tenure(port(Protocol::Udp, 80), &n1), Tenure::Newcomer);
+        assert_eq!(held.rank(port(Protocol::Tcp, 80), &n1), Rank::Here);
+        assert_eq!(held.rank(port(Protocol::Tcp, 80), &n2), Rank::Elsewhere);
+        assert_eq!(held.rank(port(Protocol::Udp, 53), &n2), Rank::Here);
+        assert_eq!(held.rank(port(Protocol::Udp, 80), &n1), Rank::Newcomer);
     }
 }
