@@ -161,3 +161,6 @@ fn replace<T: PartialEq>(known: &mut T, now: T) -> bool {
     *known = now;
     changed
 }
+
+#[cfg(test)]
+mod tests;
