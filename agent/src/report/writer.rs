@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::{
     Report,
     lease::AgentLease,
-    objects::{CallError, RETRY_PAUSE, delete, owned_by_node, patch_or_create},
+    objects::{CallError, RETRY_PAUSE, call, delete, owned_by_node, patch_or_create},
 };
 use crate::{config::Config, metrics::Metrics};
 
@@ -44,6 +44,8 @@ pub struct Writer {
     /// What the status says; `None` if it has to be written.
     written: Option<Report>,
     ready: Option<Condition>,
+    /// The resource version of the object that [`Self::written`] is about.
+    version: Option<String>,
     status_failure: Option<String>,
     lease_failure: Option<String>,
 }
@@ -69,6 +71,7 @@ impl Writer {
             metrics,
             written: None,
             ready: None,
+            version: None,
             status_failure: None,
             lease_failure: None,
         }
@@ -118,7 +121,7 @@ impl Writer {
                 Some(exists) = exists.recv() => {
                     if std::mem::replace(&mut existed, exists) && !exists {
                         warn!(object = STATUS, "it was deleted; it is written again while the Node exists");
-                        (self.written, self.ready) = (None, None);
+                        (self.written, self.ready, self.version) = (None, None, None);
                     }
                 }
                 changed = wait_changed(&mut reports, pause) => if !changed { return },
@@ -132,9 +135,28 @@ impl Writer {
         self.node.borrow().as_ref() == Some(&report.node_uid)
     }
 
+    /// Each write names the version that it replaces. Without that, a write that got no
+    /// answer in time could still be carried out after the next one, and the status would
+    /// lack conflicts of Services that the Lease says were observed.
     async fn write_status(&mut self, report: Report) -> Result<(), CallError> {
+        match self.replace_status(&report).await {
+            Err(error) if error.code() == Some(409) => {
+                let current = call(self.nodes.get_metadata_opt(&self.node_name)).await?;
+                self.version = current.and_then(|object| object.metadata.resource_version);
+                self.replace_status(&report).await?;
+            }
+            result => result?,
+        }
+        self.written = Some(report);
+        Ok(())
+    }
+
+    async fn replace_status(&mut self, report: &Report) -> Result<(), CallError> {
         let status = report.status(self.ready.as_ref(), Timestamp::now());
-        let patch = json!({ "status": status });
+        let mut patch = json!({ "status": status });
+        if let Some(version) = &self.version {
+            patch["metadata"] = json!({ "resourceVersion": version });
+        }
         let name = &self.node_name;
         let create = || LoadBalancerNode {
             metadata: owned_by_node(name, name, &report.node_uid),
@@ -143,7 +165,7 @@ impl Writer {
         };
         let written = patch_or_create(&self.nodes, name, &patch, Some("status"), create).await?;
         self.ready = written.status.and_then(|status| status.ready().cloned());
-        self.written = Some(report);
+        self.version = written.metadata.resource_version;
         Ok(())
     }
 }
@@ -199,7 +221,73 @@ fn confirmed(written: Option<&Report>, latest: &Report) -> Option<ResourceVersio
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{Arc, Mutex},
+    };
+
+    use clap::Parser;
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+    use serde_json::Value;
+
     use super::*;
+    use crate::config::Cli;
+
+    const FIRST: u64 = 4;
+
+    /// An API server with one LoadBalancerNode. It accepts a write that names its version,
+    /// and without a version only the first one. Each write makes a newer version.
+    fn client(version: Arc<Mutex<u64>>) -> Client {
+        let answer = move |request: Request<Body>| {
+            let version = version.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect_bytes().await.unwrap();
+                let mut current = version.lock().unwrap();
+                let mut code = 200;
+                if parts.method == Method::PATCH {
+                    let patch: Value = serde_json::from_slice(&body).unwrap();
+                    let named = &patch["metadata"]["resourceVersion"];
+                    let is_first = named.is_null() && *current == FIRST;
+                    if is_first || *named == current.to_string() {
+                        *current += 1;
+                    } else {
+                        code = 409;
+                    }
+                }
+                let metadata = json!({"name": "n1", "resourceVersion": current.to_string()});
+                let answer = match code {
+                    200 => json!({"metadata": metadata, "spec": {}, "status": {}}),
+                    _ => json!({"kind": "Status", "status": "Failure", "code": code,
+                                "reason": "Conflict", "message": "the version is another"}),
+                };
+                let answer = Body::from(answer.to_string().into_bytes());
+                let answer = Response::builder().status(code).body(answer).unwrap();
+                Ok::<_, Infallible>(answer)
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test]
+    async fn a_status_replaces_the_version_that_it_names() {
+        let version = Arc::new(Mutex::new(FIRST));
+        let cli = Cli::try_parse_from(["highwire-agent", "--node-name=n1"]).unwrap();
+        let (_sender, node) = watch::channel(None);
+        let metrics = Metrics::new().unwrap();
+        let config = Config::from(cli.run.unwrap());
+        let mut writer = Writer::new(&client(version.clone()), &config, node, metrics);
+        writer.write_status(report(1, 5)).await.unwrap();
+        assert_eq!(writer.version.as_deref(), Some("5"));
+        writer.write_status(report(2, 6)).await.unwrap();
+        assert_eq!(writer.version.as_deref(), Some("6"));
+        // A write of ours that got no answer was carried out at last.
+        *version.lock().unwrap() = 9;
+        writer.write_status(report(3, 7)).await.unwrap();
+        assert_eq!(writer.version.as_deref(), Some("10"));
+        assert_eq!(writer.written, Some(report(3, 7)));
+    }
 
     fn report(revision: u64, observed: u64) -> Report {
         Report {

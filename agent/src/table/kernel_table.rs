@@ -128,10 +128,15 @@ impl KernelTable {
         }
     }
 
-    /// Whether nft would build such a table. Changes nothing.
-    pub async fn accepts(&self, path: DataPath, elements: Elements) -> bool {
+    /// Whether nft would build such a table. Changes nothing. `None` if nft does not say,
+    /// for example because it does not end in time.
+    pub async fn accepts(&self, path: DataPath, elements: Elements) -> Option<bool> {
         let transaction = Transaction::Replace(path, elements);
-        self.nft.check(&transaction).await.is_ok()
+        match self.nft.check(&transaction).await {
+            Ok(()) => Some(true),
+            Err(NftError::Refused { .. }) => Some(false),
+            Err(_) => None,
+        }
     }
 
     /// Lets the next [`Self::bring_to`] try at once, because less will be wanted.

@@ -71,16 +71,16 @@ impl LeftOut {
     }
 }
 
-/// Which of these Services nft refuses, by halving: `accepts` tells whether it would take
-/// a table of these alone. `served` are those that it took before. `None` if it is no
-/// Service's fault, or too many are to blame.
+/// Which of these Services nft refuses, by halving: `accepts` asks whether nft takes a table
+/// of these alone, and is `None` without an answer. `served` are those that it took before.
+/// `None` if no Service is the cause, too many are, or an answer is missing.
 pub async fn culprits(
     served: Vec<ServiceKey>,
     others: Vec<ServiceKey>,
-    mut accepts: impl AsyncFnMut(&BTreeSet<ServiceKey>) -> bool,
+    mut accepts: impl AsyncFnMut(&BTreeSet<ServiceKey>) -> Option<bool>,
 ) -> Option<BTreeSet<ServiceKey>> {
     let mut good = BTreeSet::new();
-    if !accepts(&good).await {
+    if !accepts(&good).await? {
         return None;
     }
     let mut culprits = BTreeSet::new();
@@ -93,7 +93,7 @@ pub async fn culprits(
         questions = questions.checked_sub(1)?;
         let mut with = good.clone();
         with.extend(some.iter().cloned());
-        if accepts(&with).await {
+        if accepts(&with).await? {
             good = with;
         } else if some.len() == 1 {
             culprits.extend(some);
@@ -120,7 +120,7 @@ mod tests {
         let mut asked = 0;
         let found = culprits(keys(0..served), keys(served..all), async |some| {
             asked += 1;
-            !bad.iter().any(|key| some.contains(key))
+            Some(!bad.iter().any(|key| some.contains(key)))
         })
         .await;
         (found, asked)
@@ -140,7 +140,13 @@ mod tests {
     async fn too_many_or_none_to_blame_leave_all_as_it_was() {
         let every: Vec<u32> = (0..200).collect();
         assert_eq!(found(&every, 0, 200).await.0, None);
-        let broken = culprits(keys(0..1), Vec::new(), async |_| false).await;
+        let broken = culprits(keys(0..1), Vec::new(), async |_| Some(false)).await;
         assert_eq!(broken, None, "nft refuses even an empty table");
+        let slow = async |some: &BTreeSet<ServiceKey>| some.is_empty().then_some(true);
+        assert_eq!(
+            culprits(keys(0..4), Vec::new(), slow).await,
+            None,
+            "no answer"
+        );
     }
 }

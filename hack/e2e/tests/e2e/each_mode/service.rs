@@ -131,6 +131,9 @@ async fn a_connection_has_one_conntrack_entry_from_the_nodes_address_to_the_pod(
             &client.ip().to_string(),
             "--sport",
             &source.to_string(),
+            // Another test's connection may have the same source port.
+            "--dport",
+            &port.to_string(),
         ])?;
         let entries: Vec<&str> = listed
             .lines()
