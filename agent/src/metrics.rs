@@ -82,7 +82,7 @@ impl Metrics {
             )?,
             udp_sweeps: counters(
                 "udp_sweeps_total",
-                "Looks at the UDP flows of served ports",
+                "Sweeps of the UDP flows of served ports",
                 &["result"],
             )?,
             services: gauge("services", "Services this node forwards")?,
@@ -136,7 +136,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a look at the UDP flows.
+    /// Counts a sweep of the UDP flows.
     pub fn udp_swept(&self, ok: bool) {
         let result = if ok { "ok" } else { "error" };
         self.udp_sweeps.with_label_values(&[result]).inc();

@@ -435,5 +435,5 @@ async fn until(
     };
     tokio::time::timeout(Duration::from_secs(5), search)
         .await
-        .expect("the change is told")
+        .expect("a notification of the change")
 }

@@ -9,7 +9,7 @@ const HEAD: &str = "\
 ";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // By way of a JSON value, so that keys come sorted and absent fields don't come at all.
+    // Through a JSON value, so that keys come sorted and absent fields don't come at all.
     let crd = serde_json::to_value(LoadBalancerNode::crd())?;
     print!("{HEAD}{}", serde_saphyr::to_string(&crd)?);
     Ok(())

@@ -238,7 +238,7 @@ impl<'a> Contest<'a> {
     fn new(claims: &'a [Claim]) -> Self {
         let mut claims: Vec<&Claim> = claims.iter().collect();
         claims.sort_by(|a, b| by_age(a, b));
-        // Who is refused by the host anyway stands in nobody's way.
+        // A claim that the host refuses anyway takes nothing from others.
         let outcome = claims.iter().map(|claim| {
             if claim.taken.is_empty() {
                 Outcome::Undecided
@@ -290,7 +290,7 @@ impl<'a> Contest<'a> {
 
     fn next_winner(&mut self) -> Option<usize> {
         while let Some(index) = self.ready.pop() {
-            // A loser of a broken circle may have become first on its way out.
+            // A loser of a broken circle may have become first before it was refused.
             if self.outcome[index] == Outcome::Undecided {
                 return Some(index);
             }

@@ -145,7 +145,7 @@ impl<S: LeaseStore> Election<S> {
         }
     }
 
-    /// Leads or follows, for ever.
+    /// Leads or follows. Does not return.
     async fn campaign(&mut self) {
         let mut deadline = None;
         loop {

@@ -162,7 +162,7 @@ mod tests {
     const MINE: &str = r#"k:{"type":"highwire.dev/Serving"}"#;
     const THEIRS: &str = r#"k:{"type":"Theirs"}"#;
 
-    /// A Service with an ingress and two conditions, and who wrote what of it.
+    /// A Service with an ingress and two conditions, and the managers of its fields.
     fn service(managers: Value) -> Service {
         serde_json::from_value(json!({
             "metadata": {

@@ -139,7 +139,7 @@ impl Admin {
         self
     }
 
-    /// Serves for ever: `/healthz` by the loop's heartbeat, `/readyz` by `problems`,
+    /// Does not return. Serves `/healthz` by the loop's heartbeat, `/readyz` by `problems`,
     /// `/metrics` from the registry.
     pub async fn serve(self, registry: Registry, heartbeat: Heartbeat, problems: Problems) {
         let refresh = self.refresh;

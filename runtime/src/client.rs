@@ -1,7 +1,7 @@
 //! A client of the API server that detects dead connections.
 //!
 //! A connection whose peer has vanished without a FIN or RST (a power cut, a firewall that
-//! lost its state) cannot be told from an idle one. The kernel probes idle connections
+//! lost its state) cannot be distinguished from an idle one. The kernel probes idle connections
 //! ([`KEEPALIVE`]) and drops those whose data is not acknowledged ([`USER_TIMEOUT`]), so a
 //! vanished peer is detected within half a minute. A connection that a load balancer in
 //! between keeps alive is dropped after [`SILENCE`] without a byte: no watch is silent for

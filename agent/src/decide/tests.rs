@@ -223,7 +223,7 @@ fn udp_is_taken_at_every_address_of_its_family_for_the_port_by_name() {
     assert_eq!(udp.own, addresses.map(|ip| ip.parse().unwrap()).into());
     let tcp_only = decided([wanted("web", 1, |_| {})], &addresses);
     let udp = Frontends::of(&tcp_only);
-    assert_eq!(udp, Frontends::default(), "nothing to look after");
+    assert_eq!(udp, Frontends::default(), "no UDP is served");
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl ListenerHistory {
         now: Instant,
     ) -> Listeners {
         let may_be_clients = |listener: &Listener| {
-            // A server that is bound to one of the host's addresses was told to be.
+            // A client's socket is not bound to one address of the host.
             listener.protocol == Protocol::Udp
                 && listener.bound.ip().to_canonical().is_unspecified()
                 && ephemeral.contains(listener.bound.port())

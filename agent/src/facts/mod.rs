@@ -53,8 +53,7 @@ pub struct Facts<'a> {
     pub proxy_mode: Option<ProxyMode>,
     /// What the admin has decided.
     pub policy: &'a Policy,
-    /// The Services that are left out because nft refuses them, each with who has their
-    /// ports instead, in words.
+    /// The Services that are left out because nft refuses them, each with the text of its conflict.
     pub left_out: &'a BTreeMap<ServiceKey, String>,
 }
 

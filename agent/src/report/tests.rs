@@ -89,7 +89,7 @@ fn a_report_is_bounded_and_names_every_refused_service() {
     };
     let small = refusing(10, 3, 4);
     assert_eq!((small.conflicts.len(), small.refused.len()), (30, 0));
-    // One Service that asks for 11,000 ports is told in 1,000 of them.
+    // One Service that asks for 11,000 ports is explained in 1,000 of them.
     let one = refusing(1, 11_000, 4);
     assert_eq!(
         (one.conflicts.len(), one.refused.len()),

@@ -161,7 +161,7 @@ fn about(address: IpAddr, request: ConntrackMessage) -> NetfilterMessage {
 }
 
 /// Compare the protocol and, for IPv4, the destination: Linux compares IPv6
-/// addresses the wrong way round here and would answer with all flows but those
+/// addresses inverted here and would answer with all flows but those
 /// (`ctnetlink_filter_match_tuple` in net/netfilter/nf_conntrack_netlink.c; seen
 /// with 6.18).
 ///

@@ -111,8 +111,8 @@ fn a_flow_belongs_to_an_endpoint_that_serves() {
     }
 }
 
-/// A client that keeps sending is refused again at once, so a look that deleted its
-/// flow would find it again, and so would the next, for ever.
+/// A client that keeps sending is refused again at once, so each sweep would delete
+/// its flow anew.
 #[test]
 fn with_policy_local_a_node_without_endpoints_leaves_the_refused_alone() {
     let view = view(&[(NODE, served_elsewhere(&["10.244.2.8:5353"]))]);

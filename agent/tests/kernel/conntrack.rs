@@ -50,7 +50,7 @@ fn at(text: &str) -> SocketAddr {
 
 /// A datagram of the client's.
 fn send(client: &UdpSocket, to: &str) {
-    // An ICMP error about an earlier one is told here.
+    // An ICMP error about an earlier one is reported here.
     while let Err(error) = client.send_to(b"hi", to) {
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
     }

@@ -51,7 +51,7 @@ impl Follower {
         self.metrics.drift_repairs.get()
     }
 
-    fn looks(&self, result: &str) -> u64 {
+    fn checks(&self, result: &str) -> u64 {
         self.metrics.drift_checks.with_label_values(&[result]).get()
     }
 
@@ -61,7 +61,9 @@ impl Follower {
 
     /// Takes in the next notification and does what it asks for.
     async fn follow_one(&mut self, wanted: &Elements) {
-        let event = timeout(PATIENCE, self.events.recv()).await.expect("told");
+        let event = timeout(PATIENCE, self.events.recv())
+            .await
+            .expect("a notification");
         self.table.notice(event.unwrap(), Instant::now());
         if let Some(due) = self.table.due() {
             tokio::time::sleep_until(due.into()).await;
@@ -151,12 +153,12 @@ fn what_changes_nothing_is_not_put_back() {
         run("delete element inet highwire ports4 { tcp . 80 }
              add element inet highwire ports4 { tcp . 80 }");
         follower.follow_one(&wanted).await;
-        assert_eq!((follower.repairs(), follower.looks("same")), (0, 1));
-        // The kernel has told more than we read.
+        assert_eq!((follower.repairs(), follower.checks("same")), (0, 1));
+        // The kernel has sent more notifications than we read.
         follower.table.notice(TableEvent::Missed, Instant::now());
         tokio::time::sleep_until(follower.table.due().unwrap().into()).await;
         follower.hold(&wanted).await;
-        assert_eq!((follower.repairs(), follower.looks("same")), (0, 2));
+        assert_eq!((follower.repairs(), follower.checks("same")), (0, 2));
         assert_eq!(follower.table.due(), None);
     });
 }
@@ -236,19 +238,19 @@ fn ten_thousand_ports_beside_a_big_foreign_table_raise_no_false_alarm() {
             let wanted = many(round);
             follower.hold(&wanted).await;
             run(&foreign);
-            let mut told = 0;
-            while told == 0 || follower.table.due().is_some() {
+            let mut notified = 0;
+            while notified == 0 || follower.table.due().is_some() {
                 let event = timeout(PATIENCE, follower.events.recv()).await;
-                let event = event.expect("told").unwrap();
+                let event = event.expect("a notification").unwrap();
                 missed += u32::from(event == TableEvent::Missed);
-                told += 1;
+                notified += 1;
                 follower.table.notice(event, Instant::now());
                 follower.hold(&wanted).await;
             }
             assert_eq!(nft().elements().await.unwrap().as_ref(), Some(&wanted));
         }
         println!("{missed} times the kernel had more to tell than was read");
-        assert_eq!((follower.repairs(), follower.looks("changed")), (0, 0));
+        assert_eq!((follower.repairs(), follower.checks("changed")), (0, 0));
         assert!(!follower.task.is_finished());
     });
 }

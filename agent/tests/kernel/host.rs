@@ -38,7 +38,7 @@ struct RoutingDaemon {
 }
 
 impl RoutingDaemon {
-    /// One of several, told apart by `number`.
+    /// One of several, distinguished by `number`.
     fn start(number: u8) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut daemon = Command::new("sh")

@@ -65,7 +65,7 @@ pub(crate) fn forward(family: Family, protocol: Protocol, port: i32, ip: &str) -
     (Slot { family, port }, forward)
 }
 
-/// A port that goes the NodePort way.
+/// A port that is forwarded to the NodePort.
 fn via_node_port(
     family: Family,
     protocol: Protocol,

@@ -221,7 +221,7 @@ impl Cluster {
         self.world.report_object(&report);
     }
 
-    /// What stands in the way of whom, by UID and words, as the nodes reported it.
+    /// The refused Services by UID, with the texts that the nodes reported.
     fn causes(&self) -> BTreeSet<(String, String)> {
         let refusals = self.nodes.iter().flat_map(SimNode::refusals);
         refusals
@@ -336,7 +336,7 @@ impl Cluster {
         self.check_no_event_is_repeated();
     }
 
-    /// What stands in the way was said, and that nothing does any more.
+    /// Every conflict was announced, and its end too.
     fn check_events(&self, key: &ServiceKey, refusals: &BTreeSet<String>) {
         let uid = self.uid(key).unwrap();
         let mut said = BTreeSet::new();

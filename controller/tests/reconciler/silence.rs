@@ -86,7 +86,7 @@ fn a_list_that_silence_would_empty_is_held() {
     world.pass(40 * SECOND);
     assert!(world.writes.is_empty(), "{:?}", world.writes);
     world.pass(5 * SECOND);
-    assert!(world.advertised("web").is_empty(), "but not for ever");
+    assert!(world.advertised("web").is_empty(), "but not longer");
 
     // Who comes back in time was never away.
     let mut world = alone(Policy::default());

@@ -32,7 +32,7 @@ async fn strict_rp_filter_drops_no_client_that_is_answered_the_same_way_back() -
     let router = "addr add 198.18.3.254/24 dev fabric8\nlink set fabric8 up";
     fabric.ip_batch(router)?;
     let second: SocketAddr = format!("198.18.3.1:{port}").parse()?;
-    // By way of the router, from where n1's answers leave by its first interface.
+    // Through the router, from where n1's answers leave by its first interface.
     answers(&cluster.outside(), second).await;
 
     // The stricter of `all` and the interface's own counts, and 2 is loose.

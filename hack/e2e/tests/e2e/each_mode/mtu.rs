@@ -61,7 +61,7 @@ fn client_addresses(client: &Netns, last: u8) -> Result<Undo> {
     Undo::after(client, &lines("add"), lines("del"))
 }
 
-/// The MTU that `netns` has learned for the way to `to`.
+/// The MTU that `netns` has learned for the path to `to`.
 fn learned(netns: &Netns, to: IpAddr) -> Result<String> {
     netns.check(&["ip", "route", "get", &to.to_string()])
 }

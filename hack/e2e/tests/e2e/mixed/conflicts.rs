@@ -1,4 +1,4 @@
-//! Port collisions of Services: who gets a port, and what the loser is told.
+//! Port collisions of Services: who gets a port, and the Event on the other Service.
 //!
 //! Addresses: nodes 192.0.2.11 (n1) and .12 (n2) serve, the client is outside.
 
@@ -24,11 +24,11 @@ async fn of_two_services_the_older_serves_and_the_younger_inherits() -> Result<(
     let older = web_service(&scope, "older", port).await?;
     ingress_is(&older, &BOTH).await;
     let younger = web_service(&scope, "younger", port).await?;
-    let told = event(&scope, &younger, "PortConflict").await;
+    let note = event(&scope, &younger, "PortConflict").await;
     let holder = format!("Service {}/older", scope.namespace());
     ensure!(
-        told.contains(&holder) && told.contains(&port.to_string()),
-        "{told}"
+        note.contains(&holder) && note.contains(&port.to_string()),
+        "{note}"
     );
     let condition = ports_error(&younger, "True").await;
     ensure!(
@@ -46,7 +46,7 @@ async fn of_two_services_the_older_serves_and_the_younger_inherits() -> Result<(
     for reason in ["PortConflict", "PortConflictResolved"] {
         ensure!(
             events(&scope, &older, reason)?.is_empty(),
-            "the winner is told nothing"
+            "no Event on the winner"
         );
     }
     older.delete().await?;
@@ -226,10 +226,10 @@ async fn bad_input_harms_no_other() -> Result<()> {
         .create()
         .await?;
     ingress_is(&web_service(&scope, "good", good).await?, &BOTH).await;
-    let told = event(&scope, &broken, "InvalidAnnotation").await;
+    let note = event(&scope, &broken, "InvalidAnnotation").await;
     ensure!(
-        told.contains("Public") && told.contains("ExternalIP"),
-        "{told}"
+        note.contains("Public") && note.contains("ExternalIP"),
+        "{note}"
     );
     let outcome = cluster
         .outside()
@@ -275,6 +275,22 @@ async fn the_largest_report_is_accepted_and_so_are_words_of_a_newer_agent() -> R
     for field in ["proxyMode", "conflictCount", "conflicts", "refused"] {
         let kept = written.data["status"][field] == status[field];
         ensure!(kept, "{field} was changed");
+    }
+    Ok(())
+}
+
+#[apply(cluster_test)]
+async fn a_report_that_another_program_has_changed_is_written_too() -> Result<()> {
+    let (cluster, scope) = web("touched").await?;
+    for count in 1..=2 {
+        // Every write of the agent names the version that it replaces.
+        let touched = format!("example.org/touched={count}");
+        for node in ["n1", "n2"] {
+            cluster.kubectl(&["annotate", "--overwrite", "lbn", node, &touched])?;
+        }
+        let name = format!("web-{count}");
+        let service = web_service(&scope, &name, scope.free_port()?).await?;
+        ingress_is(&service, &BOTH).await;
     }
     Ok(())
 }

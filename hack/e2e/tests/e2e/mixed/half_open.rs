@@ -1,4 +1,4 @@
-//! An API server that is there no more, without a word: packets vanish on the way.
+//! An API server behind a network that drops all packets.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use highwire_e2e::layout::CONTROL_PLANE_V4;
 use highwire_e2e::{Cluster, IpFamily, Netns, PrivateCluster, Scope, highwire, wait_for};
 use macro_rules_attribute::apply;
 
-/// The longest time without a word that is not told, and some to tell it.
+/// After this time without an answer `/readyz` says so, with some time to notice.
 const NOTICED: Duration = Duration::from_secs(60);
 
 /// Drops every packet to and from the API server, until it is healed.

@@ -1,4 +1,4 @@
-//! What has a port on the host already keeps it, and the Service is told.
+//! What has a port on the host already keeps it, and the Service gets an Event.
 //!
 //! Addresses: nodes 192.0.2.11 (n1) and .12 (n2) serve, the client is outside.
 

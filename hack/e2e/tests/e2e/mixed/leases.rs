@@ -131,7 +131,7 @@ async fn for_a_deleted_node_nothing_is_written_until_it_is_back() -> Result<()> 
     let creations = |resource| requests(&cluster, resource, "POST");
     let before = (creations("loadbalancernodes")?, creations("leases")?);
     cluster.kubectl(&["delete", "node", "n2"])?;
-    // It looks for new kinds of objects every 30 s.
+    // It discovers new kinds of objects every 30 s.
     wait_for("the garbage collector", LONG * 3, || async {
         let reports = reports(&cluster)?;
         ensure!(!reports.contains("/n2"), "{reports}");

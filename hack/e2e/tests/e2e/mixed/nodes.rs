@@ -130,9 +130,9 @@ async fn a_service_says_why_it_has_no_address_until_a_node_joins() -> Result<()>
     let service = web_service(&scope, "web", scope.free_port()?).await?;
     let said = serving(&service, "False").await;
     ensure!(said.reason == "NoNodes", "{}", said.reason);
-    let told = highwire_e2e::reported::event(&scope, &service, "NoReadyNodes").await;
-    ensure!(said.message == told, "{} {told}", said.message);
-    ensure!(told.contains("kubectl label node"), "{told}");
+    let note = highwire_e2e::reported::event(&scope, &service, "NoReadyNodes").await;
+    ensure!(said.message == note, "{} {note}", said.message);
+    ensure!(note.contains("kubectl label node"), "{note}");
 
     highwire::start(&cluster).await?;
     ingress_is(&service, &BOTH).await;

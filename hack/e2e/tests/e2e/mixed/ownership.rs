@@ -125,7 +125,7 @@ async fn two_programs_do_not_fight_for_a_status() -> Result<()> {
     service.write_ingress("cloud", foreign()).await?;
     let said = event(&scope, &service, "ManagedElsewhere").await;
     ensure!(said.contains("cloud replaced its addresses"), "{said}");
-    // Another look at the Service changes nothing.
+    // Another event of the Service changes nothing.
     let edited = json!({"metadata": {"labels": {"edited": "true"}}});
     service.patch(edited).await?;
     ingress_is(

@@ -1,4 +1,4 @@
-//! What looking after UDP flows costs: connections to the API server, and looks at
+//! What deleting stale UDP flows costs: connections to the API server, and sweeps of
 //! conntrack. On clusters of their own, since they count what the whole agent does.
 
 use std::time::Duration;
@@ -70,21 +70,21 @@ async fn with_policy_local_a_node_without_endpoints_lets_refused_clients_be() ->
     let to = cluster.node("n1")?.v4(port);
     let mut flow = client.udp_flow(to)?;
     refuses_udp(&mut flow).await;
-    // Something changes, and the looks that follow find this client's flow.
+    // Something changes, and the sweeps that follow find this client's flow.
     let other = scope.service("other").load_balancer();
     let other = other.udp(scope.free_port()?, 5353).create().await?;
     ingress_is(&other, &highwire_e2e::expect::BOTH).await;
     let metric = |name: &str| agent.metric(&format!("highwire_agent_udp_{name}"));
-    let (looks, deleted) = (
+    let (sweeps, deleted) = (
         metric("sweeps_total{result=\"ok\"}")?,
         metric("flows_deleted_total")?,
     );
-    wait_for("more looks", LONG, || {
+    wait_for("more sweeps", LONG, || {
         flow.ask(Duration::from_millis(50)).ok();
         let now = metric("sweeps_total{result=\"ok\"}");
         async move {
             match now {
-                Ok(now) if now >= looks + 3.0 => Ok(()),
+                Ok(now) if now >= sweeps + 3.0 => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         }
