@@ -282,15 +282,15 @@ async fn the_largest_report_is_accepted_and_so_are_words_of_a_newer_agent() -> R
 #[apply(cluster_test)]
 async fn a_report_that_another_program_has_changed_is_written_too() -> Result<()> {
     let (cluster, scope) = web("touched").await?;
-    for count in 1..=2 {
-        // Every write of the agent names the version that it replaces.
+    for count in 1..=3 {
+        let name = format!("web-{count}");
+        let service = web_service(&scope, &name, scope.free_port()?).await?;
+        ingress_is(&service, &BOTH).await;
+        // The agent's next write names another version than this makes.
         let touched = format!("example.org/touched={count}");
         for node in ["n1", "n2"] {
             cluster.kubectl(&["annotate", "--overwrite", "lbn", node, &touched])?;
         }
-        let name = format!("web-{count}");
-        let service = web_service(&scope, &name, scope.free_port()?).await?;
-        ingress_is(&service, &BOTH).await;
     }
     Ok(())
 }
