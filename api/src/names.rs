@@ -53,6 +53,11 @@ pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-bala
 /// renewal, so that it advances even while the report does not change.
 pub const OBSERVED_VERSION_ANNOTATION: &str = "highwire.dev/observed-resource-version";
 
+/// Lease annotation with the resource version of the report that goes with
+/// [`OBSERVED_VERSION_ANNOTATION`]. Who watches Leases and reports may get the Lease first:
+/// the observed version counts once that report, or a later one, is there.
+pub const REPORT_VERSION_ANNOTATION: &str = "highwire.dev/report-version";
+
 /// The namespace of Highwire's Leases for a program that is run by hand. In a Pod it is
 /// the Pod's.
 pub const SYSTEM_NAMESPACE: &str = "highwire-system";

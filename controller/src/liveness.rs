@@ -65,6 +65,7 @@ struct Followed {
     renewed: Option<Timestamp>,
     duration: Duration,
     observed: Option<ResourceVersion>,
+    report: Option<ResourceVersion>,
     /// When it was last seen to be renewed.
     heard: Instant,
     /// When it expires, unless it is renewed.
@@ -93,6 +94,7 @@ impl Followed {
             renewed: lease.renewed,
             duration: lease.duration,
             observed: lease.observed,
+            report: lease.report,
             heard: now.instant,
             due: now.instant + lease.duration,
             liveness: Liveness::Alive,
@@ -141,10 +143,13 @@ impl AgentLeases {
         self.by_node.get(node).map(|lease| lease.liveness)
     }
 
-    /// The version that the agent on a node has observed, by its Lease.
+    /// The version that the agent on a node has observed, by its Lease. `report` is the
+    /// version of its report as known here: before the one that goes with the Lease, what
+    /// the node refuses is not known, so the Lease does not count.
     #[must_use]
-    pub fn observed(&self, node: &str) -> Option<ResourceVersion> {
-        self.by_node.get(node)?.observed
+    pub fn observed(&self, node: &str, report: Option<ResourceVersion>) -> Option<ResourceVersion> {
+        let lease = self.by_node.get(node)?;
+        lease.observed.filter(|_| report >= lease.report)
     }
 
     /// When [`Self::expire`] is worth a call.
@@ -175,7 +180,7 @@ impl AgentLeases {
                 .collect();
         };
         if let Some(known) = self.by_node.get_mut(&node) {
-            known.observed = lease.observed;
+            (known.observed, known.report) = (lease.observed, lease.report);
         }
         let known = self.by_node.get(&node);
         let followed = match known {

@@ -35,6 +35,7 @@ impl Case {
             renewed: Some(self.start.wall + SignedDuration::from_secs(stamp)),
             duration: DURATION,
             observed: None,
+            report: None,
         };
         let now = self.at(second);
         self.leases
@@ -54,6 +55,7 @@ impl Case {
                 renewed: Some(now.wall),
                 duration: DURATION,
                 observed: None,
+                report: None,
             };
             self.leases.apply("highwire-controller", Some(&lease), now);
         }

@@ -194,11 +194,12 @@ impl Reconciler {
         let node = facts.map(|facts| {
             let report = self.facts.report(name);
             let reported = report.and_then(|report| report.observed);
+            let version = report.and_then(|report| report.version);
             Node::new(
                 facts.clone(),
                 report.cloned(),
                 self.leases.liveness(name),
-                reported.max(self.leases.observed(name)),
+                reported.max(self.leases.observed(name, version)),
                 &self.policy,
             )
         });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use highwire_api::{
     ResourceVersion,
-    names::{AGENT_ABSENCE, OBSERVED_VERSION_ANNOTATION, agent_lease},
+    names::{AGENT_ABSENCE, OBSERVED_VERSION_ANNOTATION, REPORT_VERSION_ANNOTATION, agent_lease},
 };
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -19,6 +19,15 @@ use serde_json::json;
 use tracing::warn;
 
 use super::objects::{CallError, call, delete, owned_by_node, patch_or_create};
+
+/// What a Lease says of the Services that the agent has observed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Observed {
+    /// Every Service event up to this version is in the kernel …
+    pub(super) version: ResourceVersion,
+    /// … and what the node refuses of them is in this version of the report.
+    pub(super) report: String,
+}
 
 /// The Lease of one node's agent.
 #[derive(Debug)]
@@ -46,14 +55,14 @@ impl AgentLease {
         &mut self,
         node_uid: &str,
         duration: Duration,
-        observed: Option<ResourceVersion>,
+        observed: Option<Observed>,
     ) -> Result<(), CallError> {
         let last = self.last.take();
         let Self {
             api, node, name, ..
         } = &*self;
         if let Some(mut lease) = last {
-            renew(&mut lease, node, duration, observed);
+            renew(&mut lease, node, duration, observed.clone());
             match call(api.replace(name, &PostParams::default(), &lease)).await {
                 Ok(lease) => {
                     self.last = Some(lease);
@@ -101,10 +110,11 @@ impl AgentLease {
 
 /// Makes the Lease say that the agent of this node is alive. Without `observed`, it
 /// keeps the version that it carries.
-fn renew(lease: &mut Lease, node: &str, duration: Duration, observed: Option<ResourceVersion>) {
-    if let Some(observed) = observed {
+fn renew(lease: &mut Lease, node: &str, duration: Duration, observed: Option<Observed>) {
+    if let Some(Observed { version, report }) = observed {
         let annotations = lease.metadata.annotations.get_or_insert_default();
-        annotations.insert(OBSERVED_VERSION_ANNOTATION.to_owned(), observed.to_string());
+        annotations.insert(OBSERVED_VERSION_ANNOTATION.to_owned(), version.to_string());
+        annotations.insert(REPORT_VERSION_ANNOTATION.to_owned(), report);
     }
     // Written by us only, and needless to send.
     lease.metadata.managed_fields = None;
@@ -124,7 +134,15 @@ mod tests {
     fn a_renewal_changes_what_it_must_and_keeps_a_version_it_does_not_know() {
         let annotation = |lease: &Lease| {
             let annotations = lease.metadata.annotations.as_ref()?;
-            annotations.get(OBSERVED_VERSION_ANNOTATION).cloned()
+            let observed = annotations.get(OBSERVED_VERSION_ANNOTATION)?;
+            Some(format!(
+                "{observed} {}",
+                annotations[REPORT_VERSION_ANNOTATION]
+            ))
+        };
+        let observed = Observed {
+            version: ResourceVersion(7),
+            report: "9".to_owned(),
         };
         let mut lease = Lease::default();
         let mut renewed = |seconds, observed| {
@@ -132,9 +150,9 @@ mod tests {
             lease.clone()
         };
         assert_eq!(annotation(&renewed(12, None)), None);
-        renewed(12, Some(ResourceVersion(7)));
+        renewed(12, Some(observed));
         let lease = renewed(30, None);
-        assert_eq!(annotation(&lease).as_deref(), Some("7"));
+        assert_eq!(annotation(&lease).as_deref(), Some("7 9"));
         let spec = lease.spec.unwrap();
         assert_eq!(spec.holder_identity.as_deref(), Some("n1"));
         assert_eq!(spec.lease_duration_seconds, Some(30));

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::{
     Report,
-    lease::AgentLease,
+    lease::{AgentLease, Observed},
     objects::{CallError, RETRY_PAUSE, call, delete, owned_by_node, patch_or_create},
 };
 use crate::{config::Config, metrics::Metrics};
@@ -111,7 +111,9 @@ impl Writer {
                 _ = renewal.tick() => {
                     let latest = reports.borrow().clone();
                     if let Some(report) = latest.filter(|report| self.has_owner(report)) {
-                        let observed = confirmed(self.written.as_ref(), &report);
+                        let observed = confirmed(self.written.as_ref(), &report)
+                            .zip(self.version.clone())
+                            .map(|(version, report)| Observed { version, report });
                         let (uid, duration) = (&report.node_uid, self.lease_duration);
                         let result = self.lease.renew(uid, duration, observed).await;
                         note(LEASE, &mut self.lease_failure, result, &self.metrics);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use highwire_api::{
     ResourceVersion,
-    names::{AGENT_LEASE_DURATION, OBSERVED_VERSION_ANNOTATION},
+    names::{AGENT_LEASE_DURATION, OBSERVED_VERSION_ANNOTATION, REPORT_VERSION_ANNOTATION},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -18,6 +18,9 @@ pub struct LeaseFacts {
     pub duration: Duration,
     /// The version up to which every Service event is in the node's kernel.
     pub observed: Option<ResourceVersion>,
+    /// The version of the report that goes with `observed`; `None` of an agent that does
+    /// not say.
+    pub report: Option<ResourceVersion>,
 }
 
 impl LeaseFacts {
@@ -30,14 +33,14 @@ impl LeaseFacts {
             .and_then(|seconds| u64::try_from(seconds).ok())
             .filter(|seconds| *seconds > 0);
         let annotations = lease.metadata.annotations.as_ref();
+        let version = |name| annotations?.get(name)?.parse().ok();
         Self {
             renewed: spec
                 .and_then(|spec| spec.renew_time.as_ref())
                 .map(|time| time.0),
             duration: seconds.map_or(AGENT_LEASE_DURATION, Duration::from_secs),
-            observed: annotations
-                .and_then(|annotations| annotations.get(OBSERVED_VERSION_ANNOTATION))
-                .and_then(|version| version.parse().ok()),
+            observed: version(OBSERVED_VERSION_ANNOTATION),
+            report: version(REPORT_VERSION_ANNOTATION),
         }
     }
 }

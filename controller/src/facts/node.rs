@@ -158,6 +158,8 @@ pub struct Report {
     pub agent: AgentReady,
     /// The version up to which every Service event is in the node's kernel.
     pub observed: Option<ResourceVersion>,
+    /// The version of the object.
+    pub version: Option<ResourceVersion>,
     /// The Services that the node refuses, each with the conflicts in order; without any
     /// if the report had no room for them.
     pub refused: BTreeMap<ServiceKey, Vec<PortConflict>>,
@@ -178,6 +180,7 @@ impl Report {
                 return Self {
                     agent: AgentReady::Unreadable(error.clone()),
                     observed: None,
+                    version: None,
                     refused: BTreeMap::new(),
                 };
             }
@@ -204,6 +207,7 @@ impl Report {
         Self {
             agent,
             observed: status.observed(),
+            version: ResourceVersion::of(&object.metadata),
             refused,
         }
     }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use highwire_api::names::{FIELD_MANAGER, NODE_SELECTOR_ANNOTATION};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use highwire_controller::{facts::Input, reconciler::Reconciler};
 use kube::runtime::watcher::Event;
 
-use crate::world::{World, key, managed_by, object, service};
+use crate::world::{World, key, managed_by, object, report, service};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -96,6 +96,37 @@ fn a_node_that_has_not_observed_a_new_service_is_not_listed() {
     world.lease_of(2, Duration::ZERO, Some(world.version()));
     world.pass(SECOND);
     assert_eq!(world.advertised("web").len(), 2);
+}
+
+#[test]
+fn a_lease_counts_once_the_report_that_goes_with_it_is_here() {
+    let mut world = World::new();
+    world.live(1);
+    let report = |version: &str| report_of(1, version);
+    world.report_object(&report("70"));
+    world.put(service("web"));
+    // The Service is refused, which report 71 says; the Lease comes first.
+    world.lease_with_report(1, world.version(), "71");
+    world.pass(SECOND);
+    assert!(world.advertised("web").is_empty(), "it may be refused");
+    let mut refusing = report("71");
+    refusing["status"]["conflicts"] = json!([{
+        "service": "shop/web", "protocol": "TCP", "port": 80, "reason": "HostListener",
+        "heldBy": "socket 0.0.0.0:80 uid 0",
+    }]);
+    world.report_object(&refusing);
+    world.pass(SECOND);
+    assert!(world.advertised("web").is_empty());
+    world.report_object(&report("72"));
+    world.pass(SECOND);
+    assert_eq!(world.advertised("web"), ["192.0.2.1:80"]);
+}
+
+/// A report of that version that has observed nothing new by itself.
+fn report_of(number: u8, version: &str) -> Value {
+    let mut report = report(number, 0);
+    report["metadata"]["resourceVersion"] = json!(version);
+    report
 }
 
 #[test]

@@ -317,6 +317,14 @@ impl World {
         self.feed(Input::Lease(self.event(&lease)));
     }
 
+    /// A Lease that says what was observed and which version of the report goes with that.
+    pub fn lease_with_report(&mut self, number: u8, observed: u64, report: &str) {
+        let name = agent_lease(&format!("n{number}"));
+        let mut lease = lease(&name, self.now.wall, Some(observed));
+        lease["metadata"]["annotations"]["highwire.dev/report-version"] = json!(report);
+        self.feed(Input::Lease(self.event(&lease)));
+    }
+
     /// The Lease is deleted.
     pub fn delete_lease(&mut self, number: u8) {
         let lease = lease(&agent_lease(&format!("n{number}")), self.now.wall, None);

@@ -217,7 +217,8 @@ async fn renews_for(cluster: &Cluster, node: &str, time: Duration) -> Result<()>
         let time = spec.and_then(|spec| spec.renew_time);
         Ok::<_, anyhow::Error>(time.context("never renewed")?.0)
     };
-    let start = renewed().await?;
+    // An agent that has just become ready may not have one yet.
+    let start = wait_for("its Lease", LONG, renewed).await;
     wait_for(
         &format!("{node} to go on for {time:?}"),
         time + LONG,
