@@ -34,7 +34,7 @@ fn writes(leader: &Program) -> Result<f64> {
 }
 
 #[apply(cluster_test)]
-async fn one_serves_and_every_other_gets_a_condition_and_an_event() -> Result<()> {
+async fn one_serves_and_every_other_gets_a_condition() -> Result<()> {
     let cluster = PrivateCluster::up("crd", 2).await?;
     highwire::start(&cluster).await?;
     let scope = Scope::new(&cluster, "crowd").await?;
