@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use highwire_controller::{events::Severity, facts::service::PORTS_ERROR};
 
-use crate::world::{World, key, managed_by, service};
+use crate::objects::{key, managed_by, service};
+use crate::world::World;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);

@@ -6,7 +6,8 @@ use highwire_api::names::{EXCLUDE_LABEL, FIELD_MANAGER, NODE_SELECTOR_ANNOTATION
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::world::{World, managed_by, node, report, service};
+use crate::objects::{managed_by, node, report, service};
+use crate::world::World;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -16,8 +16,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
+    objects::{key, service},
     sim_node::SimNode,
-    world::{World, key, service},
+    world::World,
 };
 
 const NODES: [u8; 3] = [1, 2, 3];

@@ -7,6 +7,8 @@ mod addresses;
 mod conflicts;
 mod decisions;
 mod laws;
+mod local_policy;
+mod objects;
 mod overwrites;
 mod serving;
 mod silence;

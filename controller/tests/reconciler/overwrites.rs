@@ -5,7 +5,8 @@ use std::time::Duration;
 use highwire_api::names::ADOPT_ANNOTATION;
 use serde_json::json;
 
-use crate::world::{World, managed_by, service};
+use crate::objects::{managed_by, service};
+use crate::world::World;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use highwire_api::names::{MAX_ADDRESSES_ANNOTATION, NODE_SELECTOR_ANNOTATION};
 use serde_json::json;
 
-use crate::world::{World, service};
+use crate::objects::service;
+use crate::world::World;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use highwire_controller::decision::eligibility::Policy;
 
-use crate::world::{World, service};
+use crate::objects::service;
+use crate::world::World;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -31,7 +31,7 @@ use highwire_api::{
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
-use crate::world::{node, object};
+use crate::objects::{node, object};
 
 /// A node with the agent's decisions.
 pub struct SimNode {

@@ -190,6 +190,17 @@ pub async fn refuses(from: &Netns, to: SocketAddr) {
     .await;
 }
 
+/// Waits until UDP is refused to a client that begins anew each time.
+pub async fn refuses_new_udp(from: &Netns, to: SocketAddr) {
+    wait_for(&format!("{to} to refuse UDP"), LONG, || async {
+        match from.udp_ask(to, SHORT) {
+            Err(ConnectError::Refused) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
 /// Sends on the flow until it is refused.
 pub async fn refuses_udp(flow: &mut UdpFlow) {
     wait_for("a refusal", LONG, || {

@@ -8,10 +8,10 @@ use anyhow::{Result, ensure};
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
     ALL, BOTH, LONG, SHORT, Served, all_answer, answers, at_both_addresses, dual_service,
-    ingress_is, refuses, served, web, web_service,
+    ingress_is, refuses, refuses_new_udp, served, web, web_service,
 };
 use highwire_e2e::reported::{event, events};
-use highwire_e2e::{ConnectError, EchoStream, Netns, Pod, Svc, wait_for};
+use highwire_e2e::{EchoStream, Netns, Pod, Svc, wait_for};
 use macro_rules_attribute::apply;
 use serde_json::{Value, json};
 
@@ -22,16 +22,6 @@ async fn set_spec(service: &Svc, spec: Value) -> Result<()> {
 async fn answers_by_udp(from: &Netns, to: SocketAddr) {
     wait_for(&format!("a UDP answer from {to}"), LONG, || async {
         from.udp_ask(to, SHORT)
-    })
-    .await;
-}
-
-async fn refuses_udp(from: &Netns, to: SocketAddr) {
-    wait_for(&format!("{to} to refuse UDP"), LONG, || async {
-        match from.udp_ask(to, SHORT) {
-            Err(ConnectError::Refused) => Ok(()),
-            other => Err(other),
-        }
     })
     .await;
 }
@@ -188,7 +178,7 @@ async fn the_type_may_change_and_established_connections_go_on() -> Result<()> {
             streams.push((stream.say("before")?, stream));
         } else {
             refuses(&client, n1.v4(tcp)).await;
-            refuses_udp(&client, n1.v4(udp)).await;
+            refuses_new_udp(&client, n1.v4(udp)).await;
             ingress_is(&service, &[]).await;
         }
         go_on(&mut streams)?;
@@ -247,7 +237,7 @@ async fn a_port_may_change_its_protocol() -> Result<()> {
     let tcp = json!([{"port": port, "protocol": "TCP", "targetPort": 8080}]);
     set_spec(&service, json!({"ports": tcp})).await?;
     answers(&client, to).await;
-    refuses_udp(&client, to).await;
+    refuses_new_udp(&client, to).await;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
     ALL, BOTH, LONG, SHORT, all_answer, answers, at_both_addresses, dual_service, ingress_is,
-    refuses, web, web_service,
+    refuses, refuses_new_udp, web, web_service,
 };
 use highwire_e2e::{ConnectError, Netns, Pod, wait_for};
 use macro_rules_attribute::apply;
@@ -198,13 +198,7 @@ async fn without_endpoints_clients_are_refused_at_once() -> Result<()> {
     let node = cluster.node("n1")?;
     refuses(&cluster.outside(), node.v4(tcp)).await;
     refuses(node.netns(), node.v4(tcp)).await;
-    wait_for("UDP to be refused", LONG, || async {
-        match cluster.outside().udp_ask(node.v4(udp), SHORT) {
-            Err(ConnectError::Refused) => Ok(()),
-            other => Err(other),
-        }
-    })
-    .await;
+    refuses_new_udp(&cluster.outside(), node.v4(udp)).await;
     Ok(())
 }
 
