@@ -23,16 +23,21 @@ const SHORTEST_GAP: Duration = Duration::from_millis(100);
 /// a tenth of the time since the change, so that a client waits at most so much longer
 /// than it has to wait for kube-proxy, but at least after …
 const SHORTEST_EXTRA: Duration = Duration::from_secs(2);
-/// … this, and at most by this.
-const LONGEST_EXTRA: Duration = Duration::from_secs(10);
+/// … this, and at most by this: however late kube-proxy is, nobody waits longer for us.
+const LONGEST_EXTRA: Duration = Duration::from_secs(4);
+/// A client that sends now and then is at the dead Pod again only once it has sent. So
+/// sweeps go on until none has found anything for this long.
+const QUIET_END: Duration = Duration::from_secs(10);
 
-/// When the next sweep is due. Never without a change, and never once a sweep after it
-/// found nothing at the end.
+/// When the next sweep is due. Never without a change, and never once nothing was found
+/// at the end.
 #[derive(Debug, Default)]
 pub struct Schedule {
     due: Option<Instant>,
     last: Option<Instant>,
     changed: Option<Instant>,
+    /// When something was found last.
+    found: Option<Instant>,
 }
 
 impl Schedule {
@@ -51,15 +56,20 @@ impl Schedule {
     /// A sweep is over; `quiet` if it found nothing stale.
     pub fn swept(&mut self, now: Instant, quiet: bool) {
         self.last = Some(now);
+        if !quiet {
+            self.found = Some(now);
+        }
         let changed = self.changed.unwrap_or(now);
         let mut planned = AFTER_CHANGE.iter().map(|after| changed + *after);
         self.due = match planned.find(|at| *at > now) {
             Some(at) if quiet => Some(self.not_too_soon(at)),
             Some(at) => Some(self.not_too_soon(at.min(now + AGAIN))),
-            None if quiet => None,
             None => {
                 let late = now.duration_since(changed);
-                Some(now + (late / 10).clamp(SHORTEST_EXTRA, LONGEST_EXTRA))
+                let next = now + (late / 10).clamp(SHORTEST_EXTRA, LONGEST_EXTRA);
+                self.found
+                    .is_some_and(|found| now < found + QUIET_END)
+                    .then_some(next)
             }
         };
     }
@@ -105,8 +115,8 @@ mod tests {
         );
         assert_eq!(
             sweeps(&mut schedule, start, true, 99),
-            [650, 1000, 1500, 3000, 6000],
-            "and once nothing is found, as planned"
+            [650, 1000, 1500, 3000, 6000, 8000, 10_000, 12_000],
+            "and once nothing is found, as planned, and a little longer"
         );
     }
 
@@ -119,11 +129,28 @@ mod tests {
         assert_eq!(late[..3], [8_000, 10_000, 12_000]);
         let gaps: Vec<u128> = late.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(
-            gaps.is_sorted() && gaps[gaps.len() - 1] == 10_000,
+            gaps.is_sorted() && gaps[gaps.len() - 1] == 4_000,
             "{gaps:?}"
         );
-        let seen = sweeps(&mut schedule, start, true, 99);
-        assert_eq!(seen.len(), 1, "it ends once nothing is found");
+    }
+
+    #[test]
+    fn late_sweeps_end_once_nothing_was_found_for_a_while() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        schedule.changed(start);
+        sweeps(&mut schedule, start, true, 6);
+        let found = sweeps(&mut schedule, start, false, 1);
+        assert_eq!(found, [6_000]);
+        // A client that sends every 7 s is found again.
+        let quiet = sweeps(&mut schedule, start, true, 3);
+        assert_eq!(quiet, [8_000, 10_000, 12_000]);
+        let found = sweeps(&mut schedule, start, false, 1);
+        assert_eq!(found, [14_000]);
+        let quiet = sweeps(&mut schedule, start, true, 99);
+        assert_eq!(quiet, [16_000, 18_000, 20_000, 22_000, 24_200]);
+        schedule.changed(start + Duration::from_secs(60));
+        let next = sweeps(&mut schedule, start, true, 99);
+        assert_eq!(next.last(), Some(&66_000), "what was found is forgotten");
     }
 
     #[test]
