@@ -1,6 +1,6 @@
 //! Wires the agent together and keeps it running.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, pin::pin, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use highwire_api::{LoadBalancerNode, Protocol};
@@ -23,6 +23,7 @@ use crate::{
     leave::Lifecycle,
     metrics::Metrics,
     report::{Report, writer::Writer},
+    start::{self, Started, until_answered},
     table::{Nft, notifications},
     udp::{self, Cleaner},
 };
@@ -37,8 +38,12 @@ const INPUTS: usize = 1024;
 /// must live forever ends.
 pub async fn run(config: Config) -> Result<()> {
     let stop = signals::listen().context("cannot listen for signals")?;
-    let nft = Nft::new(config.nft.clone());
-    let nft_version = nft.probe().await?;
+    let nft = Nft::new(config.nft.clone()).within(config.nft_timeout);
+    // Before anything else: what nft refuses for good ends the agent with the remedy.
+    let answer = match start::ask(&nft).await {
+        Err(error) if !error.is_late() => return Err(error.into()),
+        answer => answer,
+    };
     let metrics = Metrics::new()?;
     let admin = match Admin::bind(&config.admin).await {
         Ok(admin) => admin.refreshed_by(read_counters(&nft, &metrics)),
@@ -53,14 +58,6 @@ pub async fn run(config: Config) -> Result<()> {
         "highwire_agent_api_server_silence_seconds",
         heard.clone(),
     )?))?;
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        node = config.node_name,
-        nft = nft_version,
-        listen = ?config.admin,
-        "agent starts"
-    );
-
     let health = WatchHealth::new(metrics.watch_errors.clone());
     let heartbeat = Heartbeat::default();
     let (inputs, received) = mpsc::channel(INPUTS);
@@ -74,29 +71,49 @@ pub async fn run(config: Config) -> Result<()> {
         reports,
         frontends,
     );
+    let (slow_nft, nft_is_slow) = watch::channel(None);
+    let problems = {
+        let (reported, health, node) = (reported.clone(), health.clone(), config.node_name.clone());
+        Arc::new(move || {
+            let problems = problems(reported.borrow().as_ref(), &health, &node);
+            let slow: Option<String> = nft_is_slow.borrow().clone();
+            slow.into_iter()
+                .chain(client::silence(&heard))
+                .chain(problems)
+                .collect()
+        })
+    };
+    let mut serving = pin!(admin.serve(metrics.registry.clone(), heartbeat.clone(), problems));
+
+    let node = config.node_name.as_str();
+    let lifecycle = Lifecycle::new(client.clone(), &config);
+    let Started { version, left } = tokio::select! {
+        started = until_answered(answer, async || start::ask(&nft).await, |error| {
+            heartbeat.beat();
+            slow_nft.send_replace(Some(error.to_string()));
+        }) => started?,
+        () = &mut serving => bail!("serving health and metrics ended, which must never happen"),
+        reason = lifecycle.stop_reason(signals::asked_to_stop(stop.clone())) => {
+            lifecycle.stop(reason, &nft).await;
+            return Ok(());
+        }
+    };
+    slow_nft.send_replace(None);
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node_name,
+        nft = version,
+        listen = ?config.admin,
+        "agent starts"
+    );
     // Services may have been deleted while no agent ran: UDP flows to them may be left.
-    let left = nft.elements().await?.unwrap_or_default();
-    let taken = udp::taken_by(&left);
     let cleaner = Cleaner::new(
         client.clone(),
         config.node_name.clone(),
         health.clone(),
         metrics.clone(),
-        taken,
+        udp::taken_by(&left),
     );
-    let problems = {
-        let (reported, health, node) = (reported.clone(), health.clone(), config.node_name.clone());
-        Arc::new(move || {
-            let problems = problems(reported.borrow().as_ref(), &health, &node);
-            client::silence(&heard)
-                .into_iter()
-                .chain(problems)
-                .collect()
-        })
-    };
-
-    let node = config.node_name.as_str();
-    let lifecycle = Lifecycle::new(client.clone(), &config);
     let writer = Writer::new(&client, &config, lifecycle.node(), metrics.clone());
     let (report_exists, exists) = mpsc::channel(16);
     // All Services, for what kube-proxy serves of the others on the node's addresses:
@@ -137,9 +154,7 @@ pub async fn run(config: Config) -> Result<()> {
         () = agent_loop.run(received) => "programming nftables",
         () = cleaner.run(served) => "cleaning up UDP flows",
         () = writer.run(reported, exists) => "reporting",
-        () = admin.serve(metrics.registry.clone(), heartbeat, problems) => {
-            "serving health and metrics"
-        }
+        () = serving => "serving health and metrics",
         // The node goes on serving until it is clear whether the rules stay.
         reason = lifecycle.stop_reason(signals::asked_to_stop(stop.clone())) => {
             lifecycle.stop(reason, &nft).await;

@@ -109,6 +109,10 @@ pub struct RunArgs {
     /// The nft program.
     #[arg(long, default_value = "nft")]
     pub nft: PathBuf,
+    /// How long one run of it may take, such as 20s. Raise it where the kernel needs longer
+    /// to load its modules.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = some_time)]
+    pub nft_timeout: Duration,
 }
 
 /// Where an agent is in the cluster.
@@ -139,6 +143,8 @@ pub struct Config {
     pub listener_hold_down: Duration,
     /// The nft program.
     pub nft: PathBuf,
+    /// How long one run of it may take.
+    pub nft_timeout: Duration,
 }
 
 impl From<RunArgs> for Config {
@@ -155,6 +161,7 @@ impl From<RunArgs> for Config {
             policy: Policy::new(args.address_cidr, args.reserved_ports),
             listener_hold_down: args.listener_hold_down,
             nft: args.nft,
+            nft_timeout: args.nft_timeout,
         }
     }
 }
@@ -213,6 +220,14 @@ fn time(text: &str) -> Result<Duration, String> {
     let read = text.parse::<jiff::SignedDuration>().ok();
     let positive = read.and_then(|time| Duration::try_from(time).ok());
     positive.ok_or_else(|| "write a time such as 60s or 2m, or 0".to_owned())
+}
+
+/// A time that is not 0.
+fn some_time(text: &str) -> Result<Duration, String> {
+    time(text)
+        .ok()
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| "write a time such as 20s or 1m".to_owned())
 }
 
 fn non_empty(text: &str) -> Result<String, String> {
@@ -287,6 +302,7 @@ mod tests {
                 vec!["--node-name=n1", "--listener-hold-down=-1s"],
                 "--listener-hold-down",
             ),
+            (vec!["--node-name=n1", "--nft-timeout=0"], "--nft-timeout"),
             (vec!["--node-name=n1", "--nonsense"], "--nonsense"),
             (
                 vec!["--node-name=n1", "--lease-duration=2"],

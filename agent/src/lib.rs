@@ -15,5 +15,6 @@ pub mod metrics;
 pub mod netlink;
 pub mod port_ranges;
 pub mod report;
+pub mod start;
 pub mod table;
 pub mod udp;

@@ -4,8 +4,11 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 
 fn agent(arguments: &[&str]) -> Command {
@@ -75,4 +78,65 @@ fn an_nft_that_is_too_old_is_named() {
         error.contains("nftables v0.9.8") && error.contains("1.0.1"),
         "{error}"
     );
+}
+
+/// The kernel of a slow machine loads its modules for the first run.
+#[test]
+fn an_nft_that_is_slow_at_first_is_asked_again_and_readyz_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let nft = directory.path().join("nft");
+    let loaded = directory.path().join("loaded");
+    let text = format!(
+        "#!/bin/sh\n\
+         [ \"$1\" != --version ] || {{ echo 'nftables v1.0.6 (Lester Gooch #5)'; exit; }}\n\
+         [ -e {loaded:?} ] || exec sleep 60\n\
+         echo 'Error: No such file or directory' >&2\n\
+         [ \"$1\" = --check ]\n"
+    );
+    fs::write(&nft, text).unwrap();
+    fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
+    let kubeconfig = directory.path().join("kubeconfig");
+    let nowhere = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}]}"#;
+    fs::write(&kubeconfig, nowhere).unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let log = directory.path().join("log");
+    let output = fs::File::create(&log).unwrap();
+    let mut running = agent(&["--node-name=n1", "--nft-timeout=300ms"])
+        .args(["--nft", nft.to_str().unwrap()])
+        .args(["--port", &port.to_string()])
+        .env("KUBECONFIG", &kubeconfig)
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .spawn()
+        .unwrap();
+    let log = || fs::read_to_string(&log).unwrap();
+    let late = "nft --check did not end within 0.3 s";
+    until(|| readyz(port).is_ok_and(|text| text.contains(late)), log);
+    assert!(log().contains("trying again") && !log().contains("agent starts"));
+    fs::write(&loaded, "").unwrap();
+    until(|| log().contains("agent starts"), log);
+    until(|| !readyz(port).is_ok_and(|text| text.contains(late)), log);
+    running.kill().unwrap();
+    running.wait().unwrap();
+}
+
+fn until(is: impl Fn() -> bool, log: impl Fn() -> String) {
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !is() {
+        assert!(Instant::now() < limit, "{}", log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn readyz(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }

@@ -11,9 +11,9 @@ use super::{
     json::{change, read_elements},
 };
 
-/// How long one run of nft may take. Replacing 10,000 elements beside a large
-/// kube-proxy table takes a tenth of a second.
-const NFT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long one run of nft may take (`--nft-timeout`). Replacing 10,000 elements beside a
+/// large kube-proxy table takes a tenth of a second.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// The oldest nft that has what our rules need (design §2.3).
 const OLDEST_NFT: (u32, u32, u32) = (1, 0, 1);
@@ -36,10 +36,16 @@ pub enum NftError {
         found: String,
     },
     /// It did not end in time and was killed.
-    #[error("nft {step} did not end within {} s and was killed; is another program holding the nftables lock?", NFT_TIMEOUT.as_secs())]
+    #[error(
+        "nft {step} did not end within {} s and was killed; is the kernel still loading its \
+         modules, or another program holding the nftables lock? --nft-timeout gives it longer",
+        limit.as_secs_f32()
+    )]
     TimedOut {
         /// What it was doing.
         step: &'static str,
+        /// How long it had.
+        limit: Duration,
     },
     /// The process lacks the right to change nftables.
     #[error("nft {step} was not permitted: {message}; run as root with CAP_NET_ADMIN")]
@@ -81,6 +87,14 @@ pub enum NftError {
     },
 }
 
+impl NftError {
+    /// Whether nft may only have needed more time.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::TimedOut { .. })
+    }
+}
+
 /// Our table as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
@@ -94,13 +108,23 @@ pub struct Listed {
 #[derive(Clone, Debug)]
 pub struct Nft {
     program: PathBuf,
+    limit: Duration,
 }
 
 impl Nft {
     /// Uses this nft program; nothing is run yet.
     #[must_use]
     pub fn new(program: PathBuf) -> Self {
-        Self { program }
+        Self {
+            program,
+            limit: LIMIT,
+        }
+    }
+
+    /// Kills a run that takes longer than this; 20 s without it.
+    #[must_use]
+    pub fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// Checks that nft is there, new enough, permitted, and that this kernel
@@ -236,11 +260,12 @@ impl Nft {
             .map_err(not_runnable)?;
         if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
             // nft may end before it has read everything; its own message is the better one.
-            let _ = timeout(NFT_TIMEOUT, stdin.write_all(&input)).await;
+            let _ = timeout(self.limit, stdin.write_all(&input)).await;
         }
-        let output = timeout(NFT_TIMEOUT, child.wait_with_output())
+        let limit = self.limit;
+        let output = timeout(limit, child.wait_with_output())
             .await
-            .map_err(|_| NftError::TimedOut { step })?
+            .map_err(|_| NftError::TimedOut { step, limit })?
             .map_err(not_runnable)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
