@@ -36,6 +36,9 @@ const INPUTS: usize = 64;
 /// Enough for a burst of new Services; beyond it Events are dropped and counted.
 const EVENTS: usize = 4096;
 
+/// The deadline of a write, and of an Event.
+const WRITING: Duration = Duration::from_secs(10);
+
 /// How long Events that wait may still be sent, and the Lease be given up.
 const CLOSING: Duration = Duration::from_secs(4);
 
@@ -81,11 +84,12 @@ pub async fn run(config: Config) -> Result<()> {
     let reconciler = Reconciler::new(config.class_policy, config.policy);
     let (missing, is_missing) = watch::channel(reconciler.facts().missing());
 
+    let writing = client::client(&api, &heard, Some(WRITING))?;
     let event_loop = EventLoop {
         inputs: received,
         leading: is_leading,
         reconciler,
-        writer: Arc::new(Writer::new(client.clone(), metrics.clone())),
+        writer: Arc::new(Writer::new(writing.clone(), metrics.clone())),
         events,
         metrics: metrics.clone(),
         heartbeat: heartbeat.clone(),
@@ -109,7 +113,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
 
     let registry = metrics.registry.clone();
-    let mut sending = tokio::spawn(events::send(client.clone(), identity, metrics, to_send));
+    let mut sending = tokio::spawn(events::send(writing, identity, metrics, to_send));
     // A dropped sender asks to resign just as well.
     let resigned = async { resigned.await.unwrap_or_default() };
     let mut election = tokio::spawn(election.run(resigned));

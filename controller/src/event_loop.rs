@@ -84,8 +84,7 @@ impl EventLoop {
                 Some(write) = writes.join_next(), if !writes.is_empty() => {
                     // A write that was aborted has no result.
                     if let Ok((write, result)) = write {
-                        let waited = self.reconciler.finish(&write, result, Now::read());
-                        waited.into_iter().for_each(|time| self.metrics.first_address(time));
+                        self.reconciler.finish(&write, result, Now::read());
                     }
                 }
                 count = self.inputs.recv_many(&mut batch, BATCH) => {
@@ -104,7 +103,12 @@ impl EventLoop {
                 self.count();
             }
         }
-        let drained = async { while writes.join_next().await.is_some() {} };
+        let drained = async {
+            while let Some(Ok((write, result))) = writes.join_next().await {
+                self.reconciler.finish(&write, result, Now::read());
+                self.send_events();
+            }
+        };
         if timeout(DRAIN, drained).await.is_err() {
             warn!("stopping with {} unfinished writes", writes.len());
         }
@@ -129,11 +133,18 @@ impl EventLoop {
                 (write, result)
             });
         }
+        self.send_events();
+    }
+
+    fn send_events(&mut self) {
         for event in self.reconciler.take_events() {
             let reason = event.happened.reason;
             if self.events.try_send(event).is_err() {
                 self.metrics.event(reason, Sending::Dropped);
             }
+        }
+        for waited in self.reconciler.take_waited() {
+            self.metrics.first_address(waited);
         }
     }
 

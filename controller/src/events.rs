@@ -3,8 +3,7 @@
 //! They are not sent by kube's `Recorder`: it takes two Events of one reason on one object
 //! for one, so the second list of addresses would never be shown.
 
-use std::time::Duration;
-
+use backon::{ExponentialBuilder, Retryable};
 use highwire_api::{Problem, ServiceKey};
 use highwire_runtime::errors::explain;
 use jiff::Timestamp;
@@ -16,7 +15,7 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::{
@@ -27,8 +26,6 @@ use crate::{
 
 /// `reportingController` of our Events.
 const REPORTER: &str = "highwire.dev/controller";
-
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether an Event is good or bad news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +161,7 @@ pub struct ServiceEvent {
     pub id: String,
 }
 
-/// Sends what comes, until the sender is gone.
+/// Sends what comes, until the sender is gone. The client's requests have a deadline.
 pub async fn send(
     client: Client,
     identity: String,
@@ -175,15 +172,16 @@ pub async fn send(
     while let Some(event) = events.recv().await {
         let api = Api::<Event>::namespaced(client.clone(), &event.key.namespace);
         let object = object(&event, &identity, Timestamp::now());
-        let answer = timeout(TIMEOUT, api.create(&PostParams::default(), &object)).await;
-        let (sending, failure) = match answer {
-            Ok(Ok(_)) => (Sending::Sent, None),
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => (Sending::Known, None),
-            Ok(Err(error)) => (Sending::Failed, Some(explain(&error))),
-            Err(_) => {
-                let late = format!("no answer within {} s", TIMEOUT.as_secs());
-                (Sending::Failed, Some(late))
-            }
+        let params = PostParams::default();
+        // Three more times if there is no answer: its name is taken only once.
+        let create = || async { api.create(&params, &object).await };
+        let answer = create
+            .retry(ExponentialBuilder::default())
+            .when(|error| !matches!(error, kube::Error::Api(_)));
+        let (sending, failure) = match answer.await {
+            Ok(_) => (Sending::Sent, None),
+            Err(kube::Error::Api(status)) if status.code == 409 => (Sending::Known, None),
+            Err(error) => (Sending::Failed, Some(explain(&error))),
         };
         metrics.event(event.happened.reason, sending);
         if let Some(message) = failure.as_ref().filter(|_| failure != last_failure) {

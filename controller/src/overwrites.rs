@@ -55,13 +55,19 @@ pub enum Verdict {
 }
 
 impl Overwrites {
-    /// We wrote the addresses of the Service; `now` is what the API server answered.
-    pub fn wrote(&mut self, key: &ServiceKey, now: &ServiceFacts, history: &History) {
-        let intent = intent(now, history);
+    /// The addresses of the Service are now `known`, by a write of ours.
+    pub fn wrote(
+        &mut self,
+        key: &ServiceKey,
+        service: &ServiceFacts,
+        history: &History,
+        known: Listed,
+    ) {
+        let intent = intent(service, history);
         let old = self.0.remove(key).filter(|old| old.intent == intent);
         let written = Written {
             intent,
-            known: now.status.listed.clone(),
+            known,
             replaced: old.map(|old| old.replaced).unwrap_or_default(),
         };
         self.0.insert(key.clone(), written);

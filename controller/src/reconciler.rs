@@ -6,7 +6,7 @@
 //! its Service if that has the policy Local. A node that comes or goes, all Services.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     mem,
     time::{Duration, Instant},
 };
@@ -16,11 +16,12 @@ use highwire_api::{
     names::node_of_agent_lease,
 };
 use k8s_openapi::api::core::v1::Service;
+use kube::runtime::watcher::Event;
 
 use crate::{
     decision::{
         conditions::{Difference, refused_for},
-        decide::{Cluster, Decision, decide},
+        decide::{Cluster, decide},
         eligibility::{Node, Nodes, Policy, Silence},
     },
     events::{Happened, ServiceEvent, happened},
@@ -49,28 +50,30 @@ pub struct StatusWrite {
     pub version: ResourceVersion,
     /// The family whose addresses come first.
     pub primary: Family,
-    /// What the status said before.
-    pub before: ServiceStatus,
     /// What is to be written.
     pub difference: Difference,
-    /// What it follows from.
-    pub decision: Decision,
-    /// Whether the Service was edited since its addresses were last written.
-    pub edited: bool,
+    /// What the status says then.
+    pub after: ServiceStatus,
+    /// What is to be said when it is carried out.
+    pub news: Vec<Happened>,
 }
 
-/// How a write ended.
+/// How a write ended, as far as its answer says.
 #[derive(Debug)]
 pub enum WriteResult {
     /// The Service as it is now.
     Written(Box<Service>),
-    /// The Service had changed; the watch brings the change and with it the next try.
+    /// The Service had changed, maybe by this write, if it was sent twice. The watch brings
+    /// the change and with it the next try.
     Conflict,
     /// The Service is gone.
     Gone,
-    /// Try again later.
+    /// Try again later; it may have been carried out all the same.
     Failed,
 }
+
+/// How many writes to one version of a Service are kept until a newer version is seen.
+const BEGUN: usize = 8;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -100,7 +103,11 @@ struct Touched {
 struct Leading {
     queue: Queue,
     overwrites: Overwrites,
+    /// The writes of which it was not seen yet whether they were carried out.
+    begun: BTreeMap<ServiceKey, VecDeque<StatusWrite>>,
     events: Vec<ServiceEvent>,
+    /// How long new Services had to wait for their first address.
+    waited: Vec<Duration>,
 }
 
 impl Reconciler {
@@ -122,6 +129,12 @@ impl Reconciler {
 
     /// Takes in an event of a watch.
     pub fn apply(&mut self, input: Input, now: Now) {
+        if let Input::Service(event) = &input
+            && let Event::Apply(service) | Event::InitApply(service) | Event::Delete(service) =
+                event.as_ref()
+        {
+            self.seen(service, now.instant);
+        }
         let was_complete = self.facts.missing().is_empty();
         for change in self.facts.apply(input) {
             self.changed(change, was_complete.then_some(now.instant), now);
@@ -279,6 +292,7 @@ impl Reconciler {
                 None => {
                     leading.queue.forget(&key);
                     leading.overwrites.forget(&key);
+                    leading.begun.remove(&key);
                 }
             }
         }
@@ -303,73 +317,80 @@ impl Reconciler {
                 let ports = ports.iter().map(|_| Part::PortsError);
                 let parts = ports.chain(serving.iter().map(|_| Part::Serving));
                 leading.queue.write(&key, parts, now.instant);
+                let begun = leading.begun.entry(key).or_default();
+                begun.truncate(BEGUN - 1);
+                begun.push_front(write.clone());
                 return Some(write);
             }
         }
         None
     }
 
-    /// A write ended. Returns how long a new Service had to wait for its first address.
-    pub fn finish(
-        &mut self,
-        write: &StatusWrite,
-        result: WriteResult,
-        now: Now,
-    ) -> Option<Duration> {
-        let key = &write.key;
-        match result {
-            WriteResult::Written(service) => return self.written(write, *service, now),
-            WriteResult::Failed => self.queue_mut()?.failed(key, now.instant),
-            WriteResult::Conflict | WriteResult::Gone => self.queue_mut()?.done(key, now.instant),
-        }
-        None
-    }
-
-    fn queue_mut(&mut self) -> Option<&mut Queue> {
-        self.leading.as_mut().map(|leading| &mut leading.queue)
-    }
-
-    fn written(&mut self, write: &StatusWrite, service: Service, now: Now) -> Option<Duration> {
-        let key = &write.key;
-        let version = ResourceVersion::of(&service.metadata).unwrap_or_default();
-        for change in self.facts.answered(service) {
-            self.changed(change, None, now);
-        }
-        let known = self.facts.service(key).zip(self.histories.get_mut(key));
-        let mut waited = None;
-        if let Some((service, history)) = known.filter(|(service, _)| service.uid == write.uid) {
-            if write.difference.ingress.is_some() {
-                history.edited = false;
-            }
-            if !service.status.listed.ingress.is_empty() {
-                waited = history.waiting_since.take();
-            }
-            if let Some(leading) = &mut self.leading
-                && write.difference.ingress.is_some()
-            {
-                leading.overwrites.wrote(key, service, history);
-            }
+    /// A write ended.
+    pub fn finish(&mut self, write: &StatusWrite, result: WriteResult, now: Now) {
+        if let WriteResult::Written(service) = &result {
+            self.seen(service, now.instant);
         }
         if let Some(leading) = &mut self.leading {
-            leading.queue.done(key, now.instant);
-            let all = happened(
-                &write.before,
-                &write.difference,
-                &write.decision,
-                write.edited,
-            );
-            let events = all
-                .into_iter()
-                .enumerate()
-                .map(|(index, happened)| ServiceEvent {
-                    key: key.clone(),
-                    uid: write.uid.clone(),
-                    happened,
-                    id: format!("{version}-{index}"),
-                });
-            leading.events.extend(events);
+            match &result {
+                WriteResult::Failed => leading.queue.failed(&write.key, now.instant),
+                _ => leading.queue.done(&write.key, now.instant),
+            }
         }
-        waited.map(|since| now.instant.saturating_duration_since(since))
+        if let WriteResult::Written(service) = result {
+            for change in self.facts.answered(*service) {
+                self.changed(change, None, now);
+            }
+        }
+    }
+
+    /// The Service is like this: by the watch, or by the answer to a write, which may be
+    /// lost. Of the writes to the version before, the one that it shows was carried out, and
+    /// no other can be any more.
+    fn seen(&mut self, service: &Service, now: Instant) {
+        let key = ServiceKey::of(service);
+        let Some(leading) = &mut self.leading else {
+            return;
+        };
+        let version = ResourceVersion::of(&service.metadata);
+        let Entry::Occupied(begun) = leading.begun.entry(key) else {
+            return;
+        };
+        if begun
+            .get()
+            .iter()
+            .any(|write| Some(write.version) >= version)
+        {
+            return;
+        }
+        let (key, mut begun) = begun.remove_entry();
+        let status = ServiceStatus::of(service);
+        begun.retain(|write| Some(&write.uid) == service.metadata.uid.as_ref());
+        let write = begun
+            .into_iter()
+            .find(|write| write.after.says_same(&status));
+        let known = self.facts.service(&key).zip(self.histories.get_mut(&key));
+        let Some((write, (facts, history))) = write.zip(known) else {
+            return;
+        };
+        if let Some(ingress) = &write.difference.ingress {
+            history.edited = false;
+            leading
+                .overwrites
+                .wrote(&key, facts, history, status.listed);
+            let since = history.waiting_since.take_if(|_| !ingress.is_empty());
+            let waited = since.map(|since| now.saturating_duration_since(since));
+            leading.waited.extend(waited);
+        }
+        let events = write.news.into_iter().enumerate();
+        let events = events.map(|(index, happened)| ServiceEvent {
+            key: key.clone(),
+            uid: write.uid.clone(),
+            happened,
+            // The same in every process that saw it carried out.
+            id: format!("{}-{index}", write.version),
+        });
+        leading.events.extend(events);
     }
 
     /// The Events to be sent now.
@@ -377,6 +398,15 @@ impl Reconciler {
         let leading = self.leading.as_mut();
         leading
             .map(|leading| mem::take(&mut leading.events))
+            .unwrap_or_default()
+    }
+
+    /// How long new Services had to wait for the first addresses that came since the last
+    /// call.
+    pub fn take_waited(&mut self) -> Vec<Duration> {
+        let leading = self.leading.as_mut();
+        leading
+            .map(|leading| mem::take(&mut leading.waited))
             .unwrap_or_default()
     }
 
@@ -457,10 +487,9 @@ impl Leading {
             uid: service.uid.clone(),
             version: service.version,
             primary: service.primary,
-            before: service.status.clone(),
+            after: difference.applied_to(&service.status),
+            news: happened(&service.status, &difference, &decision, history.edited),
             difference,
-            decision,
-            edited: history.edited,
         })
     }
 

@@ -1,9 +1,6 @@
 //! Writes the status of Services.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, PoisonError};
 
 use highwire_api::names::FIELD_MANAGER;
 use highwire_runtime::errors::explain;
@@ -13,7 +10,6 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -21,8 +17,6 @@ use crate::{
     metrics::Metrics,
     reconciler::{StatusWrite, WriteResult},
 };
-
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The writer of statuses.
 pub struct Writer {
@@ -33,7 +27,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer.
+    /// A writer. The client's requests have a deadline.
     pub fn new(client: Client, metrics: Metrics) -> Self {
         Self {
             client,
@@ -50,27 +44,19 @@ impl Writer {
             ..PatchParams::default()
         };
         let patch = Patch::Strategic(patch(write));
-        let answer = timeout(
-            TIMEOUT,
-            services.patch_status(&write.key.name, &params, &patch),
-        )
-        .await;
-        let (label, result) = match answer {
-            Ok(Ok(service)) => {
+        let answer = services.patch_status(&write.key.name, &params, &patch);
+        let (label, result) = match answer.await {
+            Ok(service) => {
                 self.succeeded();
                 info!(service = %write.key, "status written: {}", summary(write));
                 ("ok", WriteResult::Written(Box::new(service)))
             }
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+            Err(kube::Error::Api(status)) if status.code == 409 => {
                 debug!(service = %write.key, "changed meanwhile: {}", status.message);
                 ("conflict", WriteResult::Conflict)
             }
-            Ok(Err(kube::Error::Api(status))) if status.code == 404 => ("gone", WriteResult::Gone),
-            Ok(Err(error)) => ("error", self.failed(write, explain(&error))),
-            Err(_) => {
-                let message = format!("no answer within {} s", TIMEOUT.as_secs());
-                ("error", self.failed(write, message))
-            }
+            Err(kube::Error::Api(status)) if status.code == 404 => ("gone", WriteResult::Gone),
+            Err(error) => ("error", self.failed(write, explain(&error))),
         };
         self.metrics.status_write(label);
         result
@@ -134,7 +120,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        decision::{conditions::Difference, decide::Decision},
+        decision::conditions::Difference,
         facts::{
             ingress::Ingress,
             service::{PORTS_ERROR, ServiceStatus},
@@ -148,13 +134,12 @@ mod tests {
             uid: "u1".into(),
             version: ResourceVersion(7),
             primary: Family::V4,
-            before: ServiceStatus::default(),
             difference: Difference {
                 ingress: Some(Ingress::default()),
                 ..Difference::default()
             },
-            decision: Decision::default(),
-            edited: false,
+            after: ServiceStatus::default(),
+            news: Vec::new(),
         };
         let decided_about = json!({"uid": "u1", "resourceVersion": "7"});
         assert_eq!(

@@ -14,7 +14,7 @@ use super::{
     text,
 };
 use crate::facts::{
-    ingress::Ingress,
+    ingress::{Ingress, Listed},
     service::{NOT_OURS, PORTS_ERROR, SERVING, ServiceFacts, ServiceStatus, is_true},
 };
 
@@ -57,6 +57,23 @@ impl Difference {
                 .filter(|ingress| !status.listed.says(ingress)),
             ports_error: amend(status.ports_error.as_ref(), PORTS_ERROR, ports_error),
             serving: amend(status.serving.as_ref(), SERVING, serving),
+        }
+    }
+
+    /// The status that it makes of the one before.
+    #[must_use]
+    pub fn applied_to(&self, before: &ServiceStatus) -> ServiceStatus {
+        let (ports_error, serving) = (self.ports_error.as_ref(), self.serving.as_ref());
+        ServiceStatus {
+            listed: match self.ingress.clone() {
+                Some(ingress) => Listed {
+                    ingress,
+                    exact: true,
+                },
+                None => before.listed.clone(),
+            },
+            ports_error: ports_error.or(before.ports_error.as_ref()).cloned(),
+            serving: serving.or(before.serving.as_ref()).cloned(),
         }
     }
 

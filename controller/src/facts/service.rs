@@ -30,6 +30,36 @@ pub struct ServiceStatus {
     pub serving: Option<Condition>,
 }
 
+impl ServiceStatus {
+    /// Reads the status of a Service.
+    #[must_use]
+    pub fn of(service: &Service) -> Self {
+        let status = service.status.as_ref();
+        let stated = status.and_then(|status| status.conditions.as_deref());
+        let condition = |type_| {
+            let mut stated = stated.into_iter().flatten();
+            stated.find(|found| found.type_ == type_).cloned()
+        };
+        Self {
+            listed: Listed::of(service),
+            ports_error: condition(PORTS_ERROR),
+            serving: condition(SERVING),
+        }
+    }
+
+    /// Whether it says the same, at whatever time a condition changed.
+    #[must_use]
+    pub fn says_same(&self, other: &Self) -> bool {
+        let says = |condition: &Option<Condition>| {
+            let condition = condition.clone()?;
+            Some((condition.status, condition.reason, condition.message))
+        };
+        self.listed == other.listed
+            && says(&self.ports_error) == says(&other.ports_error)
+            && says(&self.serving) == says(&other.serving)
+    }
+}
+
 /// Whether the condition is True.
 #[must_use]
 pub fn is_true(condition: Option<&Condition>) -> bool {
@@ -63,32 +93,19 @@ impl ServiceFacts {
     /// Reads a Service; `None` if it is not ours and its status has nothing of ours.
     #[must_use]
     pub fn of(service: &Service, policy: ClassPolicy) -> Option<Self> {
-        let conditions = service
-            .status
-            .iter()
-            .flat_map(|it| it.conditions.iter().flatten());
-        let condition = |type_| {
-            conditions
-                .clone()
-                .find(|found| found.type_ == type_)
-                .cloned()
-        };
-        let (ports_error, serving) = (condition(PORTS_ERROR), condition(SERVING));
+        let status = ServiceStatus::of(service);
         let facts = Self {
             uid: service.metadata.uid.clone().unwrap_or_default(),
             version: ResourceVersion::of(&service.metadata).unwrap_or_default(),
             generation: service.metadata.generation,
             asks: interpret(service, policy),
-            has_our_conditions: is_true(ports_error.as_ref())
+            has_our_conditions: is_true(status.ports_error.as_ref())
                 && is_condition_ours(service, PORTS_ERROR)
-                || serving
+                || status
+                    .serving
                     .as_ref()
                     .is_some_and(|serving| serving.reason != NOT_OURS),
-            status: ServiceStatus {
-                listed: Listed::of(service),
-                ports_error,
-                serving,
-            },
+            status,
             primary: primary_family(service),
             author: IngressAuthor::of(service),
             adopted: is_adopted(service),

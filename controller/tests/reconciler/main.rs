@@ -8,6 +8,7 @@ mod conflicts;
 mod decisions;
 mod laws;
 mod local_policy;
+mod lost_answers;
 mod objects;
 mod overwrites;
 mod serving;

@@ -1,7 +1,7 @@
 //! A [`World`]: the reconciler with a small API server around it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     mem,
     time::{Duration, Instant},
 };
@@ -27,6 +27,36 @@ use serde_json::{Value, json};
 
 use crate::objects::{key, lease, managed_by, node, object, report, slice};
 
+/// What becomes of a write and of the answer to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fate {
+    /// It is carried out and answered at once.
+    #[default]
+    Answered,
+    /// It is carried out, but no answer comes.
+    NoAnswer,
+    /// It is carried out, the answer is lost, and the request that is sent again is refused.
+    SentAgain,
+    /// It never arrives, and no answer comes.
+    Lost,
+}
+
+/// A write whose answer is lost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Loss {
+    pub fate: Fate,
+    /// After which time the writer gives up.
+    pub given_up: Duration,
+    /// After which time the watch shows what was written.
+    pub seen: Duration,
+}
+
+/// What comes later.
+enum Later {
+    Seen(Input),
+    GivenUp(StatusWrite, WriteResult),
+}
+
 /// A reconciler, a clock that stands until it is moved, and an API server that holds
 /// Services and checks versions.
 pub struct World {
@@ -37,6 +67,9 @@ pub struct World {
     pub events: Vec<ServiceEvent>,
     /// How many writes it refused because the Service had changed.
     pub conflicts: u32,
+    /// What becomes of the next writes; those after them are answered.
+    pub losses: VecDeque<Loss>,
+    later: Vec<(Instant, Later)>,
     services: BTreeMap<ServiceKey, Value>,
     version: u64,
     /// Whether objects come as part of a list.
@@ -66,6 +99,8 @@ impl World {
             writes: Vec::new(),
             events: Vec::new(),
             conflicts: 0,
+            losses: VecDeque::new(),
+            later: Vec::new(),
             services: BTreeMap::new(),
             version: 100,
             listing: false,
@@ -156,7 +191,24 @@ impl World {
         service["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let name = service["metadata"]["name"].as_str().unwrap().to_owned();
         self.services.insert(key(&name), service.clone());
+        // A watch brings the versions in order.
+        for (_, later) in self
+            .later
+            .extract_if(.., |(_, it)| matches!(it, Later::Seen(_)))
+            .collect::<Vec<_>>()
+        {
+            self.come(later);
+        }
         Input::Service(Box::new(Event::Apply(object(&service))))
+    }
+
+    fn come(&mut self, later: Later) {
+        match later {
+            Later::Seen(input) => self.feed(input),
+            Later::GivenUp(write, result) => {
+                self.reconciler.finish(&write, result, self.now);
+            }
+        }
     }
 
     /// Changes a Service.
@@ -301,11 +353,39 @@ impl World {
     }
 
     fn act(&mut self) {
+        let now = self.now.instant;
+        for (_, later) in self
+            .later
+            .extract_if(.., |(at, _)| *at <= now)
+            .collect::<Vec<_>>()
+        {
+            self.come(later);
+        }
         self.reconciler.expire(self.now);
         self.reconciler.turn(self.now);
         while let Some(write) = self.reconciler.next_write(self.now) {
-            let result = self.serve(&write);
-            self.reconciler.finish(&write, result, self.now);
+            let loss = self.losses.pop_front().unwrap_or_default();
+            let result = match loss.fate {
+                Fate::Lost => WriteResult::Failed,
+                _ => self.serve(&write),
+            };
+            let result = match (loss.fate, result) {
+                (Fate::NoAnswer, _) => WriteResult::Failed,
+                (Fate::SentAgain, _) => WriteResult::Conflict,
+                (_, result) => result,
+            };
+            if loss.fate == Fate::Answered {
+                self.reconciler.finish(&write, result, self.now);
+            } else {
+                let carried_out = self.writes.last().is_some_and(|last| *last == write);
+                if carried_out {
+                    let service = object(&self.services[&write.key]);
+                    let event = Input::Service(Box::new(Event::Apply(service)));
+                    self.later.push((now + loss.seen, Later::Seen(event)));
+                }
+                let given_up = Later::GivenUp(write, result);
+                self.later.push((now + loss.given_up, given_up));
+            }
             self.reconciler.turn(self.now);
         }
         self.events.extend(self.reconciler.take_events());
