@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use highwire_runtime::{
-    admin::Admin,
+    admin::{self, Admin},
     client,
     heartbeat::Heartbeat,
     signals,
@@ -20,7 +20,7 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    config::{Config, Place},
+    config::Config,
     election::{self, Election},
     event_loop::EventLoop,
     events, farewell,
@@ -55,7 +55,8 @@ const CLEARING: Duration = Duration::from_secs(30);
 pub async fn run(config: Config) -> Result<()> {
     let stop = signals::listen().context("cannot listen for signals")?;
     let metrics = Metrics::new()?;
-    let admin = Admin::bind(&config.admin).await?;
+    let sockets = admin::sockets(&config.listen_address, config.port);
+    let admin = Admin::bind(&sockets).await?;
     let (api, heard) = (client::config().await?, Heartbeat::default());
     let client = client::client(&api, &heard, None)?;
     metrics.registry.register(Box::new(client::Silence::new(
@@ -65,7 +66,7 @@ pub async fn run(config: Config) -> Result<()> {
     info!(
         version = env!("CARGO_PKG_VERSION"),
         identity = config.identity,
-        listen = ?config.admin,
+        listen = ?sockets,
         "controller starts"
     );
 
@@ -76,11 +77,8 @@ pub async fn run(config: Config) -> Result<()> {
     let (leading, is_leading) = watch::channel(false);
     let (finish, finished) = oneshot::channel::<()>();
     let (resign, resigned) = oneshot::channel::<()>();
-    let Config {
-        identity,
-        place: Place { namespace, pod },
-        ..
-    } = config;
+    let (identity, namespace) = (config.identity, config.namespace);
+    let pod = config.pod_name.filter(|name| !name.is_empty());
     let reconciler = Reconciler::new(config.class_policy, config.policy);
     let (missing, is_missing) = watch::channel(reconciler.facts().missing());
 

@@ -1,107 +1,88 @@
-//! The command line: raw flags, and what they mean once validated.
+//! The command line.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-    num::NonZeroU16,
-    time::Duration,
+use std::{net::IpAddr, num::ParseIntError, time::Duration};
+
+use clap::{
+    ArgAction, Parser,
+    builder::{BoolValueParser, TypedValueParser},
 };
-
-use clap::{ArgAction, Parser};
 use highwire_api::{ClassPolicy, names::SYSTEM_NAMESPACE};
-use highwire_runtime::{admin, logging::LogFormat};
-
-use crate::decision::eligibility::Policy;
+use highwire_runtime::logging::LogFormat;
 
 /// Writes the addresses of the nodes that serve a LoadBalancer Service into its status.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "highwire-controller", version)]
-pub struct Args {
+pub struct Config {
     /// Who this is in the election of the leader; no two controllers may share it.
     /// In a Pod, its name.
     #[arg(long, env = "POD_NAME", value_parser = identity)]
-    identity: String,
+    pub identity: String,
     /// The controller's Pod, by which it learns whether it goes for good when it is asked
     /// to stop. Without it, what it wrote stays.
     #[arg(long, env = "POD_NAME")]
-    pod_name: Option<String>,
+    pub pod_name: Option<String>,
     /// The namespace of that Pod and of the Leases.
     #[arg(long, env = "POD_NAMESPACE", default_value = SYSTEM_NAMESPACE)]
-    namespace: String,
+    pub namespace: String,
     /// Where /healthz, /readyz and /metrics are served, beside loopback (repeatable).
     #[arg(long, env = "POD_IP", value_name = "IP", value_delimiter = ',')]
-    listen_address: Vec<IpAddr>,
+    pub listen_address: Vec<IpAddr>,
     /// The port they are served on.
     #[arg(long, default_value_t = 9808)]
-    port: u16,
+    pub port: u16,
     /// Whether Services without spec.loadBalancerClass are served. Give the agents
     /// the same flag.
-    #[arg(long, default_value_t = true, action = ArgAction::Set)]
-    default_class: bool,
-    /// Whether nodes with the label node.kubernetes.io/exclude-from-external-load-balancers
-    /// are advertised all the same. kubeadm sets it on every control-plane node, also
-    /// on the only node of a cluster.
-    #[arg(long, default_value_t = false, action = ArgAction::Set,
-          num_args = 0..=1, default_missing_value = "true")]
-    ignore_exclude_label: bool,
-    /// How many seconds a Service's list of addresses is held that would become empty
-    /// only because agents are silent; 0 for not at all. Programs that watch the status, such
-    /// as ExternalDNS, act on an empty list at once.
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
-    empty_hold: u32,
-    /// How many nodes a Service lists that has no annotation highwire.dev/max-addresses,
-    /// each with all of its addresses; 0 for all.
-    #[arg(long, default_value_t = 64, value_name = "NODES")]
-    max_addresses: u16,
+    #[arg(long = "default-class", default_value = "true", action = ArgAction::Set,
+          value_parser = BoolValueParser::new().map(class_policy))]
+    pub class_policy: ClassPolicy,
+    /// How nodes are advertised.
+    #[command(flatten)]
+    pub policy: Policy,
     /// The format of log lines.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
 
-/// Where a controller is in the cluster.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The namespace of its Pod and of the Leases.
-    pub namespace: String,
-    /// Its Pod, if it has one.
-    pub pod: Option<String>,
+/// How nodes are advertised.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Policy {
+    /// Whether nodes with the label node.kubernetes.io/exclude-from-external-load-balancers
+    /// are advertised all the same. kubeadm sets it on every control-plane node, also
+    /// on the only node of a cluster.
+    #[arg(long, default_value_t = false, action = ArgAction::Set,
+          num_args = 0..=1, default_missing_value = "true")]
+    pub ignore_exclude_label: bool,
+    /// How many seconds a Service's list of addresses is held that would become empty
+    /// only because agents are silent; 0 for not at all. Programs that watch the status, such
+    /// as ExternalDNS, act on an empty list at once.
+    #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
+    pub empty_hold: Duration,
+    /// How many nodes a Service lists that has no annotation highwire.dev/max-addresses,
+    /// each with all of its addresses; 0 for all.
+    #[arg(long, default_value_t = 64, value_name = "NODES")]
+    pub max_addresses: u16,
 }
 
-/// A validated configuration.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Who this is in the election of the leader.
-    pub identity: String,
-    /// Where it is in the cluster.
-    pub place: Place,
-    /// Where the admin endpoints are served.
-    pub admin: BTreeSet<SocketAddr>,
-    /// Whose Services are ours.
-    pub class_policy: ClassPolicy,
-    /// How nodes are advertised.
-    pub policy: Policy,
-}
-
-impl From<Args> for Config {
-    fn from(args: Args) -> Self {
+impl Default for Policy {
+    fn default() -> Self {
         Self {
-            identity: args.identity,
-            place: Place {
-                namespace: args.namespace,
-                pod: args.pod_name.filter(|name| !name.is_empty()),
-            },
-            admin: admin::sockets(&args.listen_address, args.port),
-            class_policy: if args.default_class {
-                ClassPolicy::DefaultAndOurs
-            } else {
-                ClassPolicy::OursOnly
-            },
-            policy: Policy {
-                empty_hold: Duration::from_secs(args.empty_hold.into()),
-                max_addresses: NonZeroU16::new(args.max_addresses),
-                ignore_exclude_label: args.ignore_exclude_label,
-            },
+            ignore_exclude_label: false,
+            empty_hold: Duration::from_secs(30),
+            max_addresses: 64,
         }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, ParseIntError> {
+    let seconds: u32 = text.parse()?;
+    Ok(Duration::from_secs(seconds.into()))
+}
+
+fn class_policy(default_class: bool) -> ClassPolicy {
+    if default_class {
+        ClassPolicy::DefaultAndOurs
+    } else {
+        ClassPolicy::OursOnly
     }
 }
 
@@ -120,17 +101,19 @@ mod tests {
     use super::*;
 
     fn parse(flags: &[&str]) -> Result<Config, clap::Error> {
-        Args::try_parse_from([&["highwire-controller"], flags].concat()).map(Config::from)
+        Config::try_parse_from([&["highwire-controller"], flags].concat())
     }
 
     #[test]
     fn flags_become_policies() {
         let config = parse(&["--identity=c1", "--default-class=false"]).unwrap();
         assert_eq!(config.class_policy, ClassPolicy::OursOnly);
-        assert!(config.admin.contains(&"127.0.0.1:9808".parse().unwrap()));
         let config = parse(&["--identity=c1"]).unwrap();
         assert_eq!(config.class_policy, ClassPolicy::DefaultAndOurs);
         assert!(!config.policy.ignore_exclude_label);
+        let (flags, policy) = (config.policy, Policy::default());
+        assert_eq!(flags.empty_hold, policy.empty_hold);
+        assert_eq!(flags.max_addresses, policy.max_addresses);
         for flag in ["--ignore-exclude-label", "--ignore-exclude-label=true"] {
             let config = parse(&["--identity=c1", flag]).unwrap();
             assert!(config.policy.ignore_exclude_label);

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-    register_histogram_with_registry as histogram,
-    register_int_counter_vec_with_registry as int_counter_vec,
-    register_int_gauge_vec_with_registry as int_gauge_vec,
-    register_int_gauge_with_registry as int_gauge,
+    Histogram, IntCounterVec, IntGaugeVec, Registry, register_histogram_with_registry,
+    register_int_counter_vec_with_registry, register_int_gauge_vec_with_registry,
 };
 
 use crate::{
     decision::{conditions::REASONS, eligibility::Node},
     facts::service::ServiceFacts,
 };
+
+/// What the names of all metrics begin with.
+const PREFIX: &str = "highwire_controller_";
 
 /// All metrics; clones share them.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub struct Metrics {
     pub registry: Registry,
     /// Failed watches by kind.
     pub watch_errors: IntCounterVec,
-    leader: IntGauge,
+    leader: IntGaugeVec,
     status_writes: IntCounterVec,
     events: IntCounterVec,
     services: IntGaugeVec,
@@ -65,50 +65,44 @@ impl Metrics {
     /// If two had the same name, which a test rules out.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let name = format!("{PREFIX}{name}");
+            register_int_counter_vec_with_registry!(name, help, labels, registry)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let name = format!("{PREFIX}{name}");
+            register_int_gauge_vec_with_registry!(name, help, labels, registry)
+        };
         let metrics = Self {
-            watch_errors: int_counter_vec!(
-                "highwire_controller_watch_errors_total",
-                "Failed watches",
-                &["kind"],
-                registry
-            )?,
-            leader: int_gauge!(
-                "highwire_controller_leader",
+            watch_errors: counters("watch_errors_total", "Failed watches", &["kind"])?,
+            leader: gauges(
+                "leader",
                 "Whether this controller leads (1) or not (0)",
-                registry
+                &[],
             )?,
-            status_writes: int_counter_vec!(
-                "highwire_controller_status_writes_total",
+            status_writes: counters(
+                "status_writes_total",
                 "Writes of a Service's status, by how they ended",
                 &["result"],
-                registry
             )?,
-            events: int_counter_vec!(
-                "highwire_controller_events_total",
+            events: counters(
+                "events_total",
                 "Kubernetes Events for Services, by reason and by how their sending ended",
                 &["reason", "result"],
-                registry
             )?,
-            services: int_gauge_vec!(
-                "highwire_controller_services",
-                "Services of ours by state",
-                &["state"],
-                registry
-            )?,
-            nodes: int_gauge_vec!(
-                "highwire_controller_nodes",
+            services: gauges("services", "Services of ours by state", &["state"])?,
+            nodes: gauges(
+                "nodes",
                 "Nodes by whether they can be advertised",
                 &["state"],
-                registry
             )?,
-            conflicts: int_gauge_vec!(
-                "highwire_controller_conflicts",
+            conflicts: gauges(
+                "conflicts",
                 "Services that are refused a port on some node, by reason",
                 &["reason"],
-                registry
             )?,
-            first_address: histogram!(
-                "highwire_controller_first_address_seconds",
+            first_address: register_histogram_with_registry!(
+                format!("{PREFIX}first_address_seconds"),
                 "Time from a new Service to the first address in its status",
                 vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0],
                 registry
@@ -124,7 +118,9 @@ impl Metrics {
 
     /// Leadership was won or lost.
     pub fn leads(&self, leading: bool) {
-        self.leader.set(leading.into());
+        self.leader
+            .with_label_values::<&str>(&[])
+            .set(leading.into());
     }
 
     /// A write of a status ended.

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem,
     time::{Duration, Instant},
 };
 
@@ -74,7 +73,7 @@ impl Budget {
 /// The Services that are due, or will be.
 #[derive(Debug, Default)]
 pub struct Queue {
-    /// By [`Rank`].
+    /// Those that are due and not taken, by [`Rank`].
     due: [BTreeSet<(Instant, ServiceKey)>; 2],
     entries: BTreeMap<ServiceKey, Entry>,
     budget: Budget,
@@ -83,7 +82,10 @@ pub struct Queue {
 /// The state of one Service.
 #[derive(Debug, Default)]
 struct Entry {
-    phase: Phase,
+    /// When to decide about it, if there is anything to decide.
+    due: Option<Instant>,
+    /// Whether it is being decided, or written; it is not taken again until that ends.
+    taken: bool,
     rank: Rank,
     /// No write before this.
     not_before: Option<Instant>,
@@ -92,47 +94,36 @@ struct Entry {
     since: [Option<Instant>; 3],
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
-    /// Nothing to do. Goes to `Queued` when touched.
-    #[default]
-    Idle,
-    /// Due at that time. Goes to `Taken` then.
-    Queued(Instant),
-    /// Being decided, or written. Goes to `Idle` or `Queued` when that ends.
-    Taken {
-        /// Whether something happened meanwhile.
-        touched: bool,
-    },
+impl Entry {
+    fn end(&mut self, at: Instant) {
+        self.taken = false;
+        self.not_before = Some(at);
+        self.due = self.due.map(|due| due.max(at));
+    }
 }
 
 impl Queue {
-    /// Something happened to the Service.
-    pub fn touch(&mut self, key: &ServiceKey, rank: Rank, now: Instant) {
-        let entry = self.entries.entry(key.clone()).or_default();
-        let at = entry.not_before.unwrap_or(now).max(now + SETTLE);
-        match entry.phase {
-            Phase::Taken { .. } => {
-                entry.phase = Phase::Taken { touched: true };
-                entry.rank = rank;
+    /// Changes an entry, if there is one, and its place in the queue.
+    fn update(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            if let Some(at) = entry.due {
+                self.due[entry.rank as usize].remove(&(at, key.clone()));
             }
-            Phase::Idle => {
-                entry.rank = rank;
-                self.queue(key, at);
-            }
-            Phase::Queued(known) => {
-                let old = mem::replace(&mut entry.rank, rank);
-                self.due[old as usize].remove(&(known, key.clone()));
-                self.queue(key, at.min(known));
+            change(entry);
+            if let Some(at) = entry.due.filter(|_| !entry.taken) {
+                self.due[entry.rank as usize].insert((at, key.clone()));
             }
         }
     }
 
-    fn queue(&mut self, key: &ServiceKey, at: Instant) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.phase = Phase::Queued(at);
-            self.due[entry.rank as usize].insert((at, key.clone()));
-        }
+    /// Something happened to the Service.
+    pub fn touch(&mut self, key: &ServiceKey, rank: Rank, now: Instant) {
+        self.entries.entry(key.clone()).or_default();
+        self.update(key, |entry| {
+            let at = Some(now + SETTLE).max(entry.not_before);
+            entry.due = entry.due.into_iter().chain(at).min();
+            entry.rank = rank;
+        });
     }
 
     /// The next Service that is due, new ones first. One of [`Self::wait`], or
@@ -141,10 +132,11 @@ impl Queue {
         let rank = Rank::ALL
             .into_iter()
             .find(|rank| self.next_of(*rank).is_some_and(|at| at <= now))?;
-        let (_, key) = self.due[rank as usize].pop_first()?;
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.phase = Phase::Taken { touched: false };
-        }
+        let (_, key) = self.due[rank as usize].first()?.clone();
+        self.update(&key, |entry| {
+            entry.due = None;
+            entry.taken = true;
+        });
         Some(key)
     }
 
@@ -181,13 +173,11 @@ impl Queue {
 
     /// There is nothing to write before `at`, if ever, unless more happens.
     pub fn wait(&mut self, key: &ServiceKey, at: Option<Instant>) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.phase = Phase::Idle;
+        self.update(key, |entry| {
+            entry.taken = false;
             entry.failures = 0;
-        }
-        if let Some(at) = at {
-            self.queue(key, at);
-        }
+            entry.due = at;
+        });
     }
 
     /// A write to the Service begins, of these parts and maybe of its addresses.
@@ -203,46 +193,27 @@ impl Queue {
 
     /// The write ended well, or in a conflict, which the watch will explain.
     pub fn done(&mut self, key: &ServiceKey, now: Instant) {
-        self.end(key, now, |entry| {
+        self.update(key, |entry| {
             entry.failures = 0;
-            INTERVAL
+            entry.end(now + INTERVAL);
         });
     }
 
     /// The write failed: once more later.
     pub fn failed(&mut self, key: &ServiceKey, now: Instant) {
         let (first, longest) = RETRY;
-        self.end(key, now, |entry| {
-            entry.failures = entry.failures.saturating_add(1);
-            entry.phase = Phase::Taken { touched: true };
-            let factor = 1 << (entry.failures - 1).min(10);
-            first.saturating_mul(factor).min(longest)
+        self.update(key, |entry| {
+            let factor = 1 << entry.failures.min(10);
+            entry.failures += 1;
+            entry.due = Some(now);
+            entry.end(now + first.saturating_mul(factor).min(longest));
         });
-    }
-
-    fn end(&mut self, key: &ServiceKey, now: Instant, pause: impl FnOnce(&mut Entry) -> Duration) {
-        let Some(entry) = self.entries.get_mut(key) else {
-            return; // the Service is gone
-        };
-        let at = now + pause(entry);
-        entry.not_before = Some(at);
-        if entry.phase == (Phase::Taken { touched: true }) {
-            self.queue(key, at);
-        } else if matches!(entry.phase, Phase::Taken { .. }) {
-            entry.phase = Phase::Idle;
-        }
     }
 
     /// The Service is gone.
     pub fn forget(&mut self, key: &ServiceKey) {
-        if let Some(Entry {
-            phase: Phase::Queued(at),
-            rank,
-            ..
-        }) = self.entries.remove(key)
-        {
-            self.due[rank as usize].remove(&(at, key.clone()));
-        }
+        self.update(key, |entry| entry.due = None);
+        self.entries.remove(key);
     }
 }
 

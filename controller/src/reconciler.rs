@@ -19,10 +19,11 @@ use k8s_openapi::api::core::v1::Service;
 use kube::runtime::watcher::Event;
 
 use crate::{
+    config::Policy,
     decision::{
         conditions::{Difference, refused_for},
         decide::{Cluster, decide},
-        eligibility::{Node, Nodes, Policy, Silence},
+        eligibility::{Node, Nodes, Silence},
     },
     events::{Happened, ServiceEvent, happened},
     facts::{

@@ -7,10 +7,10 @@
 //! when the Service is as it is, changes nothing.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     num::NonZeroU16,
+    sync::Arc,
 };
 
 use highwire_api::{Family, PortKey, service::AddressType};
@@ -30,11 +30,24 @@ pub struct Limited {
     pub ready: usize,
 }
 
-/// The addresses of one type of a node.
+/// A node's addresses of one type.
 type OfType = fn(&NodeFacts) -> &BTreeSet<IpAddr>;
 
-/// An address and the ports to list it with.
-type Entry<'a> = (IpAddr, Cow<'a, BTreeSet<PortKey>>);
+/// The types of addresses to list, of each family the first that any eligible node has.
+fn types(asked: &Asked<'_>) -> &'static [OfType] {
+    const EXTERNAL: OfType = |node| &node.external;
+    const INTERNAL: OfType = |node| &node.internal;
+    match asked.spec.address_type {
+        AddressType::ExternalIp => &[EXTERNAL],
+        AddressType::InternalIp => &[INTERNAL],
+        AddressType::Auto => &[EXTERNAL, INTERNAL],
+    }
+}
+
+fn of_family(all: &BTreeSet<IpAddr>, family: Family) -> impl Iterator<Item = IpAddr> {
+    let all = all.iter().copied();
+    all.filter(move |address| Family::of(*address) == family)
+}
 
 /// The addresses of at most `most` nodes, and how many there would be if that is fewer than
 /// all.
@@ -47,92 +60,56 @@ pub fn addresses(
 ) -> (Ingress, Option<Limited>) {
     let eligible = nodes.iter().filter_map(|(name, node)| {
         let eligible = asked.eligibility(name, node, silence).ok()?;
-        Some((name, node, eligible))
+        Some((name.as_str(), node, eligible))
     });
     let eligible: Vec<_> = eligible.collect();
-    let entries_of = |of_type: OfType, family| {
-        let all = eligible.iter().map(move |(name, node, eligible)| {
-            (
-                *name,
-                entries(asked, name, node, *eligible, of_type, family),
-            )
-        });
-        let some = all.filter(|(_, entries)| !entries.is_empty());
-        some.collect::<Vec<(&String, Vec<Entry<'_>>)>>()
-    };
-    let (external, internal): (OfType, OfType) = (|node| &node.external, |node| &node.internal);
-    let mut by_node = BTreeMap::<&String, Vec<Entry<'_>>>::new();
+    let mut by_node = BTreeMap::<&str, Vec<(IpAddr, Arc<_>)>>::new();
     for family in asked.spec.cluster_ips.families() {
-        let chosen = match asked.spec.address_type {
-            AddressType::ExternalIp => entries_of(external, family),
-            AddressType::InternalIp => entries_of(internal, family),
-            // A family's ExternalIPs if any eligible node has one.
-            AddressType::Auto => match entries_of(external, family) {
-                none if none.is_empty() => entries_of(internal, family),
-                some => some,
-            },
+        let of_type = |of_type: &OfType| {
+            let nodes = eligible.iter();
+            let entries = nodes.flat_map(|(name, node, eligible)| {
+                let addresses = of_family(of_type(&node.facts), family);
+                addresses.map(|address| (*name, address, ports(asked, address, *eligible)))
+            });
+            let some = entries
+                .filter(|(name, _, ports)| !ports.is_empty() && asked.has_endpoint(name, family));
+            some.collect::<Vec<_>>()
         };
-        for (name, entries) in chosen {
-            by_node.entry(name).or_default().extend(entries);
+        let mut chosen = types(asked).iter().map(of_type);
+        let chosen = chosen.find(|entries| !entries.is_empty());
+        for (name, address, ports) in chosen.into_iter().flatten() {
+            by_node.entry(name).or_default().push((address, ports));
         }
     }
     let ready = by_node.len();
     let mut listed: Vec<_> = by_node.into_iter().collect();
     if let Some(most) = most {
-        choose(
-            &asked.spec.uid,
-            most.get().into(),
-            &mut listed,
-            |(name, _)| name.as_str(),
-        );
+        choose(&asked.spec.uid, most.get().into(), &mut listed, |it| it.0);
     }
     let advertised = listed.len();
     let mut ingress = Ingress::default();
     for (address, ports) in listed.into_iter().flat_map(|(_, entries)| entries) {
         ingress.add(address, &ports);
     }
-    (
-        ingress,
-        (advertised < ready).then_some(Limited { advertised, ready }),
-    )
+    let limited = (advertised < ready).then_some(Limited { advertised, ready });
+    (ingress, limited)
 }
 
-/// A node's addresses of one type and family with the ports to list them with.
-fn entries<'a>(
-    asked: &'a Asked<'_>,
-    name: &str,
-    node: &Node,
-    eligible: Eligible,
-    of_type: OfType,
-    family: Family,
-) -> Vec<Entry<'a>> {
-    if !asked.has_endpoint(name, family) {
-        return Vec::new();
+/// The ports to list an address of an eligible node with.
+fn ports(asked: &Asked<'_>, address: IpAddr, eligible: Eligible) -> Arc<BTreeSet<PortKey>> {
+    match (eligible, asked.listed.ports(address)) {
+        (Eligible::AllPorts, _) => Arc::clone(&asked.ports),
+        (Eligible::Retained, None) => Arc::default(),
+        (Eligible::Retained, Some(listed)) => Arc::new(&**listed & &*asked.ports),
     }
-    let addresses = of_type(&node.facts).iter().copied();
-    let of_family = addresses.filter(|address| Family::of(*address) == family);
-    let with_ports = of_family.map(|address| match eligible {
-        Eligible::AllPorts => (address, Cow::Borrowed(&asked.ports)),
-        Eligible::Retained => {
-            let listed = asked.listed.ports(address);
-            let kept = listed.map(|listed| listed & &asked.ports);
-            (address, Cow::Owned(kept.unwrap_or_default()))
-        }
-    });
-    with_ports.filter(|(_, ports)| !ports.is_empty()).collect()
 }
 
 /// Why a node that is not listed is not.
 #[must_use]
 pub fn why_not_listed(asked: &Asked<'_>, name: &str, node: &Node) -> Ineligible {
-    let (external, internal) = (&node.facts.external, &node.facts.internal);
-    let has_address = |family: Family| {
-        let of_family = |all: &BTreeSet<IpAddr>| all.iter().any(|ip| Family::of(*ip) == family);
-        match asked.spec.address_type {
-            AddressType::Auto => of_family(external) || of_family(internal),
-            AddressType::ExternalIp => of_family(external),
-            AddressType::InternalIp => of_family(internal),
-        }
+    let has_address = |family| {
+        let mut types = types(asked).iter();
+        types.any(|of_type| of_family(of_type(&node.facts), family).next().is_some())
     };
     let mut families = asked.spec.cluster_ips.families();
     match asked.eligibility(name, node, Silence::IsAbsence) {

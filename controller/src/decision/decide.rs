@@ -1,14 +1,17 @@
 //! The one decision about a Service.
 
+use std::{num::NonZeroU16, sync::Arc};
+
 use highwire_api::{Interpretation, ServiceKey};
 
 use super::{
     addresses::addresses,
-    eligibility::{Asked, Nodes, Policy, Silence},
+    eligibility::{Asked, Nodes, Silence},
     port_conflicts::PortConflicts,
     serving::Serving,
 };
 use crate::{
+    config::Policy,
     facts::{endpoints::Endpoints, ingress::Ingress, service::ServiceFacts},
     history::History,
 };
@@ -103,7 +106,7 @@ fn asked<'a>(
     Asked {
         key,
         spec,
-        ports: spec.port_keys(),
+        ports: Arc::new(spec.port_keys()),
         is_outdated,
         changed: history.changed,
         listed: &service.status.listed.ingress,
@@ -112,7 +115,8 @@ fn asked<'a>(
 }
 
 fn serve(asked: &Asked<'_>, cluster: &Cluster<'_>, silence: Silence) -> Decision {
-    let most = asked.spec.max_addresses.or(cluster.policy.max_addresses);
+    let most = NonZeroU16::new(cluster.policy.max_addresses);
+    let most = asked.spec.max_addresses.or(most);
     let list = |silence| addresses(asked, cluster.nodes, silence, most);
     let (mut ingress, mut limited) = list(Silence::IsAbsence);
     let would_be_empty = ingress.is_empty();

@@ -2,14 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZeroU16,
     sync::Arc,
-    time::Duration,
 };
 
 use highwire_api::{Family, PortKey, ResourceVersion, ServiceKey, ServiceSpec};
 
 use crate::{
+    config::Policy,
     facts::{
         endpoints::Endpoints,
         ingress::Ingress,
@@ -18,29 +17,6 @@ use crate::{
     },
     liveness::Liveness,
 };
-
-/// What the flags say about advertising.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// How long a list is held that would become empty only because agents are silent.
-    pub empty_hold: Duration,
-    /// How many nodes a Service lists that does not say; `None`: all.
-    pub max_addresses: Option<NonZeroU16>,
-    /// Whether nodes with the label that keeps them out of load balancers are advertised
-    /// all the same: kubeadm sets it on every control-plane node, also on one that is the
-    /// whole cluster.
-    pub ignore_exclude_label: bool,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            empty_hold: Duration::from_secs(30),
-            max_addresses: NonZeroU16::new(64),
-            ignore_exclude_label: false,
-        }
-    }
-}
 
 /// Why a node is not listed for a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,7 +198,7 @@ pub struct Asked<'a> {
     /// What it asks for.
     pub spec: &'a ServiceSpec,
     /// Its ports.
-    pub ports: BTreeSet<PortKey>,
+    pub ports: Arc<BTreeSet<PortKey>>,
     /// Whether a value is invalid now and `spec` is what it asked for before. Nobody is
     /// added: an agent that started since does not know that.
     pub is_outdated: bool,

@@ -1,6 +1,6 @@
 //! The text of conditions and Events, made from what was decided.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::fmt;
 
 use highwire_api::{
     Problem,
@@ -57,11 +57,10 @@ fn enumerate(items: impl Iterator<Item = String>, named: usize) -> String {
 /// `192.0.2.11, 192.0.2.12 and 3 more`, or `no address`.
 #[must_use]
 pub fn addresses(ingress: &Ingress) -> String {
-    let all: BTreeSet<IpAddr> = ingress.by_address().map(|(address, _)| address).collect();
-    if all.is_empty() {
+    if ingress.is_empty() {
         return "no address".to_owned();
     }
-    enumerate(all.iter().map(ToString::to_string), NAMED)
+    enumerate(ingress.addresses().map(ToString::to_string), NAMED)
 }
 
 /// That not all nodes are listed. How many are ready changes too often for the status.
@@ -200,6 +199,8 @@ impl fmt::Display for NoAddress {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
     use highwire_api::{PortKey, Protocol, node::ConflictReason};
 
     use super::*;
@@ -267,7 +268,7 @@ mod tests {
     #[test]
     fn a_few_addresses_are_named_and_the_rest_counted() {
         let text = |count: u8| {
-            let ports = BTreeSet::from([PortKey::new(Protocol::Tcp, 80).unwrap()]);
+            let ports = Arc::new(BTreeSet::from([PortKey::new(Protocol::Tcp, 80).unwrap()]));
             let mut ingress = Ingress::default();
             for number in 0..count {
                 ingress.add(IpAddr::from([192, 0, 2, number]), &ports);

@@ -8,6 +8,10 @@ fn port(protocol: Protocol, number: i32) -> PortKey {
     PortKey::new(protocol, number).unwrap()
 }
 
+fn only(number: i32) -> Arc<BTreeSet<PortKey>> {
+    Arc::new(BTreeSet::from([port(Protocol::Tcp, number)]))
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -19,11 +23,11 @@ fn listed(entries: serde_json::Value) -> Listed {
 
 #[test]
 fn renders_sorted_by_number_with_every_port() {
-    let ports = BTreeSet::from([
+    let ports = Arc::new(BTreeSet::from([
         port(Protocol::Udp, 53),
         port(Protocol::Tcp, 443),
         port(Protocol::Tcp, 80),
-    ]);
+    ]));
     let mut ingress = Ingress::default();
     for address in ["192.0.2.100", "2001:db8:1::2", "192.0.2.20"] {
         ingress.add(ip(address), &ports);
@@ -47,7 +51,7 @@ fn renders_sorted_by_number_with_every_port() {
 fn the_primary_family_comes_first() {
     let mut ingress = Ingress::default();
     for address in ["192.0.2.1", "2001:db8:1::2", "2001:db8:1::1"] {
-        ingress.add(ip(address), &BTreeSet::from([port(Protocol::Tcp, 80)]));
+        ingress.add(ip(address), &only(80));
     }
     let order = |primary| {
         let entries = ingress.to_api(primary).into_iter();
@@ -69,8 +73,8 @@ fn the_primary_family_comes_first() {
 #[test]
 fn an_address_of_two_nodes_is_one_entry_with_the_ports_of_both() {
     let mut ingress = Ingress::default();
-    ingress.add(ip("192.0.2.1"), &BTreeSet::from([port(Protocol::Tcp, 80)]));
-    ingress.add(ip("192.0.2.1"), &BTreeSet::from([port(Protocol::Tcp, 443)]));
+    ingress.add(ip("192.0.2.1"), &only(80));
+    ingress.add(ip("192.0.2.1"), &only(443));
     let entries = ingress.to_api(Family::V4);
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].ports.as_ref().map(Vec::len), Some(2));
@@ -103,36 +107,6 @@ fn what_others_wrote_is_not_exact() {
     }
 }
 
-#[test]
-fn equal_addresses_are_kept_once_and_no_longer_than_somebody_lists_them() {
-    let mut sets = AddressSets::default();
-    let mut shared = |first: u8, number: i32| {
-        let mut ingress = Ingress::default();
-        for last in first..first + 4 {
-            let address = IpAddr::from([192, 0, 2, last]);
-            ingress.add(address, &BTreeSet::from([port(Protocol::Tcp, number)]));
-        }
-        let own = ingress.clone();
-        sets.share(&mut ingress);
-        assert_eq!(ingress, own);
-        (ingress, sets.sets.len())
-    };
-    let ((web, _), (dns, _)) = (shared(1, 80), shared(1, 53));
-    let ((other, _), (again, _)) = (shared(2, 80), shared(1, 80));
-    assert!(web.shares_all_with(&dns), "whatever the ports");
-    assert!(!web.shares_all_with(&other));
-
-    // What is changed is changed for one.
-    let mut changed = web.clone();
-    changed.add(ip("192.0.2.99"), &BTreeSet::from([port(Protocol::Tcp, 80)]));
-    assert_eq!(web, again);
-
-    // Addresses come and go; those in use stay what they are.
-    let most = (0..200).map(|first| shared(first, 80).1).max();
-    assert!(most <= Some(2 * FEW), "{most:?} sets for two lists");
-    assert!(web.shares_all_with(&shared(1, 443).0));
-}
-
 proptest! {
     #[test]
     fn what_is_written_reads_back_as_itself(
@@ -142,7 +116,7 @@ proptest! {
         let mut ingress = Ingress::default();
         for (address, ports) in entries {
             let ports = ports.into_iter().map(|number| port(Protocol::Tcp, number)).collect();
-            ingress.add(address, &ports);
+            ingress.add(address, &Arc::new(ports));
         }
         let read = listed(serde_json::to_value(ingress.to_api(Family::V4)).unwrap());
         prop_assert!(read.exact);

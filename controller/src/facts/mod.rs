@@ -18,7 +18,6 @@ use k8s_openapi::api::{
 use kube::{core::DeserializeGuard, runtime::watcher::Event};
 
 use endpoints::Endpoints;
-use ingress::AddressSets;
 use lease::LeaseFacts;
 use node::{NodeFacts, Report};
 use service::ServiceFacts;
@@ -61,7 +60,6 @@ pub struct Facts {
     reports: Mirror<Arc<Report>>,
     leases: Mirror<LeaseFacts>,
     endpoints: Endpoints,
-    addresses: AddressSets,
     class_policy: ClassPolicy,
 }
 
@@ -115,13 +113,9 @@ impl Facts {
             // The answer to our own write came before this event.
             return Vec::new();
         }
-        let (policy, addresses) = (self.class_policy, &mut self.addresses);
-        let changes = self.services.changes(event, |service| {
-            let mut facts = ServiceFacts::of(service, policy)?;
-            addresses.share(&mut facts.status.listed.ingress);
-            Some(facts)
-        });
-        each(changes, |change| {
+        let policy = self.class_policy;
+        let view = |service: &Service| ServiceFacts::of(service, policy);
+        each(self.services.changes(event, view), |change| {
             let key = change.key.parse().ok()?;
             Some(Changed::Service(key, change.before.map(Box::new)))
         })

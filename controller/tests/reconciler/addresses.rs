@@ -30,31 +30,6 @@ fn served() -> World {
 }
 
 #[test]
-fn services_with_the_same_addresses_share_them() {
-    let mut world = World::new();
-    for (name, port) in [("web", 80), ("dns", 53)] {
-        let mut service = service(name);
-        service["spec"]["ports"] = json!([{ "port": port }]);
-        world.put(service);
-    }
-    world.live(1);
-    world.live(2);
-    world.pass(SECOND);
-    let ingress = |name| {
-        &world
-            .reconciler
-            .facts()
-            .service(&key(name))
-            .unwrap()
-            .status
-            .listed
-            .ingress
-    };
-    assert!(!ingress("web").is_empty());
-    assert!(ingress("web").shares_all_with(ingress("dns")));
-}
-
-#[test]
 fn many_reports_within_a_moment_are_one_write() {
     let mut world = World::new();
     world.put(service("web"));

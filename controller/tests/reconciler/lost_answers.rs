@@ -138,6 +138,8 @@ fn happen(world: &mut World, happening: &Happening) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
     #[test]
     fn each_write_that_was_carried_out_is_announced_once(
         happenings in prop::collection::vec(any_happening(), 1..60)

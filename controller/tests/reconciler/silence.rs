@@ -5,7 +5,7 @@ use std::time::Duration;
 use highwire_api::names::NODE_SELECTOR_ANNOTATION;
 use serde_json::json;
 
-use highwire_controller::decision::eligibility::Policy;
+use highwire_controller::config::Policy;
 
 use crate::objects::service;
 use crate::world::World;

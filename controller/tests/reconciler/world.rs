@@ -11,7 +11,7 @@ use highwire_api::{
     names::{CONTROLLER_LEASE, FIELD_MANAGER, agent_lease},
 };
 use highwire_controller::{
-    decision::eligibility::Policy,
+    config::Policy,
     events::ServiceEvent,
     facts::{
         Input,
@@ -54,7 +54,7 @@ pub struct Loss {
 /// What comes later.
 enum Later {
     Seen(Input),
-    GivenUp(StatusWrite, WriteResult),
+    GivenUp(Box<StatusWrite>, WriteResult),
 }
 
 /// A reconciler, a clock that stands until it is moved, and an API server that holds
@@ -383,7 +383,7 @@ impl World {
                     let event = Input::Service(Box::new(Event::Apply(service)));
                     self.later.push((now + loss.seen, Later::Seen(event)));
                 }
-                let given_up = Later::GivenUp(write, result);
+                let given_up = Later::GivenUp(Box::new(write), result);
                 self.later.push((now + loss.given_up, given_up));
             }
             self.reconciler.turn(self.now);
