@@ -11,6 +11,7 @@ use anyhow::Result;
 use crate::bed::scope::Scope;
 use crate::bed::service::Svc;
 use crate::bed::traffic::{EchoReply, UdpFlow};
+use crate::cluster::config::ProxyMode;
 use crate::cluster::handle::Cluster;
 use crate::highwire;
 use crate::lab::http::ConnectError;
@@ -184,6 +185,27 @@ pub async fn refuses(from: &Netns, to: SocketAddr) {
     wait_for(&format!("{to} to refuse"), LONG, || async {
         match from.http_get(to, SHORT) {
             Err(ConnectError::Refused) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+/// Waits until a node forwards nothing for a Service with `externalTrafficPolicy: Local` of
+/// which it has no endpoint.
+pub async fn refuses_without_local_endpoints(cluster: &Cluster, to: SocketAddr) {
+    let client = cluster.outside();
+    let node = cluster
+        .nodes()
+        .into_iter()
+        .find(|node| node.addresses().contains(&to.ip()));
+    let mode = node.map(|node| cluster.config().proxy_modes.on(node.index));
+    if mode.is_none_or(ProxyMode::refuses_without_local_endpoints) {
+        return refuses(&client, to).await;
+    }
+    wait_for(&format!("{to} to answer no more"), LONG, || async {
+        match client.http_get(to, SHORT) {
+            Err(ConnectError::Timeout) => Ok(()),
             other => Err(other),
         }
     })

@@ -34,6 +34,7 @@ pub struct PodBuilder {
     labels: Vec<(String, String)>,
     tcp: Vec<u16>,
     udp: Vec<u16>,
+    sctp: Vec<u16>,
     port_names: Vec<(u16, String)>,
     host_port: bool,
     host_network: bool,
@@ -68,6 +69,7 @@ impl PodBuilder {
             labels: vec![("app".to_owned(), name.to_owned())],
             tcp: Vec::new(),
             udp: Vec::new(),
+            sctp: Vec::new(),
             port_names: Vec::new(),
             host_port: false,
             host_network: false,
@@ -96,6 +98,12 @@ impl PodBuilder {
     /// Serves on a UDP port.
     pub fn udp(mut self, port: u16) -> Self {
         self.udp.push(port);
+        self
+    }
+
+    /// Serves on an SCTP port; few kernels can.
+    pub fn sctp(mut self, port: u16) -> Self {
+        self.sctp.push(port);
         self
     }
 
@@ -197,6 +205,9 @@ impl PodBuilder {
         if !self.udp.is_empty() {
             argv.push(format!("--udp={}", list(&self.udp)));
         }
+        if !self.sctp.is_empty() {
+            argv.push(format!("--sctp={}", list(&self.sctp)));
+        }
         Spec::new(pod.unit().name(), &pod.netns(), argv)
     }
 
@@ -235,6 +246,7 @@ impl PodBuilder {
         };
         let mut all = ports(&self.tcp, "TCP");
         all.extend(ports(&self.udp, "UDP"));
+        all.extend(ports(&self.sctp, "SCTP"));
         let labels: serde_json::Map<String, Value> = self
             .labels
             .iter()

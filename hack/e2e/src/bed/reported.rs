@@ -10,6 +10,7 @@ use crate::bed::expect::{LONG, SHORT};
 use crate::bed::scope::Scope;
 use crate::bed::service::Svc;
 use crate::cluster::handle::Cluster;
+use crate::lab::http::listen_sctp;
 use crate::lab::netns::Netns;
 use crate::lab::wait::wait_for;
 
@@ -83,6 +84,12 @@ pub fn described(cluster: &Cluster, node: &str) -> Result<String> {
 pub fn bind_tcp(netns: &Netns, address: &str, port: u16) -> Result<TcpListener> {
     let address: SocketAddr = format!("{address}:{port}").parse()?;
     Ok(netns.run(move || TcpListener::bind(address))?)
+}
+
+/// The same by SCTP; few kernels have it.
+pub fn bind_sctp(netns: &Netns, address: &str, port: u16) -> Result<TcpListener> {
+    let address: SocketAddr = format!("{address}:{port}").parse()?;
+    Ok(netns.run(move || listen_sctp(address))?)
 }
 
 /// Answers one connection, as the program on the host would.

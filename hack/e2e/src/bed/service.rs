@@ -64,6 +64,11 @@ impl ServiceBuilder {
         self.port("UDP", port, target)
     }
 
+    /// An SCTP port and the Pods' port behind it.
+    pub fn sctp(self, port: u16, target: u16) -> Self {
+        self.port("SCTP", port, target)
+    }
+
     /// Selects Pods by this label instead of `app=<name>`.
     pub fn select(mut self, key: &str, value: &str) -> Self {
         self.selector = [(key.to_owned(), json!(value))].into_iter().collect();

@@ -2,14 +2,15 @@
 //!
 //! The functions here work in the calling thread's namespace; [`Netns`] has the
 //! same ones as methods, for the namespace it stands for. All of them block, for
-//! the given time at most.
+//! the given time at most, [`scaled`].
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::lab::http::{ConnectError, connect, http_body, http_text, unspecified};
+use crate::lab::http::{ConnectError, Transport, connect, http_body, http_text, unspecified};
 use crate::lab::netns::Netns;
+use crate::lab::wait::scaled;
 
 /// What an echo Pod said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ impl UdpFlow {
                 return Err(error.into());
             }
         }
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + scaled(limit);
         let mut buffer = [0; 2048];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -97,7 +98,21 @@ pub fn http_get_from(
     to: SocketAddr,
     limit: Duration,
 ) -> Result<EchoReply, ConnectError> {
-    let body = http_body(from, to, "/", limit)?;
+    echo_get(Transport::Tcp, from, to, limit)
+}
+
+/// The same request by SCTP; few kernels have it.
+pub fn sctp_get(to: SocketAddr, limit: Duration) -> Result<EchoReply, ConnectError> {
+    echo_get(Transport::Sctp, unspecified(to), to, limit)
+}
+
+fn echo_get(
+    by: Transport,
+    from: SocketAddr,
+    to: SocketAddr,
+    limit: Duration,
+) -> Result<EchoReply, ConnectError> {
+    let body = http_body(by, from, to, "/", limit)?;
     parse(&body).ok_or_else(|| ConnectError::Other(format!("not an echo Pod: {body:?}")))
 }
 
@@ -112,7 +127,21 @@ pub fn tcp_connect_from(
     to: SocketAddr,
     limit: Duration,
 ) -> Result<EchoStream, ConnectError> {
-    let stream = connect(from, to, limit)?;
+    echo_stream(Transport::Tcp, from, to, limit)
+}
+
+/// An SCTP association that stays open.
+pub fn sctp_connect(to: SocketAddr, limit: Duration) -> Result<EchoStream, ConnectError> {
+    echo_stream(Transport::Sctp, unspecified(to), to, limit)
+}
+
+fn echo_stream(
+    by: Transport,
+    from: SocketAddr,
+    to: SocketAddr,
+    limit: Duration,
+) -> Result<EchoStream, ConnectError> {
+    let stream = connect(by, from, to, limit)?;
     Ok(EchoStream {
         stream: BufReader::new(stream),
     })
@@ -159,6 +188,20 @@ impl Netns {
     /// [`tcp_connect`] from here.
     pub fn tcp_connect(&self, to: SocketAddr, limit: Duration) -> Result<EchoStream, ConnectError> {
         self.run(|| tcp_connect(to, limit))
+    }
+
+    /// [`sctp_get`] from here.
+    pub fn sctp_get(&self, to: SocketAddr, limit: Duration) -> Result<EchoReply, ConnectError> {
+        self.run(|| sctp_get(to, limit))
+    }
+
+    /// [`sctp_connect`] from here.
+    pub fn sctp_connect(
+        &self,
+        to: SocketAddr,
+        limit: Duration,
+    ) -> Result<EchoStream, ConnectError> {
+        self.run(|| sctp_connect(to, limit))
     }
 
     /// [`udp_flow`] from here.

@@ -2,7 +2,8 @@
 //!
 //! TCP: a first line that begins with `GET ` is answered as HTTP with
 //! `pod=NAME client=IP:PORT`; otherwise each line is answered with `NAME LINE`
-//! and the connection stays open. UDP: `pod=NAME client=IP:PORT DATA`.
+//! and the connection stays open. SCTP: the same, one-to-one (RFC 6458, 4). UDP:
+//! `pod=NAME client=IP:PORT DATA`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
@@ -11,6 +12,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use highwire_e2e::lab::http::listen_sctp;
 
 /// Serves on all addresses, IPv4 and IPv6, and prints `ready` when every port is open.
 #[derive(Parser)]
@@ -24,6 +26,9 @@ struct Arguments {
     /// UDP ports.
     #[arg(long, value_delimiter = ',')]
     udp: Vec<u16>,
+    /// SCTP ports; few kernels have it.
+    #[arg(long, value_delimiter = ',')]
+    sctp: Vec<u16>,
 }
 
 fn main() -> Result<()> {
@@ -41,6 +46,12 @@ fn main() -> Result<()> {
             .with_context(|| format!("listen on UDP port {port}"))?;
         let name = name.clone();
         servers.push(thread::spawn(move || serve_udp(&socket, &name)));
+    }
+    for port in arguments.sctp {
+        let listener = listen_sctp((Ipv6Addr::UNSPECIFIED, port).into())
+            .with_context(|| format!("listen on SCTP port {port}"))?;
+        let name = name.clone();
+        servers.push(thread::spawn(move || serve_tcp(&listener, &name)));
     }
     println!("ready");
     for server in servers {
@@ -69,7 +80,8 @@ fn serve_tcp(listener: &TcpListener, name: &Arc<str>) {
 }
 
 fn converse(stream: TcpStream, name: &str) -> Result<()> {
-    stream.set_nodelay(true)?;
+    // SCTP has an option of its own for that.
+    stream.set_nodelay(true).ok();
     let client = canonical(stream.peer_addr()?);
     let mut stream = BufReader::new(stream);
     let mut line = String::new();

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::layout::{IpFamily, MAX_NODES};
+use crate::lab::requirements;
 use crate::lab::state::{State, check_name, read_json};
 
 /// How a kube-proxy programs the kernel.
@@ -16,6 +17,8 @@ pub enum ProxyMode {
     Iptables,
     /// Its own nftables table.
     Nftables,
+    /// Virtual servers of the kernel's ipvs.
+    Ipvs,
 }
 
 impl ProxyMode {
@@ -24,7 +27,15 @@ impl ProxyMode {
         match self {
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
+            Self::Ipvs => "ipvs",
         }
+    }
+
+    /// Whether a node without an endpoint refuses clients of a Service with
+    /// `externalTrafficPolicy: Local`. With ipvs it sends them, not masqueraded, to Pods of
+    /// other nodes, whose answers do not come back through it: clients wait in vain.
+    pub fn refuses_without_local_endpoints(self) -> bool {
+        self != Self::Ipvs
     }
 }
 
@@ -36,6 +47,8 @@ pub enum ProxyModes {
     Iptables,
     /// All in nftables mode.
     Nftables,
+    /// All in ipvs mode.
+    Ipvs,
     /// nftables on n1, n3, …; iptables on n2, n4, ….
     Mixed,
 }
@@ -46,6 +59,7 @@ impl ProxyModes {
         match self {
             Self::Iptables => ProxyMode::Iptables,
             Self::Nftables => ProxyMode::Nftables,
+            Self::Ipvs => ProxyMode::Ipvs,
             Self::Mixed if index % 2 == 1 => ProxyMode::Nftables,
             Self::Mixed => ProxyMode::Iptables,
         }
@@ -56,6 +70,7 @@ impl ProxyModes {
         match self {
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
+            Self::Ipvs => "ipvs",
             Self::Mixed => "mixed",
         }
     }
@@ -100,6 +115,9 @@ impl Config {
             (1..=MAX_NODES).contains(&self.nodes),
             "--nodes must be 1 to {MAX_NODES}"
         );
+        if self.proxy_modes == ProxyModes::Ipvs {
+            requirements::check_ipvs()?;
+        }
         let apiserver = self.controlplane.join("kube-apiserver");
         ensure!(
             apiserver.exists(),

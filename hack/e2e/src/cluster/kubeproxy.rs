@@ -1,5 +1,7 @@
 //! kube-proxy of a node: its configuration and command line.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::json;
 
@@ -9,10 +11,11 @@ use crate::cluster::layout::{IpFamily, PROXY_HEALTH_PORT};
 use crate::lab::netns::Netns;
 use crate::lab::state::{State, write_json};
 use crate::lab::unit::Spec;
+use crate::lab::wait::scaled;
 
 /// Shortest time between two syncs. Upstream's default of 1 s would hide how long
 /// Highwire itself takes, and make tests that run side by side wait for each other.
-const MIN_SYNC: &str = "100ms";
+const MIN_SYNC: Duration = Duration::from_millis(100);
 
 /// Writes the kube-proxy configuration of node `index` and returns the process to start.
 pub fn spec(state: &State, config: &Config, index: u8, mode: ProxyMode) -> Result<Spec> {
@@ -22,6 +25,7 @@ pub fn spec(state: &State, config: &Config, index: u8, mode: ProxyMode) -> Resul
         IpFamily::Ipv4 | IpFamily::Dual => "0.0.0.0",
     };
     let health = std::net::SocketAddr::new(any.parse()?, PROXY_HEALTH_PORT);
+    let min_sync = format!("{}ms", scaled(MIN_SYNC).as_millis());
     let file = state.path(format!("pki/kube-proxy-{node}.json"));
     write_json(
         &file,
@@ -40,8 +44,9 @@ pub fn spec(state: &State, config: &Config, index: u8, mode: ProxyMode) -> Resul
             "bindAddress": any,
             "healthzBindAddress": health.to_string(),
             "metricsBindAddress": "127.0.0.1:10249",
-            "iptables": { "minSyncPeriod": MIN_SYNC },
-            "nftables": { "minSyncPeriod": MIN_SYNC },
+            "iptables": { "minSyncPeriod": min_sync },
+            "nftables": { "minSyncPeriod": min_sync },
+            "ipvs": { "minSyncPeriod": min_sync },
             // Zero leaves the kernel's values: the table's size belongs to the host.
             "conntrack": {
                 "maxPerCore": 0,

@@ -18,7 +18,7 @@ use crate::lab::netns::Netns;
 use crate::lab::requirements;
 use crate::lab::state::{State, write_json};
 use crate::lab::unit::{self, Spec, Unit};
-use crate::lab::wait::try_wait_for;
+use crate::lab::wait::{scaled, try_wait_for};
 
 /// How long each step of `up` may take on a slow machine.
 const STEP_LIMIT: Duration = Duration::from_secs(120);
@@ -111,7 +111,7 @@ pub fn down(name: &str) -> Result<()> {
     if let Some(init) = Init::of(&state) {
         // Nothing in a test cluster is worth a goodbye.
         init.kill();
-        let deadline = Instant::now() + END_LIMIT;
+        let deadline = Instant::now() + scaled(END_LIMIT);
         // It ends after all others.
         while init.runs() {
             if Instant::now() > deadline {

@@ -1,12 +1,15 @@
 //! Connections and HTTP requests that say what became of them.
 //!
-//! They are made in the calling thread's namespace and block, for the given time at most.
+//! They are made in the calling thread's namespace and block, for the given time at most,
+//! [`scaled`].
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::lab::wait::scaled;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,19 +44,28 @@ impl From<std::io::Error> for ConnectError {
     }
 }
 
+/// What carries a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    /// A one-to-one socket (RFC 6458, 4), used as a TCP one is; few kernels have it.
+    Sctp,
+}
+
 /// The body of `GET path`, whoever answers; any status but 200 is an error.
 pub fn http_text(to: SocketAddr, path: &str, limit: Duration) -> Result<String, ConnectError> {
-    http_body(unspecified(to), to, path, limit)
+    http_body(Transport::Tcp, unspecified(to), to, path, limit)
 }
 
 /// The same from a chosen address (and port, unless 0).
 pub(crate) fn http_body(
+    by: Transport,
     from: SocketAddr,
     to: SocketAddr,
     path: &str,
     limit: Duration,
 ) -> Result<String, ConnectError> {
-    let mut stream = connect(from, to, limit)?;
+    let mut stream = connect(by, from, to, limit)?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n"
@@ -77,11 +89,17 @@ pub(crate) fn http_body(
 
 /// Connects from `from`, which may be unspecified; reads and writes have the same limit.
 pub(crate) fn connect(
+    by: Transport,
     from: SocketAddr,
     to: SocketAddr,
     limit: Duration,
 ) -> Result<TcpStream, ConnectError> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    let limit = scaled(limit);
+    let protocol = match by {
+        Transport::Tcp => Protocol::TCP,
+        Transport::Sctp => Protocol::SCTP,
+    };
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(protocol))?;
     if !from.ip().is_unspecified() || from.port() != 0 {
         socket.set_reuse_address(true)?;
         socket.bind(&SockAddr::from(from))?;
@@ -90,8 +108,22 @@ pub(crate) fn connect(
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
-    stream.set_nodelay(true)?;
+    if by == Transport::Tcp {
+        stream.set_nodelay(true)?;
+    }
     Ok(stream)
+}
+
+/// Waits for SCTP clients on a one-to-one socket, which is used as a TCP one is.
+pub fn listen_sctp(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::SCTP),
+    )?;
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    Ok(socket.into())
 }
 
 /// The wildcard address of the same family.

@@ -22,6 +22,7 @@ use crate::lab::init::{Init, in_thread};
 use crate::lab::netns::Netns;
 use crate::lab::process;
 use crate::lab::state::{State, read_json, write_json};
+use crate::lab::wait::{is_slow, scaled};
 
 /// Where processes find programs.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -113,6 +114,8 @@ impl Unit {
             .args(&spec.argv)
             .env_clear()
             .env("PATH", PATH)
+            // Go programs collect garbage more rarely where the processor is slow.
+            .envs(is_slow().then_some(("GOGC", "400")))
             .envs(spec.env.iter().cloned())
             .current_dir("/")
             .stdin(Stdio::null())
@@ -255,7 +258,7 @@ impl Unit {
     }
 
     fn wait_gone(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + scaled(limit);
         while self.is_running() {
             if Instant::now() > deadline {
                 return false;

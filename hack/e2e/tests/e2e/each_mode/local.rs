@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::cluster_test;
-use highwire_e2e::expect::{ALL, LONG, SHORT, answers, ingress_is, refuses, web, web_service};
+use highwire_e2e::expect::{
+    ALL, LONG, SHORT, answers, ingress_is, refuses, refuses_without_local_endpoints, web,
+    web_service,
+};
 use highwire_e2e::reported::{event, serving};
 use highwire_e2e::{Cluster, ConnectError, Pod, Scope, Svc, highwire, wait_for};
 use macro_rules_attribute::apply;
@@ -86,7 +89,7 @@ async fn the_pod_sees_the_client_and_a_node_without_endpoints_forwards_nothing()
     health_check_says(&cluster, &service, "n1", true).await?;
     health_check_says(&cluster, &service, "n2", false).await?;
     for address in n2.addresses() {
-        refuses(&client, SocketAddr::new(*address, tcp)).await;
+        refuses_without_local_endpoints(&cluster, SocketAddr::new(*address, tcp)).await;
         let answer = client.udp_ask(SocketAddr::new(*address, udp), SHORT);
         ensure!(answer.is_err(), "{answer:?}");
     }
@@ -114,13 +117,13 @@ async fn the_ingress_and_the_health_check_follow_the_ready_endpoints() -> Result
     first.set_ready(&cluster, false).await?;
     ingress_is(&service, &[ALL[1], ALL[3]]).await;
     health_check_says(&cluster, &service, "n1", false).await?;
-    refuses(&client, n1.v4(tcp)).await;
+    refuses_without_local_endpoints(&cluster, n1.v4(tcp)).await;
     first.set_ready(&cluster, true).await?;
     ingress_is(&service, &ALL).await;
     second.delete(&cluster).await?;
     ingress_is(&service, &N1).await;
     health_check_says(&cluster, &service, "n2", false).await?;
-    refuses(&client, n2.v4(tcp)).await;
+    refuses_without_local_endpoints(&cluster, n2.v4(tcp)).await;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod fields;
 mod host_rules;
 mod local;
 mod mtu;
+mod sctp;
 mod service;
 mod source_ranges;
 mod udp;
