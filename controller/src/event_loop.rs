@@ -18,7 +18,8 @@ use crate::{
     facts::Input,
     liveness::Now,
     metrics::{Metrics, Sending},
-    reconciler::{Reconciler, StatusWrite, WriteResult},
+    reconciler::Reconciler,
+    status_write::{StatusWrite, WriteResult},
     writer::Writer,
 };
 
@@ -106,7 +107,7 @@ impl EventLoop {
         let drained = async {
             while let Some(Ok((write, result))) = writes.join_next().await {
                 self.reconciler.finish(&write, result, Now::read());
-                self.send_events();
+                self.publish();
             }
         };
         if timeout(DRAIN, drained).await.is_err() {
@@ -133,17 +134,18 @@ impl EventLoop {
                 (write, result)
             });
         }
-        self.send_events();
+        self.publish();
     }
 
-    fn send_events(&mut self) {
-        for event in self.reconciler.take_events() {
+    fn publish(&mut self) {
+        let news = self.reconciler.take_news();
+        for event in news.events {
             let reason = event.happened.reason;
             if self.events.try_send(event).is_err() {
                 self.metrics.event(reason, Sending::Dropped);
             }
         }
-        for waited in self.reconciler.take_waited() {
+        for waited in news.waited {
             self.metrics.first_address(waited);
         }
     }

@@ -18,5 +18,6 @@ pub mod metrics;
 pub mod overwrites;
 pub mod queue;
 pub mod reconciler;
+pub mod status_write;
 pub mod watches;
 pub mod writer;

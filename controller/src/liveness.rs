@@ -17,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{ResourceVersion, names::node_of_agent_lease};
+use highwire_api::{
+    ResourceVersion,
+    names::{agent_lease, node_of_agent_lease},
+};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::facts::lease::LeaseFacts;
@@ -59,13 +62,10 @@ pub enum Liveness {
     Silent,
 }
 
-/// One agent's Lease as this process followed it.
+/// A Lease as this process followed it.
 #[derive(Clone, Debug)]
 struct Followed {
-    renewed: Option<Timestamp>,
-    duration: Duration,
-    observed: Option<ResourceVersion>,
-    report: Option<ResourceVersion>,
+    lease: LeaseFacts,
     /// When it was last seen to be renewed.
     heard: Instant,
     /// When it expires, unless it is renewed.
@@ -74,42 +74,38 @@ struct Followed {
 }
 
 impl Followed {
-    fn first_seen(lease: &LeaseFacts, now: Now) -> Self {
+    /// The Lease as it is now, after what was known of it.
+    fn after(known: Option<Self>, lease: LeaseFacts, now: Now) -> Self {
+        let is_new = known.is_none();
+        if let Some(known) = known
+            && [None, known.lease.renewed].contains(&lease.renewed)
+        {
+            return Self { lease, ..known };
+        }
         let longest = SignedDuration::try_from(lease.duration).unwrap_or(SignedDuration::MAX);
-        let expired = lease
-            .renewed
-            .is_none_or(|at| now.wall.duration_since(at) > longest);
+        let age = lease.renewed.map(|at| now.wall.duration_since(at));
+        let has_expired = is_new && age.is_none_or(|age| age > longest);
         Self {
-            liveness: if expired {
+            heard: now.instant,
+            due: now.instant + lease.duration,
+            liveness: if has_expired {
                 Liveness::Unknown
             } else {
                 Liveness::Alive
             },
-            ..Self::renewed(lease, now)
-        }
-    }
-
-    fn renewed(lease: &LeaseFacts, now: Now) -> Self {
-        Self {
-            renewed: lease.renewed,
-            duration: lease.duration,
-            observed: lease.observed,
-            report: lease.report,
-            heard: now.instant,
-            due: now.instant + lease.duration,
-            liveness: Liveness::Alive,
+            lease,
         }
     }
 
     /// Whether it has missed a renewal; agents renew three times in a duration.
     fn is_late(&self, now: Now) -> bool {
         self.liveness == Liveness::Unknown
-            || now.instant.duration_since(self.heard) > self.duration * 2 / 3
+            || now.instant.duration_since(self.heard) > self.lease.duration * 2 / 3
     }
 
     fn was_alive_recently(&self, now: Now) -> bool {
         self.liveness == Liveness::Unknown
-            || now.instant.duration_since(self.heard) <= self.duration * 2
+            || now.instant.duration_since(self.heard) <= self.lease.duration * 2
     }
 }
 
@@ -125,22 +121,25 @@ fn lapse_together<'a>(leases: impl Iterator<Item = &'a Followed>, now: Now) -> b
     late >= 2 && 3 * late > recent
 }
 
-/// The Leases of all agents, by node.
+/// The Leases of all agents and of the controllers, by name.
 #[derive(Debug, Default)]
 pub struct AgentLeases {
-    by_node: BTreeMap<String, Followed>,
+    leases: BTreeMap<String, Followed>,
     /// When any Lease was last seen to be renewed.
     last_renewal: Option<Instant>,
-    controllers_renewed: Option<Timestamp>,
     /// No Lease expires before this.
     next: Option<Instant>,
 }
 
 impl AgentLeases {
+    fn of_node(&self, node: &str) -> Option<&Followed> {
+        self.leases.get(&agent_lease(node))
+    }
+
     /// Whether the agent on a node is alive; `None` if it has no Lease.
     #[must_use]
     pub fn liveness(&self, node: &str) -> Option<Liveness> {
-        self.by_node.get(node).map(|lease| lease.liveness)
+        self.of_node(node).map(|followed| followed.liveness)
     }
 
     /// The version that the agent on a node has observed, by its Lease. `report` is the
@@ -148,7 +147,7 @@ impl AgentLeases {
     /// the node refuses is not known, so the Lease does not count.
     #[must_use]
     pub fn observed(&self, node: &str, report: Option<ResourceVersion>) -> Option<ResourceVersion> {
-        let lease = self.by_node.get(node)?;
+        let lease = &self.of_node(node)?.lease;
         lease.observed.filter(|_| report >= lease.report)
     }
 
@@ -160,46 +159,25 @@ impl AgentLeases {
 
     /// Takes in a Lease as it is now, or that it is gone. Returns the nodes whose agents'
     /// liveness that changed.
-    pub fn apply(&mut self, name: &str, lease: Option<&LeaseFacts>, now: Now) -> Vec<String> {
-        let Some(node) = node_of_agent_lease(name) else {
-            let renewed = lease.and_then(|lease| lease.renewed);
-            let is_renewal = renewed.is_some() && renewed != self.controllers_renewed;
-            self.controllers_renewed = renewed;
-            return if is_renewal {
-                self.heard(now)
-            } else {
-                Vec::new()
-            };
-        };
-        let (node, Some(lease)) = (node.to_owned(), lease) else {
-            return self
-                .by_node
-                .remove(node)
-                .map(|_| node.to_owned())
-                .into_iter()
-                .collect();
-        };
-        if let Some(known) = self.by_node.get_mut(&node) {
-            (known.observed, known.report) = (lease.observed, lease.report);
-        }
-        let known = self.by_node.get(&node);
-        let followed = match known {
-            None => Followed::first_seen(lease, now),
-            Some(known) if lease.renewed.is_some() && lease.renewed != known.renewed => {
-                Followed::renewed(lease, now)
+    pub fn apply(&mut self, name: &str, lease: Option<LeaseFacts>, now: Now) -> Vec<String> {
+        let known = self.leases.remove(name);
+        let before = known.as_ref().map(|known| known.liveness);
+        let mut changed = Vec::new();
+        if let Some(lease) = lease {
+            // The first list shows that Leases are seen at all.
+            self.last_renewal.get_or_insert(now.instant);
+            let followed = Followed::after(known, lease, now);
+            // A renewal only postpones, so the bound stays good.
+            self.next = self.next.into_iter().chain([followed.due]).min();
+            let is_heard = followed.liveness == Liveness::Alive && followed.heard == now.instant;
+            self.leases.insert(name.to_owned(), followed);
+            if is_heard {
+                changed = self.heard(now);
             }
-            Some(_) => return Vec::new(),
-        };
-        let is_renewal = known.is_some();
-        // The first list shows that Leases are seen at all.
-        self.last_renewal.get_or_insert(now.instant);
-        let changed = known.is_none_or(|known| known.liveness != followed.liveness);
-        // A renewal only postpones, so the bound stays good.
-        self.next = self.next.into_iter().chain([followed.due]).min();
-        self.by_node.insert(node.clone(), followed);
-        let mut changed: Vec<String> = changed.then_some(node).into_iter().collect();
-        if is_renewal {
-            changed.extend(self.heard(now));
+        }
+        let followed = self.leases.get(name);
+        if before != followed.map(|followed| followed.liveness) {
+            changed.extend(node_of_agent_lease(name).map(str::to_owned));
         }
         changed
     }
@@ -216,16 +194,17 @@ impl AgentLeases {
             self.next = None;
             return Vec::new();
         }
-        let vouched_for = self.by_node.iter().filter(|(node, _)| is_vouched_for(node));
+        let is_vouched_for = |lease: &str| node_of_agent_lease(lease).is_some_and(&is_vouched_for);
+        let vouched_for = self.leases.iter().filter(|(name, _)| is_vouched_for(name));
         let together = lapse_together(vouched_for.map(|(_, lease)| lease), now);
-        self.judge(|node, lease| {
-            if lease.liveness == Liveness::Silent || lease.due > now.instant {
+        self.judge(|name, followed| {
+            if followed.liveness == Liveness::Silent || followed.due > now.instant {
                 return;
             }
-            lease.liveness = Liveness::Silent;
-            if together && is_vouched_for(node) {
-                lease.liveness = Liveness::Unknown;
-                lease.due = now.instant + lease.duration;
+            followed.liveness = Liveness::Silent;
+            if together && is_vouched_for(name) {
+                followed.liveness = Liveness::Unknown;
+                followed.due = now.instant + followed.lease.duration;
             }
         })
     }
@@ -237,11 +216,11 @@ impl AgentLeases {
         if !was_deaf {
             return Vec::new();
         }
-        self.judge(|_, lease| {
-            if lease.liveness == Liveness::Alive && lease.due <= now.instant {
-                lease.liveness = Liveness::Unknown;
+        self.judge(|_, followed| {
+            if followed.liveness == Liveness::Alive && followed.due <= now.instant {
+                followed.liveness = Liveness::Unknown;
             }
-            lease.due = lease.due.max(now.instant + lease.duration);
+            followed.due = followed.due.max(now.instant + followed.lease.duration);
         })
     }
 
@@ -252,17 +231,15 @@ impl AgentLeases {
 
     fn judge(&mut self, judge: impl Fn(&str, &mut Followed)) -> Vec<String> {
         let mut changed = Vec::new();
-        for (node, lease) in &mut self.by_node {
+        for (name, lease) in &mut self.leases {
             let before = lease.liveness;
-            judge(node, lease);
+            judge(name, lease);
             if lease.liveness != before {
-                changed.push(node.clone());
+                changed.extend(node_of_agent_lease(name).map(str::to_owned));
             }
         }
-        let waiting = self
-            .by_node
-            .values()
-            .filter(|lease| lease.liveness != Liveness::Silent);
+        let leases = self.leases.values();
+        let waiting = leases.filter(|lease| lease.liveness != Liveness::Silent);
         self.next = waiting.map(|lease| lease.due).min();
         changed
     }

@@ -3,17 +3,11 @@
 //!
 //! Only a leader needs this, and a new one starts anew: that costs two more writes.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use highwire_api::{Problem, ResourceVersion, ServiceKey, ownership::IngressAuthor};
+use highwire_api::{Problem, ownership::IngressAuthor};
 
-use crate::{
-    facts::{ingress::Listed, service::ServiceFacts},
-    history::History,
-};
+use crate::facts::{ingress::Listed, service::ServiceFacts};
 
 /// How often within [`WINDOW`] others may replace our work before we give up.
 const MOST: usize = 2;
@@ -22,25 +16,14 @@ const MOST: usize = 2;
 /// day does not.
 const WINDOW: Duration = Duration::from_secs(600);
 
-/// What became of the addresses that this leader wrote, by Service.
-#[derive(Debug, Default)]
-pub struct Overwrites(BTreeMap<ServiceKey, Written>);
-
-#[derive(Debug)]
-struct Written {
-    intent: Intent,
+/// What became of the addresses that this leader wrote in a Service, since what people ask
+/// of it last changed.
+#[derive(Clone, Debug, Default)]
+pub struct Overwrites {
     /// The status after our last write, or as others left it when that was counted.
-    known: Listed,
+    known: Option<Listed>,
     /// When others replaced what we had written.
     replaced: Vec<Instant>,
-}
-
-/// What people asked for: UID, last relevant change, whether it is handed over. Another
-/// value is another try.
-type Intent = (String, ResourceVersion, bool);
-
-fn intent(service: &ServiceFacts, history: &History) -> Intent {
-    (service.uid.clone(), history.changed, service.adopted)
 }
 
 /// Whether the addresses of a Service may be written.
@@ -55,63 +38,30 @@ pub enum Verdict {
 }
 
 impl Overwrites {
-    /// The addresses of the Service are now `known`, by a write of ours.
-    pub fn wrote(
-        &mut self,
-        key: &ServiceKey,
-        service: &ServiceFacts,
-        history: &History,
-        known: Listed,
-    ) {
-        let intent = intent(service, history);
-        let old = self.0.remove(key).filter(|old| old.intent == intent);
-        let written = Written {
-            intent,
-            known,
-            replaced: old.map(|old| old.replaced).unwrap_or_default(),
-        };
-        self.0.insert(key.clone(), written);
+    /// The status is like this, by a write of ours.
+    pub fn wrote(&mut self, now: Listed) {
+        self.known = Some(now);
     }
 
     /// The addresses of the Service should be others than they are.
-    pub fn verdict(
-        &mut self,
-        key: &ServiceKey,
-        service: &ServiceFacts,
-        history: &History,
-        now: Instant,
-    ) -> Verdict {
-        let Some(written) = self.0.get_mut(key) else {
+    pub fn verdict(&mut self, service: &ServiceFacts, now: Instant) -> Verdict {
+        if self.replaced.len() >= MOST {
+            return Verdict::Leave;
+        }
+        let listed = &service.status.listed;
+        if self.known.as_ref().is_some_and(|known| known != listed) {
+            self.known = Some(listed.clone());
+            self.replaced.retain(|at| now.duration_since(*at) < WINDOW);
+            self.replaced.push(now);
+        }
+        if self.replaced.len() < MOST {
             return Verdict::Write;
-        };
-        if written.intent != intent(service, history) {
-            self.0.remove(key);
-            return Verdict::Write;
         }
-        let gave_up = written.replaced.len() >= MOST;
-        if written.known != service.status.listed {
-            written.known = service.status.listed.clone();
-            if !gave_up {
-                written
-                    .replaced
-                    .retain(|at| now.duration_since(*at) < WINDOW);
-                written.replaced.push(now);
-            }
-        }
-        match (gave_up, written.replaced.len() >= MOST) {
-            (true, _) => Verdict::Leave,
-            (false, false) => Verdict::Write,
-            (false, true) => Verdict::GiveUp(Problem::Overwritten {
-                manager: match &service.author {
-                    IngressAuthor::Other(manager) => Some(manager.clone()),
-                    IngressAuthor::Nobody | IngressAuthor::Highwire => None,
-                },
-            }),
-        }
-    }
-
-    /// The Service is gone.
-    pub fn forget(&mut self, key: &ServiceKey) {
-        self.0.remove(key);
+        Verdict::GiveUp(Problem::Overwritten {
+            manager: match &service.author {
+                IngressAuthor::Other(manager) => Some(manager.clone()),
+                IngressAuthor::Nobody | IngressAuthor::Highwire => None,
+            },
+        })
     }
 }

@@ -6,15 +6,12 @@
 //! its Service if that has the policy Local. A node that comes or goes, all Services.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     mem,
     time::{Duration, Instant},
 };
 
-use highwire_api::{
-    ClassPolicy, Family, Interpretation, Problem, ResourceVersion, ServiceKey,
-    names::node_of_agent_lease,
-};
+use highwire_api::{ClassPolicy, Interpretation, Problem, ServiceKey, names::node_of_agent_lease};
 use k8s_openapi::api::core::v1::Service;
 use kube::runtime::watcher::Event;
 
@@ -29,59 +26,23 @@ use crate::{
     facts::{
         Changed, Facts, Input,
         node::Report,
-        service::{ServiceFacts, ServiceStatus, needs_endpoints},
+        service::{ServiceFacts, needs_endpoints},
     },
-    history::{ByChange, History},
+    history::History,
     liveness::{AgentLeases, Now},
-    overwrites::{Overwrites, Verdict},
+    overwrites::Verdict,
     queue::{Part, Queue, Rank},
+    status_write::{Begun, StatusWrite, WriteResult},
 };
 
 /// How long the conflicts that nodes report are collected.
 const COLLECT: Duration = Duration::from_millis(400);
 
-/// A status to be written, if the Service is still as it was when this was decided.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StatusWrite {
-    /// The Service.
-    pub key: ServiceKey,
-    /// Its UID.
-    pub uid: String,
-    /// The version of the Service that was decided about.
-    pub version: ResourceVersion,
-    /// The family whose addresses come first.
-    pub primary: Family,
-    /// What is to be written.
-    pub difference: Difference,
-    /// What the status says then.
-    pub after: ServiceStatus,
-    /// What is to be said when it is carried out.
-    pub news: Vec<Happened>,
-}
-
-/// How a write ended, as far as its answer says.
-#[derive(Debug)]
-pub enum WriteResult {
-    /// The Service as it is now.
-    Written(Box<Service>),
-    /// The Service had changed, maybe by this write, if it was sent twice. The watch brings
-    /// the change and with it the next try.
-    Conflict,
-    /// The Service is gone.
-    Gone,
-    /// Try again later; it may have been carried out all the same.
-    Failed,
-}
-
-/// How many writes to one version of a Service are kept until a newer version is seen.
-const BEGUN: usize = 8;
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Reconciler {
     facts: Facts,
-    histories: BTreeMap<ServiceKey, History>,
-    by_change: ByChange,
+    services: BTreeMap<ServiceKey, History>,
     leases: AgentLeases,
     nodes: Nodes,
     policy: Policy,
@@ -103,12 +64,17 @@ struct Touched {
 #[derive(Debug, Default)]
 struct Leading {
     queue: Queue,
-    overwrites: Overwrites,
-    /// The writes of which it was not seen yet whether they were carried out.
-    begun: BTreeMap<ServiceKey, VecDeque<StatusWrite>>,
-    events: Vec<ServiceEvent>,
+    begun: Begun,
+    news: News,
+}
+
+/// What is to be made known.
+#[derive(Debug, Default)]
+pub struct News {
+    /// The Events to be sent.
+    pub events: Vec<ServiceEvent>,
     /// How long new Services had to wait for their first address.
-    waited: Vec<Duration>,
+    pub waited: Vec<Duration>,
 }
 
 impl Reconciler {
@@ -145,31 +111,15 @@ impl Reconciler {
     /// Takes in a change; `created` is the time if a Service that is new was just created.
     fn changed(&mut self, change: Changed, created: Option<Instant>, now: Now) {
         match change {
-            Changed::Service(key, before) => self.service_changed(key, before.as_deref(), created),
+            Changed::Service(key) => self.service_changed(key, created),
             Changed::Node(name) => self.refresh(&name),
-            Changed::Report(name, before) => {
-                if self.nodes.contains_key(&name) {
-                    let report = self.facts.report(&name).map(AsRef::as_ref);
-                    let differing = Report::differing(before.as_deref(), report);
-                    self.touched.some.extend(differing);
-                    self.refresh(&name);
-                }
-            }
             Changed::Lease(lease, facts) => {
-                let mut nodes = self.leases.apply(&lease, facts.as_ref(), now);
+                let mut nodes = self.leases.apply(&lease, facts, now);
                 nodes.extend(node_of_agent_lease(&lease).map(str::to_owned));
                 nodes.iter().for_each(|name| self.refresh(name));
             }
             Changed::Endpoints(key) => {
-                let asks = self.facts.service(&key).map(|service| &service.asks);
-                let valid = self
-                    .histories
-                    .get(&key)
-                    .and_then(|it| it.last_valid.as_ref());
-                let spec = match asks {
-                    Some(Interpretation::Serve(spec)) => Some(spec),
-                    _ => valid,
-                };
+                let spec = self.services.get(&key).and_then(History::spec);
                 if spec.is_some_and(needs_endpoints) {
                     self.touched.some.insert(key);
                 }
@@ -177,32 +127,22 @@ impl Reconciler {
         }
     }
 
-    fn service_changed(
-        &mut self,
-        key: ServiceKey,
-        before: Option<&ServiceFacts>,
-        created: Option<Instant>,
-    ) {
-        let old = self.histories.remove(&key);
-        if let Some(old) = &old {
-            self.by_change.remove(old.changed, &key);
-        }
-        if let Some(now) = self.facts.service(&key) {
-            let history = History::after(old.as_ref(), before, now, created);
-            if let Interpretation::Serve(_) = now.asks {
-                self.by_change.insert(history.changed, &key);
-            }
+    fn service_changed(&mut self, key: ServiceKey, created: Option<Instant>) {
+        let old = self.services.remove(&key);
+        if let Some(facts) = self.facts.service(&key) {
             if let Some(leading) = &mut self.leading
-                && before.is_none_or(|before| before.asks != now.asks)
+                && old.as_ref().is_none_or(|old| old.facts.asks != facts.asks)
             {
-                leading.announce_other_manager(&key, now);
+                leading.announce_other_manager(&key, facts);
             }
-            self.histories.insert(key.clone(), history);
+            let new = History::after(old, facts.clone(), created);
+            self.services.insert(key.clone(), new);
         }
         self.touched.some.insert(key);
     }
 
-    /// Decides anew what concerns all Services of a node.
+    /// Joins anew what is known of a node. Touches the Services that it concerns: all, or
+    /// those that it newly refuses, no longer refuses, or has now observed.
     fn refresh(&mut self, name: &str) {
         let facts = self.facts.node(name).filter(|facts| facts.opted_in);
         let node = facts.map(|facts| {
@@ -217,14 +157,25 @@ impl Reconciler {
                 &self.policy,
             )
         });
-        let (new, old) = (node.as_ref(), self.nodes.get(name));
-        self.touched.all |= match old.zip(new) {
-            Some((old, new)) => new.differs_for_all(old),
-            None => old.is_some() || new.is_some(),
-        };
-        let observed = |node: Option<&Node>| node.and_then(|node| node.observed);
-        let confirmed = self.by_change.between(observed(old), observed(new));
-        self.touched.some.extend(confirmed.cloned());
+        match (self.nodes.get(name), &node) {
+            (None, None) => {}
+            (Some(old), Some(new)) if !new.differs_for_all(old) => {
+                let (low, high) = (
+                    old.observed.min(new.observed),
+                    old.observed.max(new.observed),
+                );
+                let is_between = |service: &History| {
+                    low < Some(service.changed) && Some(service.changed) <= high
+                };
+                let services = self.services.iter().filter(|_| low != high);
+                let observed = services.filter(|(_, service)| is_between(service));
+                let (old, new) = (old.report.as_deref(), new.report.as_deref());
+                let refused = Report::differing(old, new).into_iter();
+                let touched = observed.map(|(key, _)| key).chain(refused).cloned();
+                self.touched.some.extend(touched);
+            }
+            _ => self.touched.all = true,
+        }
         match node {
             Some(node) => self.nodes.insert(name.to_owned(), node),
             None => self.nodes.remove(name),
@@ -237,13 +188,9 @@ impl Reconciler {
             self.leading = None;
         } else if self.leading.is_none() {
             let mut leading = Leading::default();
-            for (key, history) in &mut self.histories {
-                if let Some(service) = self.facts.service(key) {
-                    leading.announce_other_manager(key, service);
-                    // The leader before has brought them.
-                    let listed = &service.status.listed.ingress;
-                    history.waiting_since = history.waiting_since.filter(|_| listed.is_empty());
-                }
+            for (key, service) in &mut self.services {
+                leading.announce_other_manager(key, &service.facts);
+                service.begin_to_lead();
             }
             self.touched.all = true;
             self.leading = Some(leading);
@@ -264,7 +211,7 @@ impl Reconciler {
         let touched = mem::take(&mut self.touched);
         let mut keys = touched.some;
         if touched.all {
-            keys.extend(self.histories.keys().cloned());
+            keys.extend(self.services.keys().cloned());
         }
         keys
     }
@@ -282,19 +229,15 @@ impl Reconciler {
             return;
         };
         for key in touched {
-            match self.facts.service(&key).zip(self.histories.get(&key)) {
-                Some((service, history)) => {
-                    // Who has waited long enough to say why waits like all others.
-                    let is_new =
-                        history.waiting_since.is_some() && service.status.serving.is_none();
-                    let rank = if is_new { Rank::First } else { Rank::Refresh };
-                    leading.queue.touch(&key, rank, now.instant);
-                }
-                None => {
-                    leading.queue.forget(&key);
-                    leading.overwrites.forget(&key);
-                    leading.begun.remove(&key);
-                }
+            if let Some(service) = self.services.get(&key) {
+                // Who has waited long enough to say why waits like all others.
+                let is_new =
+                    service.waiting_since.is_some() && service.facts.status.serving.is_none();
+                let rank = if is_new { Rank::First } else { Rank::Refresh };
+                leading.queue.touch(&key, rank, now.instant);
+            } else {
+                leading.queue.forget(&key);
+                leading.begun.forget(&key);
             }
         }
     }
@@ -308,19 +251,16 @@ impl Reconciler {
         };
         let leading = self.leading.as_mut()?;
         while let Some(key) = leading.queue.take(now.instant) {
-            let known = self.facts.service(&key).zip(self.histories.get(&key));
-            let Some((service, history)) = known else {
+            let Some(service) = self.services.get_mut(&key) else {
                 leading.queue.forget(&key);
                 continue;
             };
-            if let Some(write) = leading.consider(&key, service, history, &cluster, now) {
+            if let Some(write) = leading.consider(&key, service, &cluster, now) {
                 let (ports, serving) = (&write.difference.ports_error, &write.difference.serving);
                 let ports = ports.iter().map(|_| Part::PortsError);
                 let parts = ports.chain(serving.iter().map(|_| Part::Serving));
                 leading.queue.write(&key, parts, now.instant);
-                let begun = leading.begun.entry(key).or_default();
-                begun.truncate(BEGUN - 1);
-                begun.push_front(write.clone());
+                leading.begun.begin(write.clone());
                 return Some(write);
             }
         }
@@ -329,9 +269,6 @@ impl Reconciler {
 
     /// A write ended.
     pub fn finish(&mut self, write: &StatusWrite, result: WriteResult, now: Now) {
-        if let WriteResult::Written(service) = &result {
-            self.seen(service, now.instant);
-        }
         if let Some(leading) = &mut self.leading {
             match &result {
                 WriteResult::Failed => leading.queue.failed(&write.key, now.instant),
@@ -339,76 +276,45 @@ impl Reconciler {
             }
         }
         if let WriteResult::Written(service) = result {
+            self.seen(&service, now.instant);
             for change in self.facts.answered(*service) {
                 self.changed(change, None, now);
             }
         }
     }
 
-    /// The Service is like this: by the watch, or by the answer to a write, which may be
-    /// lost. Of the writes to the version before, the one that it shows was carried out, and
-    /// no other can be any more.
+    /// The Service is seen like this: what was written is made known.
     fn seen(&mut self, service: &Service, now: Instant) {
-        let key = ServiceKey::of(service);
         let Some(leading) = &mut self.leading else {
             return;
         };
-        let version = ResourceVersion::of(&service.metadata);
-        let Entry::Occupied(begun) = leading.begun.entry(key) else {
+        let Some(write) = leading.begun.carried_out(service) else {
             return;
         };
-        if begun
-            .get()
-            .iter()
-            .any(|write| Some(write.version) >= version)
+        if let Some(known) = self.services.get_mut(&write.key)
+            && let Some(ingress) = &write.difference.ingress
         {
-            return;
-        }
-        let (key, mut begun) = begun.remove_entry();
-        let status = ServiceStatus::of(service);
-        begun.retain(|write| Some(&write.uid) == service.metadata.uid.as_ref());
-        let write = begun
-            .into_iter()
-            .find(|write| write.after.says_same(&status));
-        let known = self.facts.service(&key).zip(self.histories.get_mut(&key));
-        let Some((write, (facts, history))) = write.zip(known) else {
-            return;
-        };
-        if let Some(ingress) = &write.difference.ingress {
-            history.edited = false;
-            leading
-                .overwrites
-                .wrote(&key, facts, history, status.listed);
-            let since = history.waiting_since.take_if(|_| !ingress.is_empty());
+            known.edited = false;
+            known.overwrites.wrote(write.after.listed.clone());
+            let since = known.waiting_since.take_if(|_| !ingress.is_empty());
             let waited = since.map(|since| now.saturating_duration_since(since));
-            leading.waited.extend(waited);
+            leading.news.waited.extend(waited);
         }
         let events = write.news.into_iter().enumerate();
         let events = events.map(|(index, happened)| ServiceEvent {
-            key: key.clone(),
+            key: write.key.clone(),
             uid: write.uid.clone(),
             happened,
-            // The same in every process that saw it carried out.
+            // The same in every process that sees it carried out.
             id: format!("{}-{index}", write.version),
         });
-        leading.events.extend(events);
+        leading.news.events.extend(events);
     }
 
-    /// The Events to be sent now.
-    pub fn take_events(&mut self) -> Vec<ServiceEvent> {
+    /// What is to be made known now.
+    pub fn take_news(&mut self) -> News {
         let leading = self.leading.as_mut();
-        leading
-            .map(|leading| mem::take(&mut leading.events))
-            .unwrap_or_default()
-    }
-
-    /// How long new Services had to wait for the first addresses that came since the last
-    /// call.
-    pub fn take_waited(&mut self) -> Vec<Duration> {
-        let leading = self.leading.as_mut();
-        leading
-            .map(|leading| mem::take(&mut leading.waited))
-            .unwrap_or_default()
+        leading.map_or_else(News::default, |leading| mem::take(&mut leading.news))
     }
 
     /// When there is something to do next. `writable` is whether a write could begin.
@@ -421,7 +327,7 @@ impl Reconciler {
 
     /// The states of all Services, for metrics.
     pub fn service_states(&self) -> impl Iterator<Item = &'static str> {
-        self.facts.services().map(ServiceFacts::state)
+        self.services.values().map(|service| service.facts.state())
     }
 
     /// The states of all nodes, for metrics.
@@ -433,9 +339,8 @@ impl Reconciler {
 
     /// Why Services are refused a port, for metrics: one reason per Service.
     pub fn refusals(&self) -> impl Iterator<Item = &'static str> {
-        self.facts
-            .services()
-            .filter_map(|service| refused_for(&service.status))
+        let services = self.services.values();
+        services.filter_map(|service| refused_for(&service.facts.status))
     }
 }
 
@@ -444,32 +349,32 @@ impl Leading {
     fn consider(
         &mut self,
         key: &ServiceKey,
-        service: &ServiceFacts,
-        history: &History,
+        service: &mut History,
         cluster: &Cluster<'_>,
         now: Now,
     ) -> Option<StatusWrite> {
         let mut due = |part, differs, delay| self.queue.due(key, part, differs, delay, now.instant);
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now.instant);
-        let mut decision = decide(key, service, history, cluster, Silence::ProvesNothing);
+        let mut decision = decide(key, service, cluster, Silence::ProvesNothing);
         let mut hold = due(Part::Empty, decision.is_held, cluster.policy.empty_hold);
         if is_due(hold) {
-            decision = decide(key, service, history, cluster, Silence::IsAbsence);
+            decision = decide(key, service, cluster, Silence::IsAbsence);
             hold = None;
         }
-        let mut difference = Difference::between(service, &decision, now.wall);
+        let facts = &*service.facts;
+        let mut difference = Difference::between(facts, &decision, now.wall);
         let ports_at = due(Part::PortsError, difference.ports_error.is_some(), COLLECT);
         let delay = decision.serving.as_ref().map_or(COLLECT, |serving| {
-            serving.delay(service.status.serving.is_none())
+            serving.delay(facts.status.serving.is_none())
         });
         let serving_at = due(Part::Serving, difference.serving.is_some(), delay);
         let verdict = match difference.ingress {
-            Some(_) => self.overwrites.verdict(key, service, history, now.instant),
+            Some(_) => service.overwrites.verdict(facts, now.instant),
             None => Verdict::Write,
         };
         let is_ours = verdict == Verdict::Write;
         if let Verdict::GiveUp(problem) = verdict {
-            self.event(key, service, &problem, service.version.to_string());
+            self.event(key, facts, &problem, facts.version.to_string());
         }
         if !is_ours || !(difference.ingress.is_some() || is_due(ports_at) || is_due(serving_at)) {
             let next = [hold, ports_at, serving_at].into_iter().flatten().min();
@@ -477,19 +382,19 @@ impl Leading {
             return None;
         }
         // What passes within a moment is not written; everything else goes along.
-        if !is_due(ports_at) && difference.begins_ports_error(&service.status) {
+        if !is_due(ports_at) && difference.begins_ports_error(&facts.status) {
             difference.ports_error = None;
         }
-        if !is_due(serving_at) && difference.begins_not_serving(&service.status) {
+        if !is_due(serving_at) && difference.begins_not_serving(&facts.status) {
             difference.serving = None;
         }
         Some(StatusWrite {
             key: key.clone(),
-            uid: service.uid.clone(),
-            version: service.version,
-            primary: service.primary,
-            after: difference.applied_to(&service.status),
-            news: happened(&service.status, &difference, &decision, history.edited),
+            uid: facts.uid.clone(),
+            version: facts.version,
+            primary: facts.primary,
+            after: difference.applied_to(&facts.status),
+            news: happened(&facts.status, &difference, &decision, service.edited),
             difference,
         })
     }
@@ -505,7 +410,7 @@ impl Leading {
     }
 
     fn event(&mut self, key: &ServiceKey, service: &ServiceFacts, problem: &Problem, id: String) {
-        self.events.push(ServiceEvent {
+        self.news.events.push(ServiceEvent {
             key: key.clone(),
             uid: service.uid.clone(),
             happened: Happened::problem(problem),

@@ -4,18 +4,17 @@ use std::sync::{Mutex, PoisonError};
 
 use highwire_api::names::FIELD_MANAGER;
 use highwire_runtime::errors::explain;
-use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
-use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
 use crate::{
     decision::text,
     metrics::Metrics,
-    reconciler::{StatusWrite, WriteResult},
+    status_write::{StatusWrite, WriteResult},
 };
 
 /// The writer of statuses.
@@ -43,7 +42,7 @@ impl Writer {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        let patch = Patch::Strategic(patch(write));
+        let patch = Patch::Strategic(write.patch());
         let answer = services.patch_status(&write.key.name, &params, &patch);
         let (label, result) = match answer.await {
             Ok(service) => {
@@ -80,80 +79,10 @@ impl Writer {
 fn summary(write: &StatusWrite) -> String {
     let difference = &write.difference;
     let addresses = difference.ingress.as_ref().map(text::addresses);
-    let conditions = conditions(write).map(|condition| {
+    let conditions = difference.conditions().map(|condition| {
         let (type_, status) = (&condition.type_, &condition.status);
         format!("{type_} {status}: {}", condition.message)
     });
     let parts: Vec<String> = addresses.into_iter().chain(conditions).collect();
     parts.join("; ")
-}
-
-fn conditions(write: &StatusWrite) -> impl Iterator<Item = &Condition> {
-    let difference = &write.difference;
-    difference.ports_error.iter().chain(&difference.serving)
-}
-
-/// A strategic merge patch: it replaces the ingress as a whole, and of the conditions,
-/// a list by type, only ours, so that those of others and whatever else is in the
-/// status stay. With UID and version, so that it only changes the version that was decided about.
-#[must_use]
-pub fn patch(write: &StatusWrite) -> Value {
-    let mut status = json!({});
-    if let Some(ingress) = &write.difference.ingress {
-        let entries = ingress.to_api(write.primary);
-        let entries = (!entries.is_empty()).then_some(entries);
-        status["loadBalancer"] = json!({ "ingress": entries });
-    }
-    let conditions: Vec<&Condition> = conditions(write).collect();
-    if !conditions.is_empty() {
-        status["conditions"] = json!(conditions);
-    }
-    json!({
-        "metadata": { "uid": write.uid, "resourceVersion": write.version.to_string() },
-        "status": status,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use highwire_api::{Family, ResourceVersion};
-
-    use super::*;
-    use crate::{
-        decision::conditions::Difference,
-        facts::{
-            ingress::Ingress,
-            service::{PORTS_ERROR, ServiceStatus},
-        },
-    };
-
-    #[test]
-    fn a_patch_holds_what_was_decided_about_and_only_what_differs() {
-        let mut write = StatusWrite {
-            key: "shop/web".parse().unwrap(),
-            uid: "u1".into(),
-            version: ResourceVersion(7),
-            primary: Family::V4,
-            difference: Difference {
-                ingress: Some(Ingress::default()),
-                ..Difference::default()
-            },
-            after: ServiceStatus::default(),
-            news: Vec::new(),
-        };
-        let decided_about = json!({"uid": "u1", "resourceVersion": "7"});
-        assert_eq!(
-            patch(&write),
-            json!({"metadata": decided_about, "status": {"loadBalancer": {"ingress": null}}})
-        );
-        let condition: Condition = serde_json::from_value(json!({
-            "type": PORTS_ERROR, "status": "True", "reason": "HostPort", "message": "m",
-            "lastTransitionTime": "2026-01-02T03:04:05Z",
-        }))
-        .unwrap();
-        write.difference.ports_error = Some(condition.clone());
-        assert_eq!(patch(&write)["status"]["conditions"], json!([condition]));
-        write.difference.ingress = None;
-        assert_eq!(patch(&write)["status"], json!({"conditions": [condition]}));
-    }
 }

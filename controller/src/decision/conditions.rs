@@ -60,6 +60,11 @@ impl Difference {
         }
     }
 
+    /// The conditions.
+    pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.ports_error.iter().chain(&self.serving)
+    }
+
     /// The status that it makes of the one before.
     #[must_use]
     pub fn applied_to(&self, before: &ServiceStatus) -> ServiceStatus {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::Policy,
-    facts::{endpoints::Endpoints, ingress::Ingress, service::ServiceFacts},
+    facts::{endpoints::Endpoints, ingress::Ingress},
     history::History,
 };
 
@@ -46,8 +46,7 @@ pub struct Cluster<'a> {
 #[must_use]
 pub fn decide(
     key: &ServiceKey,
-    service: &ServiceFacts,
-    history: &History,
+    service: &History,
     cluster: &Cluster<'_>,
     silence: Silence,
 ) -> Decision {
@@ -57,33 +56,36 @@ pub fn decide(
         serving: Some(serving),
         ..Decision::default()
     };
-    let has_addresses = !service.status.listed.is_empty();
-    match &service.asks {
-        Interpretation::Serve(spec) => {
-            let asked = asked(key, service, history, spec, false, cluster);
-            serve(&asked, cluster, silence)
-        }
-        Interpretation::Invalid(problems) => {
-            let mut decision = history
-                .last_valid
-                .as_ref()
-                .map_or_else(Decision::default, |spec| {
-                    let asked = asked(key, service, history, spec, true, cluster);
-                    serve(&asked, cluster, silence)
-                });
-            let has_addresses = match &decision.ingress {
-                Some(ingress) => !ingress.is_empty(),
-                None => has_addresses,
-            };
-            decision.serving = Some(Serving::Invalid {
+    let facts = &service.facts;
+    let served = service.spec().map(|spec| {
+        let asked = Asked {
+            key,
+            spec,
+            ports: Arc::new(spec.port_keys()),
+            is_outdated: matches!(facts.asks, Interpretation::Invalid(_)),
+            changed: service.changed,
+            listed: &facts.status.listed.ingress,
+            endpoints: cluster.endpoints,
+        };
+        serve(&asked, cluster, silence)
+    });
+    let served = served.unwrap_or_default();
+    let has_addresses = !facts.status.listed.is_empty();
+    match &facts.asks {
+        Interpretation::Serve(_) => served,
+        Interpretation::Invalid(problems) => Decision {
+            serving: Some(Serving::Invalid {
                 problems: problems.clone(),
-                has_addresses,
-            });
-            decision
-        }
+                has_addresses: served
+                    .ingress
+                    .as_ref()
+                    .map_or(has_addresses, |ingress| !ingress.is_empty()),
+            }),
+            ..served
+        },
         Interpretation::Unsupported(problems) => cleared(Serving::Unsupported(problems.clone())),
         Interpretation::NotOurs => cleared(Serving::NotOurs),
-        Interpretation::ManagedElsewhere(_) if service.has_our_conditions => Decision {
+        Interpretation::ManagedElsewhere(_) if facts.has_our_conditions => Decision {
             ingress: None,
             ..cleared(Serving::NotOurs)
         },
@@ -92,25 +94,6 @@ pub fn decide(
             serving: has_addresses.then_some(Serving::Addresses),
             ..Decision::default()
         },
-    }
-}
-
-fn asked<'a>(
-    key: &'a ServiceKey,
-    service: &'a ServiceFacts,
-    history: &History,
-    spec: &'a highwire_api::ServiceSpec,
-    is_outdated: bool,
-    cluster: &Cluster<'a>,
-) -> Asked<'a> {
-    Asked {
-        key,
-        spec,
-        ports: Arc::new(spec.port_keys()),
-        is_outdated,
-        changed: history.changed,
-        listed: &service.status.listed.ingress,
-        endpoints: cluster.endpoints,
     }
 }
 

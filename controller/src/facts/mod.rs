@@ -40,12 +40,10 @@ pub enum Input {
 /// A fact that changed.
 #[derive(Debug)]
 pub enum Changed {
-    /// A Service, as it was before.
-    Service(ServiceKey, Option<Box<ServiceFacts>>),
-    /// A Node, by name.
+    /// A Service.
+    Service(ServiceKey),
+    /// A Node or its LoadBalancerNode, by name.
     Node(String),
-    /// A LoadBalancerNode, by name, as it was before.
-    Report(String, Option<Arc<Report>>),
     /// A Lease, by name, as it is now.
     Lease(String, Option<LeaseFacts>),
     /// The nodes with ready endpoints of a Service.
@@ -55,7 +53,7 @@ pub enum Changed {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Facts {
-    services: Mirror<ServiceFacts>,
+    services: Mirror<Arc<ServiceFacts>>,
     nodes: Mirror<Arc<NodeFacts>>,
     reports: Mirror<Arc<Report>>,
     leases: Mirror<LeaseFacts>,
@@ -79,23 +77,18 @@ impl Facts {
             Input::Service(event) => self.apply_service(*event),
             Input::Node(event) => {
                 let view = |node: &Node| Some(Arc::new(NodeFacts::of(node)));
-                each(self.nodes.changes(*event, view), |change| {
-                    Some(Changed::Node(name(&change.key)))
-                })
+                each(self.nodes.changes(*event, view), Changed::Node)
             }
             Input::Report(event) => {
                 let view = |object: &_| Some(Arc::new(Report::of(object)));
-                each(self.reports.changes(*event, view), |change| {
-                    Some(Changed::Report(name(&change.key), change.before))
-                })
+                each(self.reports.changes(*event, view), Changed::Node)
             }
             Input::Lease(event) => {
                 let view = |lease: &Lease| Some(LeaseFacts::of(lease));
-                let changes = self.leases.changes(*event, view);
-                each(changes, |change| {
-                    let now = self.leases.get(&change.key).cloned();
-                    Some(Changed::Lease(name(&change.key), now))
-                })
+                let changes = self.leases.changes(*event, view).into_iter();
+                let now = changes.map(|change| (name(&change.key), self.leases.get(&change.key)));
+                now.map(|(name, lease)| Changed::Lease(name, lease.cloned()))
+                    .collect()
             }
             Input::Endpoints(event) => {
                 let services = self.endpoints.apply(*event).into_iter();
@@ -114,11 +107,11 @@ impl Facts {
             return Vec::new();
         }
         let policy = self.class_policy;
-        let view = |service: &Service| ServiceFacts::of(service, policy);
-        each(self.services.changes(event, view), |change| {
-            let key = change.key.parse().ok()?;
-            Some(Changed::Service(key, change.before.map(Box::new)))
-        })
+        let view = |service: &Service| ServiceFacts::of(service, policy).map(Arc::new);
+        let changes = self.services.changes(event, view).into_iter();
+        changes
+            .filter_map(|change| Some(Changed::Service(change.key.parse().ok()?)))
+            .collect()
     }
 
     /// Takes in the API server's answer to a write: the Service as it is now. The watch
@@ -149,16 +142,8 @@ impl Facts {
 
     /// A Service that may concern us.
     #[must_use]
-    pub fn service(&self, key: &ServiceKey) -> Option<&ServiceFacts> {
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<ServiceFacts>> {
         self.services.get(&key.to_string())
-    }
-
-    /// All Services that may concern us.
-    pub fn services(&self) -> impl Iterator<Item = &ServiceFacts> {
-        self.services
-            .known()
-            .into_iter()
-            .flat_map(|all| all.values())
     }
 
     /// A Node.
@@ -186,11 +171,9 @@ impl Facts {
     }
 }
 
-fn each<V>(
-    changes: Vec<Change<V>>,
-    as_fact: impl Fn(Change<V>) -> Option<Changed>,
-) -> Vec<Changed> {
-    changes.into_iter().filter_map(as_fact).collect()
+fn each<V>(changes: Vec<Change<V>>, as_fact: impl Fn(String) -> Changed) -> Vec<Changed> {
+    let names = changes.into_iter().map(|change| name(&change.key));
+    names.map(as_fact).collect()
 }
 
 /// The name in the key of a [`Mirror`].

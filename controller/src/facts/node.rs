@@ -213,16 +213,14 @@ impl Report {
     }
 
     /// The Services that one of two reports refuses otherwise than the other.
-    pub fn differing<'a>(one: Option<&'a Self>, other: Option<&'a Self>) -> Vec<ServiceKey> {
-        let refused = |report: Option<&'a Self>| report.map(|report| &report.refused);
-        let (one, other) = (refused(one), refused(other));
-        let only = |these: Option<&'a BTreeMap<_, _>>, those: Option<&'a BTreeMap<_, _>>| {
-            let these = these.into_iter().flatten();
-            these
-                .filter(|(key, found)| those.and_then(|those| those.get(*key)) != Some(*found))
-                .map(|(key, _): (&ServiceKey, &Vec<PortConflict>)| key.clone())
-                .collect::<BTreeSet<_>>()
+    pub fn differing<'a>(one: Option<&'a Self>, other: Option<&'a Self>) -> Vec<&'a ServiceKey> {
+        let refused = |report: &'a Self| report.refused.iter();
+        let only = |these: Option<&'a Self>, those: Option<&'a Self>| {
+            let those = move |key| those.and_then(|those| those.refused.get(key));
+            let these = these.into_iter().flat_map(refused);
+            these.filter(move |(key, found)| those(*key) != Some(*found))
         };
-        only(one, other).union(&only(other, one)).cloned().collect()
+        let all = only(one, other).chain(only(other, one));
+        all.map(|(key, _)| key).collect()
     }
 }

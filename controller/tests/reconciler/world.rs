@@ -18,8 +18,8 @@ use highwire_controller::{
         service::{PORTS_ERROR, SERVING},
     },
     liveness::Now,
-    reconciler::{Reconciler, StatusWrite, WriteResult},
-    writer::patch,
+    reconciler::Reconciler,
+    status_write::{StatusWrite, WriteResult},
 };
 use kube::runtime::watcher::Event;
 use serde::de::DeserializeOwned;
@@ -388,7 +388,7 @@ impl World {
             }
             self.reconciler.turn(self.now);
         }
-        self.events.extend(self.reconciler.take_events());
+        self.events.extend(self.reconciler.take_news().events);
     }
 
     /// The API server's part in a write.
@@ -396,7 +396,7 @@ impl World {
         let Some(service) = self.services.get_mut(&write.key) else {
             return WriteResult::Gone;
         };
-        let patch = patch(write);
+        let patch = write.patch();
         if service["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"] {
             self.conflicts += 1;
             return WriteResult::Conflict;
