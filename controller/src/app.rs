@@ -1,6 +1,6 @@
 //! Wires the controller together and keeps it running.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use highwire_runtime::{
@@ -15,9 +15,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, timeout},
+    time::timeout,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     config::Config,
@@ -75,7 +75,6 @@ pub async fn run(config: Config) -> Result<()> {
     let (inputs, received) = mpsc::channel(INPUTS);
     let (events, to_send) = mpsc::channel(EVENTS);
     let (leading, is_leading) = watch::channel(false);
-    let (finish, finished) = oneshot::channel::<()>();
     let (resign, resigned) = oneshot::channel::<()>();
     let (identity, namespace) = (config.identity, config.namespace);
     let pod = config.pod_name.filter(|name| !name.is_empty());
@@ -111,16 +110,12 @@ pub async fn run(config: Config) -> Result<()> {
     };
 
     let registry = metrics.registry.clone();
-    let mut sending = tokio::spawn(events::send(writing, identity, metrics, to_send));
+    let mut sending = tokio::spawn(events::send(writing.clone(), identity, metrics, to_send));
     // A dropped sender asks to resign just as well.
     let resigned = async { resigned.await.unwrap_or_default() };
     let mut election = tokio::spawn(election.run(resigned));
     let installation = Installation::new(client.clone(), namespace.clone(), pod);
-    let mut until_done = pin!(async {
-        lead(&client, &installation, stop.clone(), is_elected, leading).await;
-        let _ = finish.send(());
-        std::future::pending::<()>().await;
-    });
+    let until_done = lead(writing, &installation, stop.clone(), is_elected, leading);
 
     let ended = tokio::select! {
         () = watches::run(&client, &namespace, &health, &inputs) => "watching",
@@ -128,8 +123,7 @@ pub async fn run(config: Config) -> Result<()> {
         _ = &mut sending => "sending Events",
         _ = &mut election => "electing a leader",
         () = installation.follow(&health) => "watching the Namespace",
-        () = &mut until_done => "leading",
-        () = event_loop.run(async { finished.await.unwrap_or_default() }) => {
+        () = event_loop.run(until_done) => {
             // Leadership goes last: what was begun as leader is finished as leader.
             let _ = resign.send(());
             let _ = timeout(CLOSING, async { tokio::join!(election, sending) }).await;
@@ -145,36 +139,35 @@ pub async fn run(config: Config) -> Result<()> {
 /// Leads while elected, until the program is asked to stop. At an uninstall it then clears
 /// what was written.
 async fn lead(
-    client: &Client,
+    client: Client,
     installation: &Installation,
     stop: watch::Receiver<bool>,
-    elected: watch::Receiver<bool>,
+    mut elected: watch::Receiver<bool>,
     leading: watch::Sender<bool>,
 ) {
     let asked = || signals::asked_to_stop(stop.clone());
     let other = async || Presence::Present;
     let reason = tokio::select! {
         reason = installation.stop_reason(asked(), other) => reason,
-        () = lead_while_installed(elected.clone(), &leading, installation) => StopReason::Restart,
+        () = lead_while_installed(elected.clone(), &leading, installation) => return,
     };
-    let StopReason::Uninstall(reason) = reason else {
-        return;
-    };
-    info!(
-        reason,
-        "Highwire is being uninstalled: clearing what was written in Services"
-    );
-    leading.send_replace(false);
-    let end = Instant::now() + CLEARING;
-    // The leader before may have died without clearing anything.
-    let mut elected = elected;
-    if timeout(CLEARING, elected.wait_for(|elected| *elected))
-        .await
-        .is_ok()
-    {
-        farewell::clear(client, end).await;
+    if let StopReason::Uninstall(reason) = reason {
+        info!(
+            reason,
+            "Highwire is being uninstalled: clearing what was written in Services"
+        );
+        leading.send_replace(false);
+        // The leader before may have died without clearing anything.
+        let clearing = async {
+            if elected.wait_for(|elected| *elected).await.is_ok() {
+                farewell::clear(&client).await;
+            }
+        };
+        if timeout(CLEARING, clearing).await.is_err() {
+            warn!("no time is left to clear what was written in Services");
+        }
+        asked().await;
     }
-    asked().await;
 }
 
 /// Lets the elected controller lead, unless Highwire is being uninstalled: its predecessor
@@ -186,19 +179,11 @@ async fn lead_while_installed(
 ) {
     loop {
         let is_elected = *elected.borrow_and_update();
-        if !is_elected {
-            leading.send_replace(false);
-        }
-        tokio::select! {
-            gone = installation.is_uninstalled(), if is_elected && !*leading.borrow() => {
-                leading.send_replace(!gone);
-                if elected.changed().await.is_err() {
-                    return;
-                }
-            }
-            changed = elected.changed() => if changed.is_err() {
-                return;
-            },
+        let leads = is_elected && !installation.is_uninstalled().await;
+        // The answer may have taken a while.
+        leading.send_replace(leads && *elected.borrow());
+        if elected.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -7,7 +7,7 @@
 //! for [`RENEW_DEADLINE`], counted from before its last request that succeeded; that is
 //! before any follower may take the Lease.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use highwire_api::names::CONTROLLER_LEASE;
 use highwire_runtime::errors::explain;
@@ -176,7 +176,8 @@ impl<S: LeaseStore> Election<S> {
     }
 
     fn set_leading(&self, leads: bool) {
-        if self.leading.send_replace(leads) != leads {
+        let modify = |known: &mut bool| mem::replace(known, leads) != leads;
+        if self.leading.send_if_modified(modify) {
             let state = if leads { "leading" } else { "following" };
             info!(identity = self.identity, state, "election");
         }

@@ -14,6 +14,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
+    runtime::events::EventType::{self, Normal, Warning},
 };
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -27,20 +28,11 @@ use crate::{
 /// `reportingController` of our Events.
 const REPORTER: &str = "highwire.dev/controller";
 
-/// Whether an Event is good or bad news.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// All went as it should.
-    Normal,
-    /// Somebody should act.
-    Warning,
-}
-
 /// What happened to a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Happened {
     /// Good or bad news.
-    pub severity: Severity,
+    pub type_: EventType,
     /// One of a fixed set.
     pub reason: &'static str,
     /// What happened.
@@ -48,9 +40,9 @@ pub struct Happened {
 }
 
 impl Happened {
-    fn new(severity: Severity, reason: &'static str, note: String) -> Self {
+    fn new(type_: EventType, reason: &'static str, note: String) -> Self {
         Self {
-            severity,
+            type_,
             reason,
             note: text::shortened(note),
         }
@@ -60,11 +52,11 @@ impl Happened {
     #[must_use]
     pub fn problem(problem: &Problem) -> Self {
         // That another load balancer does its work is no trouble.
-        let severity = match problem {
-            Problem::ManagedElsewhere { .. } => Severity::Normal,
-            _ => Severity::Warning,
+        let type_ = match problem {
+            Problem::ManagedElsewhere { .. } => Normal,
+            _ => Warning,
         };
-        Self::new(severity, problem.reason(), problem.to_string())
+        Self::new(type_, problem.reason(), problem.to_string())
     }
 }
 
@@ -87,7 +79,7 @@ pub fn happened(
                 let (advertised, ready) = (limited.advertised, limited.ready);
                 note.push_str(&format!(", at {advertised} of {ready} ready nodes"));
             }
-            all.push(Happened::new(Severity::Normal, "LoadBalancerUpdated", note));
+            all.push(Happened::new(Normal, "LoadBalancerUpdated", note));
         }
     }
     all.extend(serving_news(before, written, decision));
@@ -105,16 +97,12 @@ fn ports_news(
         let known = before.ports_error.as_ref().filter(|it| is_true(Some(it)));
         let new = text::new_conflicts(conflicts, known.map_or("", |it| &it.message))?;
         let note = format!("{new}; the Service is not served there");
-        Some(Happened::new(Severity::Warning, "PortConflict", note))
+        Some(Happened::new(Warning, "PortConflict", note))
     } else if decision.serving == Some(Serving::NotOurs) {
         None
     } else {
         let note = "No node refuses a port any more".to_owned();
-        Some(Happened::new(
-            Severity::Normal,
-            "PortConflictResolved",
-            note,
-        ))
+        Some(Happened::new(Normal, "PortConflictResolved", note))
     }
 }
 
@@ -130,7 +118,7 @@ fn serving_news(
     match &decision.serving {
         Some(Serving::NoAddress(_)) if known.map(|it| &it.reason) != Some(&condition.reason) => {
             let note = condition.message.clone();
-            vec![Happened::new(Severity::Warning, "NoReadyNodes", note)]
+            vec![Happened::new(Warning, "NoReadyNodes", note)]
         }
         Some(Serving::Invalid { problems, .. } | Serving::Unsupported(problems)) => {
             let is_new = |it: &&Problem| !says(known, &it.to_string());
@@ -200,13 +188,7 @@ fn object(event: &ServiceEvent, identity: &str, now: Timestamp) -> Event {
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(now)),
-        type_: Some(
-            match happened.severity {
-                Severity::Normal => "Normal",
-                Severity::Warning => "Warning",
-            }
-            .to_owned(),
-        ),
+        type_: Some(format!("{:?}", happened.type_)),
         reason: Some(happened.reason.to_owned()),
         action: Some("Advertise".to_owned()),
         note: Some(happened.note.clone()),

@@ -18,7 +18,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 /// How many writes are done at once.
@@ -27,18 +27,15 @@ const WRITES: usize = 16;
 /// Services per page of the list, which is in memory as a whole.
 const PAGE: u32 = 500;
 
-/// No request is waited for longer.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long after a failure the next try comes.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// Clears what Highwire wrote in the status of all Services, again and again until nothing
-/// of it is left, `end` has come, or the right to do so is gone.
-pub async fn clear(client: &Client, end: Instant) {
+/// of it is left, or the right to do so is gone. The client's requests have a deadline.
+pub async fn clear(client: &Client) {
     let mut cleared = 0;
     loop {
-        let problem = match sweep(client, &mut cleared).await {
+        match sweep(client, &mut cleared).await {
             Ok(0) => {
                 info!(
                     services = cleared,
@@ -57,14 +54,7 @@ pub async fn clear(client: &Client, end: Instant) {
                 );
                 return;
             }
-            Err(error) => explain(&error),
-        };
-        if Instant::now() >= end {
-            warn!(
-                services = cleared,
-                "not all Services could be cleared: {problem}"
-            );
-            return;
+            Err(error) => warn!("not all Services could be cleared yet: {}", explain(&error)),
         }
         sleep(AGAIN).await;
     }
@@ -76,7 +66,7 @@ async fn sweep(client: &Client, cleared: &mut usize) -> kube::Result<usize> {
     let mut params = ListParams::default().limit(PAGE);
     loop {
         let all = Api::<Service>::all(client.clone());
-        let page = answer(all.list(&params)).await?;
+        let page = all.list(&params).await?;
         let next = page.metadata.continue_.filter(|token| !token.is_empty());
         let ours: Vec<(Service, Value)> = page
             .items
@@ -106,7 +96,7 @@ async fn write(client: &Client, service: Service, patch: Value) -> kube::Result<
         ..PatchParams::default()
     };
     let patch = Patch::Strategic(patch);
-    match answer(services.patch_status(&key.name, &params, &patch)).await {
+    match services.patch_status(&key.name, &params, &patch).await {
         Ok(_) => {
             info!(service = %key, "status cleared");
             Ok(true)
@@ -114,16 +104,6 @@ async fn write(client: &Client, service: Service, patch: Value) -> kube::Result<
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-async fn answer<T>(asking: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    let late = || {
-        let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
-        kube::Error::Service(late.into())
-    };
-    timeout(TIMEOUT, asking)
-        .await
-        .unwrap_or_else(|_| Err(late()))
 }
 
 /// The strategic merge patch that removes what Highwire wrote in a Service's status; `None` if

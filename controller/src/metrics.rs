@@ -1,6 +1,6 @@
 //! The controller's metrics.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use prometheus::{
     Histogram, IntCounterVec, IntGaugeVec, Registry, register_histogram_with_registry,
@@ -8,7 +8,7 @@ use prometheus::{
 };
 
 use crate::{
-    decision::{conditions::REASONS, eligibility::Node},
+    decision::{conditions::reasons, eligibility::Node},
     facts::service::ServiceFacts,
 };
 
@@ -146,23 +146,24 @@ impl Metrics {
         services: impl Iterator<Item = &'static str>,
         nodes: impl Iterator<Item = &'static str>,
     ) {
-        count(&self.services, &ServiceFacts::STATES, services);
-        count(&self.nodes, &Node::STATES, nodes);
+        count(&self.services, ServiceFacts::STATES, services);
+        count(&self.nodes, Node::STATES, nodes);
     }
 
     /// Why Services are refused a port, one reason for each.
-    pub fn conflicts(&self, reasons: impl Iterator<Item = &'static str>) {
-        count(&self.conflicts, &REASONS, reasons);
+    pub fn conflicts(&self, found: impl Iterator<Item = &'static str>) {
+        count(&self.conflicts, reasons(), found);
     }
 }
 
 /// Sets the gauge of every state, also of those that do not occur.
-fn count(gauges: &IntGaugeVec, all: &[&'static str], found: impl Iterator<Item = &'static str>) {
-    let mut counts: std::collections::BTreeMap<&str, i64> =
-        all.iter().map(|state| (*state, 0)).collect();
-    for state in found {
-        *counts.entry(state).or_default() += 1;
-    }
+fn count(
+    gauges: &IntGaugeVec,
+    all: impl IntoIterator<Item = &'static str>,
+    found: impl Iterator<Item = &'static str>,
+) {
+    let mut counts: BTreeMap<&str, i64> = all.into_iter().map(|state| (state, 0)).collect();
+    found.for_each(|state| *counts.entry(state).or_default() += 1);
     for (state, count) in counts {
         gauges.with_label_values(&[state]).set(count);
     }

@@ -185,21 +185,16 @@ fn amended(
 }
 
 /// The reasons that [`PORTS_ERROR`] can have when it is True, for metrics.
-pub const REASONS: [&str; ConflictReason::ALL.len() + 1] = {
-    let mut reasons = [SEVERAL; ConflictReason::ALL.len() + 1];
-    let mut index = 0;
-    while index < ConflictReason::ALL.len() {
-        reasons[index] = ConflictReason::ALL[index].as_str();
-        index += 1;
-    }
-    reasons
-};
+pub fn reasons() -> impl Iterator<Item = &'static str> {
+    let one = ConflictReason::ALL.iter().map(|reason| reason.as_str());
+    one.chain([SEVERAL])
+}
 
-/// Which of [`REASONS`] a Service is refused a port for now.
+/// Which of [`reasons`] a Service is refused a port for now.
 #[must_use]
 pub fn refused_for(status: &ServiceStatus) -> Option<&'static str> {
     let stated = status.ports_error.as_ref().filter(|it| is_true(Some(it)))?;
-    REASONS.into_iter().find(|reason| *reason == stated.reason)
+    reasons().find(|reason| *reason == stated.reason)
 }
 
 #[cfg(test)]

@@ -176,11 +176,3 @@ fn only_trouble_that_begins_waits() {
         "it is there already"
     );
 }
-
-#[test]
-fn every_reason_is_a_label() {
-    for reason in ConflictReason::ALL {
-        assert!(REASONS.contains(&reason.as_str()));
-    }
-    assert!(REASONS.contains(&SEVERAL));
-}

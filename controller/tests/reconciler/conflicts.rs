@@ -6,7 +6,8 @@ use std::time::Duration;
 use highwire_api::names::{EXCLUDE_LABEL, FIELD_MANAGER};
 use serde_json::{Value, json};
 
-use highwire_controller::{events::Severity, facts::service::PORTS_ERROR};
+use highwire_controller::facts::service::PORTS_ERROR;
+use kube::runtime::events::EventType;
 
 use crate::objects::{key, managed_by, service};
 use crate::world::World;
@@ -63,7 +64,7 @@ fn a_refused_service_has_one_event_one_condition_and_no_address() {
         "it explains the lack of nodes"
     );
     let event = &world.events[0].happened;
-    assert_eq!(event.severity, Severity::Warning);
+    assert_eq!(event.type_, EventType::Warning);
     assert_eq!(
         event.note,
         format!("{said}; the Service is not served there")
@@ -98,7 +99,7 @@ fn when_the_port_is_free_one_write_says_so() {
             "LoadBalancerUpdated"
         ]
     );
-    assert_eq!(world.events[1].happened.severity, Severity::Normal);
+    assert_eq!(world.events[1].happened.type_, EventType::Normal);
 
     let first = world.events[0].id.clone();
     world.all_refuse(1..=5, &[by_old("young")]);
