@@ -12,7 +12,7 @@ use highwire_runtime::{
     watch::WatchHealth,
 };
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, Client};
+use kube::Api;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
@@ -23,9 +23,9 @@ use crate::{
     config::Config,
     election::{self, Election},
     event_loop::EventLoop,
-    events, farewell,
+    events,
     metrics::Metrics,
-    reconciler::Reconciler,
+    reconciler::{Reconciler, Role},
     watches,
     writer::Writer,
 };
@@ -74,7 +74,8 @@ pub async fn run(config: Config) -> Result<()> {
     let heartbeat = Heartbeat::default();
     let (inputs, received) = mpsc::channel(INPUTS);
     let (events, to_send) = mpsc::channel(EVENTS);
-    let (leading, is_leading) = watch::channel(false);
+    let (role, has_role) = watch::channel(Role::Follow);
+    let (left, has_left) = watch::channel(false);
     let (resign, resigned) = oneshot::channel::<()>();
     let (identity, namespace) = (config.identity, config.namespace);
     let pod = config.pod_name.filter(|name| !name.is_empty());
@@ -84,7 +85,8 @@ pub async fn run(config: Config) -> Result<()> {
     let writing = client::client(&api, &heard, Some(WRITING))?;
     let event_loop = EventLoop {
         inputs: received,
-        leading: is_leading,
+        role: has_role,
+        left,
         reconciler,
         writer: Arc::new(Writer::new(writing.clone(), metrics.clone())),
         events,
@@ -110,12 +112,12 @@ pub async fn run(config: Config) -> Result<()> {
     };
 
     let registry = metrics.registry.clone();
-    let mut sending = tokio::spawn(events::send(writing.clone(), identity, metrics, to_send));
+    let mut sending = tokio::spawn(events::send(writing, identity, metrics, to_send));
     // A dropped sender asks to resign just as well.
     let resigned = async { resigned.await.unwrap_or_default() };
     let mut election = tokio::spawn(election.run(resigned));
     let installation = Installation::new(client.clone(), namespace.clone(), pod);
-    let until_done = lead(writing, &installation, stop.clone(), is_elected, leading);
+    let until_done = lead(&installation, stop.clone(), is_elected, role, has_left);
 
     let ended = tokio::select! {
         () = watches::run(&client, &namespace, &health, &inputs) => "watching",
@@ -139,32 +141,33 @@ pub async fn run(config: Config) -> Result<()> {
 /// Leads while elected, until the program is asked to stop. At an uninstall it then clears
 /// what was written.
 async fn lead(
-    client: Client,
     installation: &Installation,
     stop: watch::Receiver<bool>,
     mut elected: watch::Receiver<bool>,
-    leading: watch::Sender<bool>,
+    role: watch::Sender<Role>,
+    mut left: watch::Receiver<bool>,
 ) {
     let asked = || signals::asked_to_stop(stop.clone());
     let other = async || Presence::Present;
     let reason = tokio::select! {
         reason = installation.stop_reason(asked(), other) => reason,
-        () = lead_while_installed(elected.clone(), &leading, installation) => return,
+        () = lead_while_installed(elected.clone(), &role, installation) => return,
     };
     if let StopReason::Uninstall(reason) = reason {
         info!(
             reason,
             "Highwire is being uninstalled: clearing what was written in Services"
         );
-        leading.send_replace(false);
+        role.send_replace(Role::Follow);
         // The leader before may have died without clearing anything.
         let clearing = async {
-            if elected.wait_for(|elected| *elected).await.is_ok() {
-                farewell::clear(&client).await;
-            }
+            let _ = elected.wait_for(|elected| *elected).await;
+            role.send_replace(Role::Leave);
+            let _ = left.wait_for(|left| *left).await;
         };
-        if timeout(CLEARING, clearing).await.is_err() {
-            warn!("no time is left to clear what was written in Services");
+        match timeout(CLEARING, clearing).await {
+            Ok(()) => info!("nothing is left that could be cleared"),
+            Err(_) => warn!("not all Services could be cleared in time"),
         }
         asked().await;
     }
@@ -174,14 +177,15 @@ async fn lead(
 /// has cleared what it would write again.
 async fn lead_while_installed(
     mut elected: watch::Receiver<bool>,
-    leading: &watch::Sender<bool>,
+    role: &watch::Sender<Role>,
     installation: &Installation,
 ) {
     loop {
         let is_elected = *elected.borrow_and_update();
         let leads = is_elected && !installation.is_uninstalled().await;
         // The answer may have taken a while.
-        leading.send_replace(leads && *elected.borrow());
+        let leads = leads && *elected.borrow();
+        role.send_replace(if leads { Role::Lead } else { Role::Follow });
         if elected.changed().await.is_err() {
             return;
         }

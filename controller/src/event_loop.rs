@@ -18,7 +18,7 @@ use crate::{
     facts::Input,
     liveness::Now,
     metrics::{Metrics, Sending},
-    reconciler::Reconciler,
+    reconciler::{Reconciler, Role},
     status_write::{StatusWrite, WriteResult},
     writer::Writer,
 };
@@ -42,8 +42,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct EventLoop {
     /// What the watches say.
     pub inputs: mpsc::Receiver<Input>,
-    /// Whether this controller leads.
-    pub leading: watch::Receiver<bool>,
+    /// What this controller is to do.
+    pub role: watch::Receiver<Role>,
+    /// Shows whether it has left.
+    pub left: watch::Sender<bool>,
     /// Decides.
     pub reconciler: Reconciler,
     /// Writes statuses.
@@ -74,11 +76,12 @@ impl EventLoop {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                changed = self.leading.changed() => {
-                    let leads = changed.is_ok() && *self.leading.borrow_and_update();
-                    self.metrics.leads(leads);
-                    self.reconciler.lead(leads);
-                    if !leads {
+                changed = self.role.changed() => {
+                    let role = changed.map(|()| *self.role.borrow_and_update());
+                    let role = role.unwrap_or_default();
+                    self.metrics.leads(role == Role::Lead);
+                    self.reconciler.begin(role);
+                    if role != Role::Lead {
                         writes.abort_all();
                     }
                 }
@@ -135,6 +138,7 @@ impl EventLoop {
             });
         }
         self.publish();
+        self.left.send_replace(self.reconciler.has_left());
     }
 
     fn publish(&mut self) {

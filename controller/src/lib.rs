@@ -11,7 +11,6 @@ pub mod election;
 pub mod event_loop;
 pub mod events;
 pub mod facts;
-pub mod farewell;
 pub mod history;
 pub mod liveness;
 pub mod metrics;

@@ -59,6 +59,18 @@ struct Touched {
     some: BTreeSet<ServiceKey>,
 }
 
+/// What this controller is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// To be ready to lead.
+    #[default]
+    Follow,
+    /// To write statuses.
+    Lead,
+    /// To remove what Highwire wrote: it is being uninstalled.
+    Leave,
+}
+
 /// What only a leader has. A new one starts from nothing: everything it must know is in the
 /// objects.
 #[derive(Debug, Default)]
@@ -66,6 +78,9 @@ struct Leading {
     queue: Queue,
     begun: Begun,
     news: News,
+    role: Role,
+    /// Whether the API server says that we have no right to write.
+    is_forbidden: bool,
 }
 
 /// What is to be made known.
@@ -182,19 +197,34 @@ impl Reconciler {
         };
     }
 
-    /// Leadership was won or lost.
-    pub fn lead(&mut self, leads: bool) {
-        if !leads {
-            self.leading = None;
-        } else if self.leading.is_none() {
-            let mut leading = Leading::default();
+    /// What to do from now on.
+    pub fn begin(&mut self, role: Role) {
+        let known = self.leading.as_ref().map_or(Role::Follow, |it| it.role);
+        if role == known {
+            return;
+        }
+        self.touched.all = true;
+        self.leading = (role != Role::Follow).then(|| Leading {
+            role,
+            ..Leading::default()
+        });
+        if let Some(leading) = self.leading.as_mut().filter(|_| role == Role::Lead) {
             for (key, service) in &mut self.services {
                 leading.announce_other_manager(key, &service.facts);
                 service.begin_to_lead();
             }
-            self.touched.all = true;
-            self.leading = Some(leading);
         }
+    }
+
+    /// Whether it is to leave, and nothing is left that it could remove.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        let is_left = |service: &History| Difference::farewell(&service.facts).is_some();
+        self.leading.as_ref().is_some_and(|leading| {
+            leading.role == Role::Leave
+                && (leading.is_forbidden
+                    || self.facts.missing().is_empty() && !self.services.values().any(is_left))
+        })
     }
 
     /// Lets time pass: silent agents are noticed. All inputs that are there must have been
@@ -233,7 +263,8 @@ impl Reconciler {
                 // Who has waited long enough to say why waits like all others.
                 let is_new =
                     service.waiting_since.is_some() && service.facts.status.serving.is_none();
-                let rank = if is_new { Rank::First } else { Rank::Refresh };
+                let is_first = is_new || leading.role == Role::Leave;
+                let rank = if is_first { Rank::First } else { Rank::Refresh };
                 leading.queue.touch(&key, rank, now.instant);
             } else {
                 leading.queue.forget(&key);
@@ -270,8 +301,11 @@ impl Reconciler {
     /// A write ended.
     pub fn finish(&mut self, write: &StatusWrite, result: WriteResult, now: Now) {
         if let Some(leading) = &mut self.leading {
+            leading.is_forbidden = matches!(result, WriteResult::Forbidden);
             match &result {
-                WriteResult::Failed => leading.queue.failed(&write.key, now.instant),
+                WriteResult::Failed | WriteResult::Forbidden => {
+                    leading.queue.failed(&write.key, now.instant)
+                }
                 _ => leading.queue.done(&write.key, now.instant),
             }
         }
@@ -327,7 +361,7 @@ impl Reconciler {
 
     /// The states of all Services, for metrics.
     pub fn service_states(&self) -> impl Iterator<Item = &'static str> {
-        self.services.values().map(|service| service.facts.state())
+        self.services.values().filter_map(|it| it.facts.state())
     }
 
     /// The states of all nodes, for metrics.
@@ -353,6 +387,18 @@ impl Leading {
         cluster: &Cluster<'_>,
         now: Now,
     ) -> Option<StatusWrite> {
+        if self.role == Role::Leave {
+            let Some(difference) = Difference::farewell(&service.facts) else {
+                self.queue.wait(key, None);
+                return None;
+            };
+            return Some(StatusWrite::new(
+                key,
+                &service.facts,
+                difference,
+                Vec::new(),
+            ));
+        }
         let mut due = |part, differs, delay| self.queue.due(key, part, differs, delay, now.instant);
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now.instant);
         let mut decision = decide(key, service, cluster, Silence::ProvesNothing);
@@ -388,21 +434,16 @@ impl Leading {
         if !is_due(serving_at) && difference.begins_not_serving(&facts.status) {
             difference.serving = None;
         }
-        Some(StatusWrite {
-            key: key.clone(),
-            uid: facts.uid.clone(),
-            version: facts.version,
-            primary: facts.primary,
-            after: difference.applied_to(&facts.status),
-            news: happened(&facts.status, &difference, &decision, service.edited),
-            difference,
-        })
+        let news = happened(&facts.status, &difference, &decision, service.edited);
+        Some(StatusWrite::new(key, facts, difference, news))
     }
 
     /// Says that another program wrote the addresses of a Service. Nothing is written there
     /// that would remember this, so it is one Event per Service, also after a change of leader.
     fn announce_other_manager(&mut self, key: &ServiceKey, service: &ServiceFacts) {
-        if let Interpretation::ManagedElsewhere(manager) = &service.asks {
+        if let Interpretation::ManagedElsewhere(manager) = &service.asks
+            && self.role == Role::Lead
+        {
             let manager = manager.clone();
             let problem = Problem::ManagedElsewhere { manager };
             self.event(key, service, &problem, service.uid.clone());

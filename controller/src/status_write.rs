@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use highwire_api::{Family, ResourceVersion, ServiceKey};
-use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 
-use crate::{decision::conditions::Difference, events::Happened, facts::service::ServiceStatus};
+use crate::{
+    decision::conditions::Difference,
+    events::Happened,
+    facts::service::{ServiceFacts, ServiceStatus},
+};
 
 /// A status to be written, if the Service is still as it was when this was decided.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,11 +41,32 @@ pub enum WriteResult {
     Conflict,
     /// The Service is gone.
     Gone,
+    /// We have no right to write any more. Try again later.
+    Forbidden,
     /// Try again later; it may have been carried out all the same.
     Failed,
 }
 
 impl StatusWrite {
+    /// A write of that difference.
+    #[must_use]
+    pub fn new(
+        key: &ServiceKey,
+        facts: &ServiceFacts,
+        difference: Difference,
+        news: Vec<Happened>,
+    ) -> Self {
+        Self {
+            key: key.clone(),
+            uid: facts.uid.clone(),
+            version: facts.version,
+            primary: facts.primary,
+            after: difference.applied_to(&facts.status),
+            difference,
+            news,
+        }
+    }
+
     /// A strategic merge patch: it replaces the ingress as a whole, and of the conditions,
     /// a list by type, only ours, so that those of others and whatever else is in the
     /// status stay. With UID and version, so that it only changes the version that was decided about.
@@ -53,7 +78,13 @@ impl StatusWrite {
             let entries = (!entries.is_empty()).then_some(entries);
             status["loadBalancer"] = json!({ "ingress": entries });
         }
-        let conditions: Vec<&Condition> = self.difference.conditions().collect();
+        let stated = self
+            .difference
+            .conditions()
+            .map(|condition| json!(condition));
+        let removed = self.difference.removed.iter();
+        let removed = removed.map(|type_| json!({ "type": type_, "$patch": "delete" }));
+        let conditions: Vec<Value> = stated.chain(removed).collect();
         if !conditions.is_empty() {
             status["conditions"] = json!(conditions);
         }
@@ -103,6 +134,8 @@ impl Begun {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
     use super::*;
     use crate::{
         decision::conditions::Difference,
@@ -140,5 +173,11 @@ mod tests {
         assert_eq!(write.patch()["status"]["conditions"], json!([condition]));
         write.difference.ingress = None;
         assert_eq!(write.patch()["status"], json!({"conditions": [condition]}));
+        write.difference = Difference {
+            removed: vec![PORTS_ERROR],
+            ..Difference::default()
+        };
+        let removed = json!([{"type": PORTS_ERROR, "$patch": "delete"}]);
+        assert_eq!(write.patch()["status"], json!({"conditions": removed}));
     }
 }

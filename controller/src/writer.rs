@@ -55,19 +55,26 @@ impl Writer {
                 ("conflict", WriteResult::Conflict)
             }
             Err(kube::Error::Api(status)) if status.code == 404 => ("gone", WriteResult::Gone),
-            Err(error) => ("error", self.failed(write, explain(&error))),
+            Err(error) => {
+                self.failed(write, explain(&error));
+                match error {
+                    kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
+                        ("error", WriteResult::Forbidden)
+                    }
+                    _ => ("error", WriteResult::Failed),
+                }
+            }
         };
         self.metrics.status_write(label);
         result
     }
 
-    fn failed(&self, write: &StatusWrite, message: String) -> WriteResult {
+    fn failed(&self, write: &StatusWrite, message: String) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         if failure.as_ref() != Some(&message) {
             warn!(service = %write.key, "cannot write the status, will retry: {message}");
         }
         *failure = Some(message);
-        WriteResult::Failed
     }
 
     fn succeeded(&self) {
@@ -79,10 +86,15 @@ impl Writer {
 fn summary(write: &StatusWrite) -> String {
     let difference = &write.difference;
     let addresses = difference.ingress.as_ref().map(text::addresses);
+    let removed = difference.removed.iter().map(|type_| format!("no {type_}"));
     let conditions = difference.conditions().map(|condition| {
         let (type_, status) = (&condition.type_, &condition.status);
         format!("{type_} {status}: {}", condition.message)
     });
-    let parts: Vec<String> = addresses.into_iter().chain(conditions).collect();
+    let parts: Vec<String> = addresses
+        .into_iter()
+        .chain(conditions)
+        .chain(removed)
+        .collect();
     parts.join("; ")
 }

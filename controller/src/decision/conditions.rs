@@ -3,7 +3,7 @@
 //! A Service that was never in trouble has no condition of ours, unless not all of its nodes
 //! are listed: then `highwire.dev/Serving` is True and says so.
 
-use highwire_api::node::ConflictReason;
+use highwire_api::{node::ConflictReason, ownership::IngressAuthor};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -33,6 +33,8 @@ pub struct Difference {
     pub ports_error: Option<Condition>,
     /// The condition [`SERVING`].
     pub serving: Option<Condition>,
+    /// The types of conditions that go.
+    pub removed: Vec<&'static str>,
 }
 
 /// What the condition says: status, reason (one of a fixed set) and message.
@@ -57,7 +59,20 @@ impl Difference {
                 .filter(|ingress| !status.listed.says(ingress)),
             ports_error: amend(status.ports_error.as_ref(), PORTS_ERROR, ports_error),
             serving: amend(status.serving.as_ref(), SERVING, serving),
+            removed: Vec::new(),
         }
+    }
+
+    /// What there is to remove at an uninstall: everything that Highwire wrote.
+    #[must_use]
+    pub fn farewell(service: &ServiceFacts) -> Option<Self> {
+        let is_ours = service.author == IngressAuthor::Highwire;
+        let removed = service.our_conditions.clone();
+        (is_ours || !removed.is_empty()).then(|| Self {
+            ingress: is_ours.then(Ingress::default),
+            removed,
+            ..Self::default()
+        })
     }
 
     /// The conditions.

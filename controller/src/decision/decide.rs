@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU16, sync::Arc};
 
-use highwire_api::{Interpretation, ServiceKey};
+use highwire_api::{Interpretation, ServiceKey, ownership::IngressAuthor};
 
 use super::{
     addresses::addresses,
@@ -84,12 +84,19 @@ pub fn decide(
             ..served
         },
         Interpretation::Unsupported(problems) => cleared(Serving::Unsupported(problems.clone())),
-        Interpretation::NotOurs => cleared(Serving::NotOurs),
-        Interpretation::ManagedElsewhere(_) if facts.has_our_conditions => Decision {
-            ingress: None,
-            ..cleared(Serving::NotOurs)
-        },
-        Interpretation::ManagedElsewhere(_) => Decision::default(),
+        // An ingress of another controller means that it has taken the Service over.
+        Interpretation::NotOurs if !matches!(facts.author, IngressAuthor::Other(_)) => {
+            cleared(Serving::NotOurs)
+        }
+        Interpretation::NotOurs | Interpretation::ManagedElsewhere(_)
+            if facts.has_our_conditions =>
+        {
+            Decision {
+                ingress: None,
+                ..cleared(Serving::NotOurs)
+            }
+        }
+        Interpretation::NotOurs | Interpretation::ManagedElsewhere(_) => Decision::default(),
         Interpretation::Pending => Decision {
             serving: has_addresses.then_some(Serving::Addresses),
             ..Decision::default()

@@ -79,6 +79,8 @@ pub struct ServiceFacts {
     pub asks: Interpretation,
     /// What its status says.
     pub status: ServiceStatus,
+    /// The types of the conditions in its status that Highwire wrote.
+    pub our_conditions: Vec<&'static str>,
     /// Whether a condition of ours says something about it as a Service of ours.
     pub has_our_conditions: bool,
     /// The family whose addresses come first in its status.
@@ -94,28 +96,32 @@ impl ServiceFacts {
     #[must_use]
     pub fn of(service: &Service, policy: ClassPolicy) -> Option<Self> {
         let status = ServiceStatus::of(service);
+        let stated = [
+            (PORTS_ERROR, &status.ports_error),
+            (SERVING, &status.serving),
+        ];
+        let ours = stated
+            .into_iter()
+            .filter(|(type_, condition)| condition.is_some() && is_condition_ours(service, type_));
+        let our_conditions: Vec<_> = ours.map(|(type_, _)| type_).collect();
+        let serving = status.serving.as_ref();
         let facts = Self {
             uid: service.metadata.uid.clone().unwrap_or_default(),
             version: ResourceVersion::of(&service.metadata).unwrap_or_default(),
             generation: service.metadata.generation,
             asks: interpret(service, policy),
             has_our_conditions: is_true(status.ports_error.as_ref())
-                && is_condition_ours(service, PORTS_ERROR)
-                || status
-                    .serving
-                    .as_ref()
-                    .is_some_and(|serving| serving.reason != NOT_OURS),
+                && our_conditions.contains(&PORTS_ERROR)
+                || serving.is_some_and(|serving| serving.reason != NOT_OURS),
+            our_conditions,
             status,
             primary: primary_family(service),
             author: IngressAuthor::of(service),
             adopted: is_adopted(service),
         };
-        // An ingress of another controller means that it has taken the Service over.
-        let has_ours = match facts.author {
-            IngressAuthor::Nobody => facts.has_our_conditions,
-            IngressAuthor::Highwire => true,
-            IngressAuthor::Other(_) => false,
-        };
+        let has_ours = facts.author == IngressAuthor::Highwire
+            || facts.has_our_conditions
+            || !facts.our_conditions.is_empty();
         (facts.asks != Interpretation::NotOurs || has_ours).then_some(facts)
     }
 
@@ -137,18 +143,20 @@ impl ServiceFacts {
         }
     }
 
-    /// The name of its state, for metrics.
+    /// The name of its state, for metrics; `None` if it is no more concern of ours.
     #[must_use]
-    pub fn state(&self) -> &'static str {
-        match &self.asks {
+    pub fn state(&self) -> Option<&'static str> {
+        let is_ours = self.has_our_conditions || self.author == IngressAuthor::Highwire;
+        Some(match &self.asks {
             Interpretation::Serve(_) if self.status.listed.ingress.is_empty() => "unserved",
             Interpretation::Serve(_) => "served",
             Interpretation::Invalid(_) => "invalid",
             Interpretation::Unsupported(_) => "unsupported",
             Interpretation::Pending => "pending",
-            Interpretation::NotOurs => "abandoned",
+            Interpretation::NotOurs if is_ours => "abandoned",
+            Interpretation::NotOurs => return None,
             Interpretation::ManagedElsewhere(_) => "managed_elsewhere",
-        }
+        })
     }
 
     /// The states [`Self::state`] can give.

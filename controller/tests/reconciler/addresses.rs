@@ -5,6 +5,8 @@ use std::time::Duration;
 use highwire_api::names::{FIELD_MANAGER, NODE_SELECTOR_ANNOTATION};
 use serde_json::{Value, json};
 
+use highwire_controller::reconciler::Role;
+
 use crate::objects::{key, managed_by, report, service};
 use crate::world::World;
 
@@ -250,11 +252,11 @@ fn a_new_leader_rewrites_nothing_that_is_right() {
 #[test]
 fn a_follower_writes_and_says_nothing() {
     let mut world = served();
-    world.reconciler.lead(false);
+    world.reconciler.begin(Role::Follow);
     world.kill(2);
     world.pass(30 * SECOND);
     assert!(world.writes.is_empty() && world.events.is_empty());
-    world.reconciler.lead(true);
+    world.reconciler.begin(Role::Lead);
     world.pass(SECOND);
     assert_eq!(world.writes.len(), 1, "it knew all the while");
 }

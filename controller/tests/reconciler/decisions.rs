@@ -6,6 +6,8 @@ use highwire_api::names::{EXCLUDE_LABEL, FIELD_MANAGER, NODE_SELECTOR_ANNOTATION
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use highwire_controller::reconciler::Role;
+
 use crate::objects::{managed_by, node, report, service};
 use crate::world::World;
 
@@ -378,8 +380,8 @@ proptest! {
             world.pass(SECOND / 2);
             let (decided, writes) = (advertised(&world), world.writes.len());
             // A new leader decides about every Service.
-            world.reconciler.lead(false);
-            world.reconciler.lead(true);
+            world.reconciler.begin(Role::Follow);
+            world.reconciler.begin(Role::Lead);
             world.pass(SECOND / 2);
             prop_assert_eq!(&decided, &advertised(&world));
             let more = world.writes[writes..].iter();

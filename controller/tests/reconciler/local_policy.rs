@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use highwire_controller::{facts::Input, reconciler::Reconciler};
+use highwire_controller::{
+    facts::Input,
+    reconciler::{Reconciler, Role},
+};
 use kube::runtime::watcher::Event;
 use serde_json::json;
 
@@ -69,7 +72,7 @@ fn a_new_leader_knows_the_endpoints_before_it_takes_a_node_away() {
     world.writes.clear();
 
     world.reconciler = Reconciler::default();
-    world.reconciler.lead(true);
+    world.reconciler.begin(Role::Lead);
     let web = object(&world.services()[&key("web")]);
     for event in [Event::Init, Event::InitApply(web), Event::InitDone] {
         world.feed(Input::Service(Box::new(event)));

@@ -7,6 +7,7 @@ mod addresses;
 mod conflicts;
 mod decisions;
 mod laws;
+mod leaving;
 mod local_policy;
 mod lost_answers;
 mod objects;

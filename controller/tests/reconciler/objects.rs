@@ -93,7 +93,10 @@ pub fn managed_by(manager: &str) -> Value {
         "apiVersion": "v1", "fieldsType": "FieldsV1",
         "fieldsV1": {"f:status": {
             "f:loadBalancer": {"f:ingress": {}},
-            "f:conditions": {"k:{\"type\":\"LoadBalancerPortsError\"}": {}},
+            "f:conditions": {
+                "k:{\"type\":\"LoadBalancerPortsError\"}": {},
+                "k:{\"type\":\"highwire.dev/Serving\"}": {},
+            },
         }},
     }])
 }

@@ -18,7 +18,7 @@ use highwire_controller::{
         service::{PORTS_ERROR, SERVING},
     },
     liveness::Now,
-    reconciler::Reconciler,
+    reconciler::{Reconciler, Role},
     status_write::{StatusWrite, WriteResult},
 };
 use kube::runtime::watcher::Event;
@@ -113,7 +113,7 @@ impl World {
         }
         world.list_endpoints([]);
         world.list_nodes(|_| {});
-        world.reconciler.lead(true);
+        world.reconciler.begin(Role::Lead);
         world
     }
 
@@ -415,7 +415,7 @@ impl World {
             .into_iter()
             .flatten()
         {
-            merge_by_type(&mut service["status"]["conditions"], condition.clone());
+            merge_by_type(&mut service["status"]["conditions"], condition);
         }
         self.writes.push(write.clone());
         WriteResult::Written(Box::new(object(service)))
@@ -473,7 +473,7 @@ impl World {
             self.feed(Input::Service(Box::new(listed)));
         }
         self.feed(Input::Service(Box::new(Event::InitDone)));
-        self.reconciler.lead(true);
+        self.reconciler.begin(Role::Lead);
     }
 
     /// The reasons of the Events so far.
@@ -491,13 +491,13 @@ impl World {
 }
 
 /// What a strategic merge patch does to a list of conditions.
-fn merge_by_type(conditions: &mut Value, new: Value) {
+fn merge_by_type(conditions: &mut Value, new: &Value) {
     if conditions.is_null() {
         *conditions = json!([]);
     }
     let conditions = conditions.as_array_mut().unwrap();
-    match conditions.iter_mut().find(|old| old["type"] == new["type"]) {
-        Some(old) => *old = new,
-        None => conditions.push(new),
+    conditions.retain(|old| old["type"] != new["type"]);
+    if new["$patch"] != "delete" {
+        conditions.push(new.clone());
     }
 }
