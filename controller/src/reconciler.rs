@@ -182,7 +182,10 @@ impl Reconciler {
                 let is_between = |service: &History| {
                     low < Some(service.changed) && Some(service.changed) <= high
                 };
-                let services = self.services.iter().filter(|_| low != high);
+                let services = (low != high)
+                    .then_some(&self.services)
+                    .into_iter()
+                    .flatten();
                 let observed = services.filter(|(_, service)| is_between(service));
                 let (old, new) = (old.report.as_deref(), new.report.as_deref());
                 let refused = Report::differing(old, new).into_iter();
