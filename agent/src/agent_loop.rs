@@ -3,23 +3,31 @@
 
 use std::{
     collections::BTreeSet,
+    mem,
     time::{Duration, Instant},
 };
 
 use highwire_api::{ServiceKey, ServiceSpec};
 use highwire_runtime::heartbeat::Heartbeat;
+use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, sleep_until, timeout},
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     config::Config,
     decide::{Decision, Readiness, decide},
-    facts::{Facts, News, Sources, host},
+    facts::{
+        Facts, News, Sources,
+        endpoints::ServicePortName,
+        host,
+        service_proxy::{self, entrances::missing},
+    },
     metrics::Metrics,
-    report::Report,
+    report::{Report, awaited::Awaited},
     table::{
         DataPath, Elements, KernelTable, Nft,
         kernel_table::Failure,
@@ -48,6 +56,11 @@ const LONGEST_BURST: Duration = Duration::from_millis(40);
 pub struct AgentLoop {
     metrics: Metrics,
     heartbeat: Heartbeat,
+    /// The state of the node.
+    report: Option<Report>,
+    /// Whether it may differ from what was reported.
+    is_news: bool,
+    awaited: Awaited,
     reports: watch::Sender<Option<Report>>,
     udp: watch::Sender<Option<Frontends>>,
     sources: Sources,
@@ -72,6 +85,9 @@ impl AgentLoop {
             table: KernelTable::new(nft, metrics.clone()),
             metrics,
             heartbeat,
+            report: None,
+            is_news: false,
+            awaited: Awaited::default(),
             reports,
             udp,
             left_out: LeftOut::default(),
@@ -85,6 +101,7 @@ impl AgentLoop {
         let mut changed = false;
         loop {
             let due = self.table.due();
+            let pause = self.awaited.pause(Instant::now());
             tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => {
@@ -94,15 +111,17 @@ impl AgentLoop {
                     None => return,
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
+                () = sleep(pause.unwrap_or_default()), if pause.is_some() => {}
                 _ = tick.tick() => {}
             }
             self.heartbeat.beat();
             changed |= self.review(Instant::now());
             if changed || self.table.needs_care() {
                 changed = !self.reconcile().await;
-            } else {
-                self.observe();
             }
+            self.ask_service_proxy().await;
+            let follows = !changed && !self.table.has_failed();
+            self.publish(follows);
         }
     }
 
@@ -141,24 +160,26 @@ impl AgentLoop {
         self.sources.read_host(now) || may_return
     }
 
-    /// Brings the kernel to what is decided, and reports. Does nothing, and says so, until
-    /// all facts are known.
+    /// Brings the kernel to what is decided. Does nothing, and says so, until all facts are
+    /// known.
     async fn reconcile(&mut self) -> bool {
         let left_out = self.left_out.words().clone();
         let Some(facts) = self.sources.facts(&left_out) else {
             return false;
         };
-        let last = self.reports.borrow().clone();
+        let last = self.report.take();
         let served = last.as_ref().map(|last| &last.decision.served);
         let applied = apply(&mut self.table, &mut self.left_out, &facts, served).await;
         let node_uid = facts.node.uid.clone();
-        let proxy_mode = facts.proxy_mode;
+        let proxy_mode = facts.proxy.mode;
         let report = match applied {
             Ok(decision) => {
                 // Only now: a flow that is deleted before would be tracked again as it was.
                 send_change(&self.udp, Frontends::of(&decision));
                 let services = self.sources.services();
                 let (revision, observed) = (services.revision(), services.observed());
+                let now = (Instant::now(), Timestamp::now());
+                self.awaited.plan(&decision.plan, observed, now);
                 self.sources.served_beside(&decision.beside);
                 Report {
                     node_uid,
@@ -166,6 +187,7 @@ impl AgentLoop {
                     revision,
                     observed,
                     proxy_mode,
+                    awaited: 0,
                 }
             }
             Err(failure) => {
@@ -178,22 +200,62 @@ impl AgentLoop {
                 }
             }
         };
-        report.show(&self.metrics);
-        report.log_changes(self.reports.borrow().as_ref());
-        send_change(&self.reports, report);
+        self.report = Some(report);
+        self.is_news = true;
         true
     }
 
-    /// Nothing has changed but, perhaps, how far the Services were read.
-    fn observe(&self) {
-        let now = self.sources.services().observed();
-        self.reports.send_if_modified(|report| {
-            let report = report.as_mut().filter(|report| report.observed != now);
-            report.is_some_and(|report| {
-                report.observed = now;
-                report.show(&self.metrics);
-                true
-            })
+    /// Asks the kernel whether kube-proxy has what is awaited, and kube-proxy about what is
+    /// late.
+    async fn ask_service_proxy(&mut self) {
+        let entrances = self.awaited.entrances();
+        let mode = self.report.as_ref().and_then(|report| report.proxy_mode);
+        if entrances.is_empty() {
+            return;
+        }
+        let Ok(missing) = spawn_blocking(move || missing(mode, entrances)).await else {
+            return;
+        };
+        self.awaited.still_missing(&missing);
+        let now = Instant::now();
+        if self.awaited.is_late(now) {
+            let syncs = service_proxy::syncs().await;
+            for entrance in self.awaited.give_up(syncs.as_ref(), now) {
+                let ServicePortName { service, port } = &entrance.port_name;
+                let at = entrance.socket;
+                info!(%service, port, %at, "advertised, though kube-proxy shows no endpoint of it");
+            }
+        }
+    }
+
+    /// Reports the state of the node. As long as kube-proxy does not follow, only what
+    /// cannot wait for it. `follows` says whether the kernel has all that was read.
+    fn publish(&mut self, follows: bool) {
+        let Some(report) = &mut self.report else {
+            return;
+        };
+        let (observed, awaited) = (report.observed, report.awaited);
+        if follows {
+            report.observed = self.awaited.observed(self.sources.services().observed());
+        }
+        report.awaited = self.awaited.count();
+        self.is_news |= (report.observed, report.awaited) != (observed, awaited);
+        if !mem::take(&mut self.is_news) {
+            return;
+        }
+        let metrics = &self.metrics;
+        self.reports.send_if_modified(|reported| {
+            if let Some(reported) = reported.as_ref() {
+                let waits = report.awaited > 0 && !report.is_urgent_after(reported);
+                if waits || report == reported {
+                    self.is_news = waits;
+                    return false;
+                }
+            }
+            report.show(metrics);
+            report.log_changes(reported.as_ref());
+            *reported = Some(report.clone());
+            true
         });
     }
 }
@@ -206,7 +268,7 @@ async fn apply(
     facts: &Facts<'_>,
     served: Option<&BTreeSet<ServiceKey>>,
 ) -> Result<Decision, Failure> {
-    let path = DataPath::beside(facts.proxy_mode);
+    let path = DataPath::beside(facts.proxy.mode);
     let decision = decide(facts);
     let tried = table.is_due();
     let wanted = Elements::of(&decision.plan, path);

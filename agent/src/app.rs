@@ -144,8 +144,8 @@ pub async fn run(config: Config) -> Result<()> {
             result.context("cannot follow the host's addresses")?;
             "following the host's addresses"
         }
-        () = service_proxy::follow(inputs.clone(), |mode| Input::News(News::Proxy(mode))) => {
-            "following kube-proxy's mode"
+        () = service_proxy::follow(inputs.clone(), |proxy| Input::News(News::Proxy(proxy))) => {
+            "following kube-proxy"
         }
         result = notifications::follow(inputs.clone(), Input::Table) => {
             result.context("cannot listen to nftables' notifications")?;

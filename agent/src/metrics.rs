@@ -33,6 +33,8 @@ pub struct Metrics {
     pub ready: IntGauge,
     /// Every Service event up to this version is in the kernel.
     pub observed: IntGauge,
+    /// Ports that kube-proxy has yet to program.
+    pub awaited: IntGauge,
     conflicts: IntGaugeVec,
     applies: IntCounterVec,
     elements: IntCounter,
@@ -98,6 +100,10 @@ impl Metrics {
             observed: gauge(
                 "observed_resource_version",
                 "Every Service event up to this version is in the kernel",
+            )?,
+            awaited: gauge(
+                "awaited_ports",
+                "Ports that kube-proxy has yet to program before they are advertised",
             )?,
             applies: counters("applies_total", "nft transactions", &["kind", "result"])?,
             elements: counter("elements_changed_total", "nft elements added or deleted")?,

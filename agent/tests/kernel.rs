@@ -17,6 +17,8 @@ mod host;
 mod left_out;
 #[path = "kernel/nft_versions.rs"]
 mod nft_versions;
+#[path = "kernel/service_proxy.rs"]
+mod service_proxy;
 
 use std::{net::IpAddr, process::Command, thread, time::Duration};
 
@@ -24,7 +26,7 @@ use highwire_agent::{
     decide::Plan,
     facts::{
         addresses::{self, HostAddress},
-        listeners, service_proxy,
+        listeners,
     },
     table::{
         DataPath, Element, Elements, Nft, Set, Transaction,
@@ -33,7 +35,7 @@ use highwire_agent::{
         sets::Key,
     },
 };
-use highwire_api::{Family, Protocol, node::ProxyMode};
+use highwire_api::{Family, Protocol};
 use nix::sched::{CloneFlags, unshare};
 use tokio::sync::mpsc;
 
@@ -345,42 +347,6 @@ fn listeners_are_found_with_what_they_are_bound_to() {
         drop((tcp4, tcp6, own, udp));
         assert!(texts().is_empty(), "{:?}", texts());
     });
-}
-
-#[test]
-fn kube_proxy_is_known_by_its_traces() {
-    for (traces, mode) in [
-        (&[][..], None),
-        (&["nft add table ip kube-proxy"], Some(ProxyMode::Nftables)),
-        (
-            &[
-                "nft add table ip mangle",
-                "nft add chain ip mangle KUBE-PROXY-CANARY",
-            ],
-            Some(ProxyMode::Iptables),
-        ),
-        (&["nft add table ip6 kube-proxy"], Some(ProxyMode::Nftables)),
-        // A kube-proxy that was in ipvs mode once leaves it. There is no ipvs in this
-        // kernel that could have a virtual server.
-        (&["ip link add kube-ipvs0 type veth peer name other"], None),
-    ] {
-        in_new_namespace(async move || {
-            // /sys shows the interfaces of the namespace it was mounted in.
-            unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            command("mount --make-rprivate /");
-            command("mount -t sysfs sysfs /sys");
-            for trace in traces {
-                command(trace);
-            }
-            assert_eq!(service_proxy::detect(None).await, mode, "{traces:?}");
-            // A missed answer changes nothing.
-            if !traces.is_empty() {
-                let known = traces[0].contains("kube-ipvs0").then_some(ProxyMode::Ipvs);
-                let known = known.or(mode);
-                assert_eq!(service_proxy::detect(known).await, known, "{traces:?}");
-            }
-        });
-    }
 }
 
 #[test]

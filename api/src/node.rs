@@ -10,6 +10,10 @@ use crate::{ServiceKey, port::Protocol, version::ResourceVersion};
 /// The condition type that says whether a node forwards.
 pub const READY: &str = "Ready";
 
+/// The condition's reason if kube-proxy does not follow what changes: what the node serves
+/// already goes on.
+pub const SERVICE_PROXY_FAILING: &str = "ServiceProxyFailing";
+
 /// How many refused ports a report explains. With names of the greatest length they are
 /// 1 MB, of the 1.5 MiB that etcd takes.
 pub const MOST_CONFLICTS: usize = 1000;

@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     config::Policy,
-    facts::{listener_history::Listeners, node::NodeFacts, services::Services, sysctls::Sysctls},
+    facts::{
+        listener_history::Listeners, node::NodeFacts, service_proxy::ServiceProxy,
+        services::Services, sysctls::Sysctls,
+    },
 };
 
 fn service(name: &str, change: impl FnOnce(&mut Value)) -> Value {
@@ -81,7 +84,7 @@ fn holder_of(
         pods: &pods.collect(),
         listeners: &listeners,
         sysctls: &Sysctls::default(),
-        proxy_mode: None,
+        proxy: &ServiceProxy::default(),
         policy: &Policy {
             reserved_ports: reserved.parse().unwrap(),
             ..Policy::default()

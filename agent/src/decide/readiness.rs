@@ -2,10 +2,13 @@
 
 use std::{fmt, net::IpAddr};
 
-use highwire_api::{Family, node::Conflict};
+use highwire_api::{
+    Family,
+    node::{Conflict, SERVICE_PROXY_FAILING},
+};
 
 use super::{Plan, for_report};
-use crate::facts::{Facts, sysctls};
+use crate::facts::{Facts, service_proxy::Failing, sysctls};
 
 /// Whether this node forwards, and if not, why: the `Ready` condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub enum Readiness {
     ForwardingDisabled(Family),
     /// There is no sign of kube-proxy, so nothing would take what we rewrite.
     ServiceProxyMissing,
+    /// kube-proxy does not follow what changes. What it has programmed goes on.
+    ServiceProxyFailing(Failing),
     /// The host has no address at which Services could answer.
     NoAddresses,
     /// The Node lacks the label, or is being deleted.
@@ -35,7 +40,7 @@ impl Readiness {
         if !facts.node.enabled {
             return Self::NotEnabled;
         }
-        if facts.proxy_mode.is_none() {
+        if facts.proxy.mode.is_none() {
             return Self::ServiceProxyMissing;
         }
         if plan.addresses.is_empty() {
@@ -53,7 +58,10 @@ impl Readiness {
         {
             Some((family, _)) => Self::ForwardingDisabled(*family),
             None if for_report(conflicts).1.is_none() => Self::TooManyConflicts,
-            None => Self::Programmed,
+            None => match &facts.proxy.failing {
+                Some(failing) => Self::ServiceProxyFailing(failing.clone()),
+                None => Self::Programmed,
+            },
         }
     }
 
@@ -71,6 +79,7 @@ impl Readiness {
             Self::ApplyFailed(_) => "ApplyFailed",
             Self::ForwardingDisabled(_) => "ForwardingDisabled",
             Self::ServiceProxyMissing => "ServiceProxyMissing",
+            Self::ServiceProxyFailing(_) => SERVICE_PROXY_FAILING,
             Self::NoAddresses => "NoAddresses",
             Self::NotEnabled => "NotEnabled",
             Self::TooManyConflicts => "TooManyConflicts",
@@ -94,6 +103,7 @@ impl fmt::Display for Readiness {
                 "no sign of kube-proxy on this node: no answer on 127.0.0.1:10249/proxyMode, no \
                  rules in nftables or iptables, no kube-ipvs0; run kube-proxy in any of its modes"
             }
+            Self::ServiceProxyFailing(failing) => return failing.fmt(f),
             Self::NoAddresses => {
                 "no address of this host is in the Node's status or on an interface with a \
                  default route; see --address-cidr"

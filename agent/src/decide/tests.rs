@@ -16,6 +16,7 @@ use crate::{
         listeners::Listener,
         node::NodeFacts,
         pods::LocalPod,
+        service_proxy::{Failing, ServiceProxy},
         services::{NodePorts, ServiceFacts},
         sysctls::Sysctls,
     },
@@ -77,7 +78,7 @@ struct Known {
     pods: BTreeMap<String, LocalPod>,
     listeners: Listeners,
     sysctls: Sysctls,
-    proxy_mode: Option<ProxyMode>,
+    proxy: ServiceProxy,
     left_out: BTreeMap<ServiceKey, String>,
 }
 
@@ -102,7 +103,10 @@ impl Known {
                 forwarding: Family::ALL.into(),
                 ..Sysctls::default()
             },
-            proxy_mode: Some(ProxyMode::Nftables),
+            proxy: ServiceProxy {
+                mode: Some(ProxyMode::Nftables),
+                failing: None,
+            },
             left_out: BTreeMap::new(),
         }
     }
@@ -115,7 +119,7 @@ impl Known {
             pods: &self.pods,
             listeners: &self.listeners,
             sysctls: &self.sysctls,
-            proxy_mode: self.proxy_mode,
+            proxy: &self.proxy,
             policy: &Policy::default(),
             left_out: &self.left_out,
         })
@@ -323,13 +327,23 @@ fn a_node_that_is_not_enabled_forwards_nothing() {
 fn a_node_is_ready_in_every_mode_of_kube_proxy() {
     for mode in [ProxyMode::Iptables, ProxyMode::Nftables, ProxyMode::Ipvs] {
         let mut known = Known::new([], &["192.0.2.11"]);
-        known.proxy_mode = Some(mode);
+        known.proxy.mode = Some(mode);
         assert_eq!(known.decide().readiness, Readiness::Programmed, "{mode:?}");
     }
     let mut known = Known::new([], &["192.0.2.11"]);
-    known.proxy_mode = None;
+    known.proxy.mode = None;
     let readiness = known.decide().readiness;
     assert_eq!(readiness, Readiness::ServiceProxyMissing);
+    known.proxy = ServiceProxy {
+        mode: Some(ProxyMode::Nftables),
+        failing: Some(Failing::Silent),
+    };
+    let readiness = known.decide().readiness;
+    assert_eq!(readiness, Readiness::ServiceProxyFailing(Failing::Silent));
+    // This takes the node out of every ingress, the other does not.
+    known.sysctls.forwarding.clear();
+    let readiness = known.decide().readiness;
+    assert_eq!(readiness, Readiness::ForwardingDisabled(Family::V4));
     let nowhere = decided([], &[]).readiness;
     assert_eq!(nowhere, Readiness::NoAddresses);
 }

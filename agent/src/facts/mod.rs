@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{ClassPolicy, PortKey, ServiceKey, node::ProxyMode};
+use highwire_api::{ClassPolicy, PortKey, ServiceKey};
 use highwire_runtime::mirror::Mirror;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::runtime::watcher::Event;
@@ -29,6 +29,7 @@ use self::{
     listener_history::Listeners,
     node::NodeFacts,
     pods::LocalPod,
+    service_proxy::ServiceProxy,
     services::{ServiceFacts, Services},
     sysctls::Sysctls,
 };
@@ -49,8 +50,8 @@ pub struct Facts<'a> {
     pub listeners: &'a Listeners,
     /// What the sysctls say.
     pub sysctls: &'a Sysctls,
-    /// How kube-proxy works here; `None` if there is no sign of it.
-    pub proxy_mode: Option<ProxyMode>,
+    /// What is known of kube-proxy here.
+    pub proxy: &'a ServiceProxy,
     /// What the admin has decided.
     pub policy: &'a Policy,
     /// The Services that are left out because nft refuses them, each with the text of its conflict.
@@ -68,8 +69,8 @@ pub enum News {
     Pod(Box<Event<Pod>>),
     /// The host's addresses are now these.
     Addresses(Vec<HostAddress>),
-    /// kube-proxy now works like this, or there is no sign of it.
-    Proxy(Option<ProxyMode>),
+    /// This is now known of kube-proxy.
+    Proxy(ServiceProxy),
 }
 
 /// The facts as far as they are known.
@@ -81,8 +82,8 @@ pub struct Sources {
     addresses: Option<Vec<HostAddress>>,
     pods: Mirror<LocalPod>,
     host: Host,
-    /// `None` until it was looked for.
-    proxy_mode: Option<Option<ProxyMode>>,
+    /// `None` until it was searched for.
+    proxy: Option<ServiceProxy>,
 }
 
 impl Sources {
@@ -96,7 +97,7 @@ impl Sources {
             addresses: None,
             pods: Mirror::default(),
             host: Host::new(hold_down),
-            proxy_mode: None,
+            proxy: None,
         }
     }
 
@@ -116,7 +117,7 @@ impl Sources {
                 info!(count = addresses.len(), "host addresses read");
                 replace(&mut self.addresses, Some(addresses))
             }
-            News::Proxy(mode) => replace(&mut self.proxy_mode, Some(mode)),
+            News::Proxy(proxy) => replace(&mut self.proxy, Some(proxy)),
         }
     }
 
@@ -148,7 +149,7 @@ impl Sources {
             pods: self.pods.known()?,
             listeners: &self.host.listeners,
             sysctls: &self.host.sysctls,
-            proxy_mode: self.proxy_mode?,
+            proxy: self.proxy.as_ref()?,
             policy: &self.policy,
             left_out,
         })

@@ -1,4 +1,4 @@
-use highwire_api::ResourceVersion;
+use highwire_api::{ResourceVersion, node::ProxyMode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -55,7 +55,7 @@ fn sources() -> Sources {
             "not all is known"
         );
     }
-    assert!(sources.absorb(News::Proxy(None)));
+    assert!(sources.absorb(News::Proxy(ServiceProxy::default())));
     assert!(sources.facts(&BTreeMap::new()).is_some());
     sources
 }
@@ -73,7 +73,7 @@ fn a_heartbeat_changes_no_fact() {
         News::Node(Some(object(&node))),
         News::Service(Box::new(Event::Apply(*object(&service)))),
         News::Addresses(Vec::new()),
-        News::Proxy(None),
+        News::Proxy(ServiceProxy::default()),
     ] {
         let text = format!("{news:?}");
         assert!(!sources.absorb(news), "{text}");
@@ -96,7 +96,10 @@ fn what_a_decision_depends_on_changes_a_fact() {
         News::Pod(Box::new(Event::Apply(*object(&pod)))),
         News::Node(Some(object(&node))),
         News::Service(Box::new(Event::Apply(*object(&service)))),
-        News::Proxy(Some(ProxyMode::Ipvs)),
+        News::Proxy(ServiceProxy {
+            mode: Some(ProxyMode::Ipvs),
+            failing: None,
+        }),
         News::Node(None),
     ] {
         let text = format!("{news:?}");

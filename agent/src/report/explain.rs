@@ -21,6 +21,7 @@ use crate::{
         listeners,
         node::NodeFacts,
         pods::LocalPod,
+        service_proxy::ServiceProxy,
         services::{ServiceFacts, Services},
         sysctls::Sysctls,
     },
@@ -67,7 +68,7 @@ pub async fn explain(
             held: Vec::new(),
         },
         sysctls: &Sysctls::read(),
-        proxy_mode: None,
+        proxy: &ServiceProxy::default(),
         policy,
         left_out: &BTreeMap::new(),
     });

@@ -1,5 +1,6 @@
 //! What the agent reports about its node. Pure: [`writer`] writes it.
 
+pub mod awaited;
 pub mod explain;
 mod lease;
 mod objects;
@@ -39,6 +40,8 @@ pub struct Report {
     pub observed: ResourceVersion,
     /// How kube-proxy works here, if known.
     pub proxy_mode: Option<ProxyMode>,
+    /// How many entrances kube-proxy has yet to program; see [`awaited`].
+    pub awaited: usize,
 }
 
 impl Report {
@@ -77,6 +80,18 @@ impl Report {
             ..self.clone()
         };
         same_version != *written
+    }
+
+    /// Whether this must be reported though kube-proxy has not followed yet: all but which
+    /// Services are served.
+    #[must_use]
+    pub fn is_urgent_after(&self, reported: &Self) -> bool {
+        let (now, before) = (&self.decision, &reported.decision);
+        self.node_uid != reported.node_uid
+            || self.proxy_mode != reported.proxy_mode
+            || now.readiness != before.readiness
+            || now.conflicts != before.conflicts
+            || now.plan.addresses != before.plan.addresses
     }
 
     /// The status to write; `previous` keeps the time of an unchanged condition.
@@ -136,6 +151,7 @@ impl Report {
         metrics.ready.set(i64::from(self.readiness().is_ready()));
         let observed = i64::try_from(self.observed.0).unwrap_or(i64::MAX);
         metrics.observed.set(observed);
+        metrics.awaited.set(count(self.awaited));
     }
 
     /// Logs another readiness, and each conflict once when it appears and once when it is

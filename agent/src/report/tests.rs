@@ -14,6 +14,7 @@ fn report(readiness: Readiness) -> Report {
         revision: 1,
         observed: ResourceVersion(5),
         proxy_mode: None,
+        awaited: 0,
     }
 }
 

@@ -100,6 +100,12 @@ impl KernelTable {
         self.failure.is_some() || self.drift.is_due(Instant::now())
     }
 
+    /// Whether the kernel does not hold what was wanted last.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
     /// Whether [`Self::bring_to`] would run nft now if it had to.
     #[must_use]
     pub fn is_due(&self) -> bool {

@@ -6,7 +6,7 @@ use clap::Parser;
 use highwire_agent::{
     agent_loop::{AgentLoop, Input},
     config::{Cli, Config},
-    facts::{News, addresses::HostAddress},
+    facts::{News, addresses::HostAddress, service_proxy::ServiceProxy},
     metrics::Metrics,
     report::Report,
     table::{Nft, Set},
@@ -104,7 +104,10 @@ async fn one_is_refused(
         News::Pod(Box::new(Event::Init)),
         News::Pod(Box::new(Event::InitDone)),
         News::Node(Some(serde_json::from_value(node).unwrap())),
-        News::Proxy(Some(ProxyMode::Nftables)),
+        News::Proxy(ServiceProxy {
+            mode: Some(ProxyMode::Nftables),
+            failing: None,
+        }),
         News::Addresses(vec![HostAddress {
             address,
             interface: "eth0".into(),

@@ -19,7 +19,10 @@ use super::{
     eligibility::{Asked, Eligible, Ineligible, Node, Nodes, Silence},
     rendezvous::choose,
 };
-use crate::facts::{ingress::Ingress, node::NodeFacts};
+use crate::facts::{
+    ingress::Ingress,
+    node::{AgentReady, NodeFacts},
+};
 
 /// That not all nodes are listed that could be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +121,9 @@ pub fn why_not_listed(asked: &Asked<'_>, name: &str, node: &Node) -> Ineligible 
             Ineligible::NoAddress
         }
         Ok(Eligible::Retained) if !node.is_alive() => Ineligible::Silent,
+        Ok(_) if node.agent() == Some(&AgentReady::ServiceProxyFailing) => {
+            Ineligible::AgentNotReady(AgentReady::ServiceProxyFailing)
+        }
         Ok(_) => Ineligible::CatchingUp,
     }
 }

@@ -113,6 +113,12 @@ impl Node {
             || self.facts != other.facts
     }
 
+    /// Whether its agent is ready, if it has said so.
+    #[must_use]
+    pub fn agent(&self) -> Option<&AgentReady> {
+        self.report.as_ref().map(|report| &report.agent)
+    }
+
     /// The ports that the node refuses to the Service; `None` if it does not refuse it.
     #[must_use]
     pub fn refusal(&self, service: &ServiceKey) -> Option<&[PortConflict]> {
@@ -163,9 +169,15 @@ fn readiness(
             (None, None) => Ineligible::NoAgent,
             (None, Some(_)) => Ineligible::NoReport,
             (Some(AgentReady::Ready), Some(Liveness::Alive)) => return Readiness::Ready,
-            (Some(AgentReady::Ready), Some(Liveness::Unknown)) => return Readiness::Unknown,
-            (Some(AgentReady::Ready), Some(Liveness::Silent)) => Ineligible::Silent,
-            (Some(AgentReady::Ready), None) => Ineligible::NoLease,
+            (Some(AgentReady::Ready | AgentReady::ServiceProxyFailing), Some(Liveness::Silent)) => {
+                Ineligible::Silent
+            }
+            (Some(AgentReady::Ready | AgentReady::ServiceProxyFailing), None) => {
+                Ineligible::NoLease
+            }
+            (Some(AgentReady::Ready | AgentReady::ServiceProxyFailing), Some(_)) => {
+                return Readiness::Unknown;
+            }
             (Some(agent), _) => Ineligible::AgentNotReady(agent.clone()),
         }
     };

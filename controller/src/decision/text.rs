@@ -5,6 +5,7 @@ use std::fmt;
 use highwire_api::{
     Problem,
     names::{ENABLED_LABEL, EXCLUDE_LABEL, MAX_ADDRESSES_ANNOTATION, NODE_SELECTOR_ANNOTATION},
+    node::SERVICE_PROXY_FAILING,
 };
 
 use super::{
@@ -165,6 +166,7 @@ fn agent_not_ready(f: &mut fmt::Formatter<'_>, agent: &AgentReady) -> fmt::Resul
     match agent {
         AgentReady::Ready => f.write_str("its agent is ready"),
         AgentReady::NoCondition => f.write_str("its agent has not said yet whether it is ready"),
+        AgentReady::ServiceProxyFailing => write!(f, "its agent reports {SERVICE_PROXY_FAILING}"),
         AgentReady::NotReady(reason) => write!(f, "its agent reports {reason}"),
         AgentReady::Unreadable(error) => write!(f, "its LoadBalancerNode cannot be read: {error}"),
     }

@@ -8,7 +8,7 @@ use std::{
 use highwire_api::{
     LoadBalancerNode, PortKey, ResourceVersion, ServiceKey,
     names::{ENABLED_LABEL, ENABLED_VALUE, EXCLUDE_LABEL},
-    node::{Conflict, ConflictReason},
+    node::{Conflict, ConflictReason, SERVICE_PROXY_FAILING},
 };
 use k8s_openapi::api::core::v1::Node;
 use kube::{ResourceExt, core::DeserializeGuard};
@@ -123,6 +123,8 @@ pub enum AgentReady {
     Ready,
     /// It has no condition `Ready` yet.
     NoCondition,
+    /// kube-proxy fails on its node: what is served there goes on, and nothing is added.
+    ServiceProxyFailing,
     /// It is not, for this reason.
     NotReady(String),
     /// Its report cannot be read.
@@ -189,6 +191,9 @@ impl Report {
         let agent = match status.ready() {
             None => AgentReady::NoCondition,
             Some(condition) if condition.status == "True" => AgentReady::Ready,
+            Some(condition) if condition.reason == SERVICE_PROXY_FAILING => {
+                AgentReady::ServiceProxyFailing
+            }
             Some(condition) => AgentReady::NotReady(condition.reason.clone()),
         };
         let mut refused: BTreeMap<ServiceKey, Vec<PortConflict>> = BTreeMap::new();

@@ -51,7 +51,7 @@ impl Case {
 #[test]
 fn every_reason_to_stay_away_keeps_a_node_away_and_is_named() {
     type Change = fn(&mut Case);
-    let cases: [(Change, &str); 12] = [
+    let cases: [(Change, &str); 13] = [
         (
             |c| c.node["metadata"]["labels"] = json!({}),
             "no node is labelled highwire.dev/enabled=true",
@@ -92,6 +92,13 @@ fn every_reason_to_stay_away_keeps_a_node_away_and_is_named() {
                 c.report["status"]["conditions"][0]["reason"] = json!("ApplyFailed");
             },
             "its agent reports ApplyFailed",
+        ),
+        (
+            |c| {
+                c.report["status"]["conditions"][0]["status"] = json!("False");
+                c.report["status"]["conditions"][0]["reason"] = json!("ServiceProxyFailing");
+            },
+            "its agent reports ServiceProxyFailing",
         ),
         (
             |c| c.report["status"]["conditions"] = json!([]),

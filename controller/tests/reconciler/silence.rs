@@ -73,6 +73,28 @@ fn a_node_nobody_vouches_for_is_dead_when_its_agent_is() {
 }
 
 #[test]
+fn where_kube_proxy_fails_nothing_goes_and_nothing_is_added() {
+    let mut world = World::new();
+    world.put(service("old"));
+    [1, 2].into_iter().for_each(|number| world.live(number));
+    world.pass(SECOND);
+    let version = world.version();
+    world.report(1, version, |report| {
+        report["status"]["conditions"][0]["status"] = json!("False");
+        report["status"]["conditions"][0]["reason"] = json!("ServiceProxyFailing");
+    });
+    world.put(service("new"));
+    world.all_report([2]);
+    world.pass(SECOND);
+    assert_eq!(world.advertised("old").len(), 2);
+    assert_eq!(world.advertised("new").len(), 1);
+    // A failing kube-proxy is no excuse for an agent that is dead.
+    world.kill(1);
+    world.pass(15 * SECOND);
+    assert_eq!(world.advertised("old").len(), 1);
+}
+
+#[test]
 fn a_list_that_silence_would_empty_is_held() {
     let alone = |policy| {
         let mut world = World::with(policy);

@@ -16,6 +16,7 @@ use highwire_agent::{
         listeners::Listener,
         node::NodeFacts,
         pods::{LocalPod, PodPort},
+        service_proxy::ServiceProxy,
         services::{OurService, Services},
         sysctls::Sysctls,
     },
@@ -151,7 +152,10 @@ impl SimNode {
                 forwarding: Family::ALL.into(),
                 ..Sysctls::default()
             },
-            proxy_mode: Some(ProxyMode::Nftables),
+            proxy: &ServiceProxy {
+                mode: Some(ProxyMode::Nftables),
+                failing: None,
+            },
             policy: &Policy::default(),
             left_out: &BTreeMap::new(),
         });
@@ -236,6 +240,7 @@ impl SimNode {
             revision: self.index.revision(),
             observed: self.index.observed(),
             proxy_mode: None,
+            awaited: 0,
         };
         let mut object = LoadBalancerNode::new(&self.name(), LoadBalancerNodeSpec {});
         object.status = Some(report.status(None, "2026-01-02T03:04:05Z".parse().unwrap()));

@@ -1,0 +1,174 @@
+//! Whether kube-proxy follows the Services: what it says of its syncs at `/livez`
+//! (Kubernetes pkg/proxy/healthcheck/proxy_health.go, as in 1.33 to 1.36).
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::{Duration, Instant},
+};
+
+use highwire_api::Family;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+/// A kube-proxy that answered before is failing when it was silent for so long: an update
+/// of its DaemonSet takes less.
+const LONGEST_SILENCE: Duration = Duration::from_mins(1);
+
+/// How kube-proxy's syncs went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Syncs {
+    #[serde(default, rename = "status")]
+    families: BTreeMap<String, Sync>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sync {
+    last_updated: Timestamp,
+    healthy: bool,
+}
+
+impl Syncs {
+    /// Reads the answer; `None` if it says nothing of single families.
+    pub(super) fn parse(answer: &str) -> Option<Self> {
+        let syncs: Self = serde_json::from_str(answer).ok()?;
+        (!syncs.families.is_empty()).then_some(syncs)
+    }
+
+    /// Whether kube-proxy has programmed this family since that time, so that nothing
+    /// that it knew then is missing.
+    #[must_use]
+    pub fn synced_since(&self, family: Family, time: Timestamp) -> bool {
+        let sync = self.families.get(&family.to_string());
+        sync.is_some_and(|sync| sync.last_updated > time)
+    }
+
+    /// That it says of itself that it does not follow, which it does when a change has
+    /// waited for two of its sync periods (1 min).
+    fn failing(&self) -> Option<Failing> {
+        let late = self.families.iter().find(|(_, sync)| !sync.healthy);
+        late.map(|(family, sync)| Failing::NotSyncing {
+            family: family.clone(),
+            since: sync.last_updated,
+        })
+    }
+}
+
+/// Why kube-proxy does not follow what changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failing {
+    /// It says that it could not program a family.
+    NotSyncing {
+        /// As it calls it.
+        family: String,
+        /// When it could last.
+        since: Timestamp,
+    },
+    /// It answered before and does not any more.
+    Silent,
+}
+
+impl fmt::Display for Failing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSyncing { family, since } => write!(
+                f,
+                "kube-proxy on this node says that it has not programmed {family} since \
+                 {since:.0}; its log says why"
+            ),
+            Self::Silent => {
+                let seconds = LONGEST_SILENCE.as_secs();
+                write!(
+                    f,
+                    "kube-proxy on this node has not answered for {seconds} s; is it running?"
+                )
+            }
+        }
+    }
+}
+
+/// Notices that kube-proxy fails.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    answered: Option<Instant>,
+}
+
+impl Watch {
+    /// Takes in whether kube-proxy answered anything just now, and what it said of its
+    /// syncs.
+    pub(super) fn heard(
+        &mut self,
+        anything: bool,
+        syncs: Option<&Syncs>,
+        now: Instant,
+    ) -> Option<Failing> {
+        if anything || syncs.is_some() {
+            self.answered = Some(now);
+        }
+        let silent = self
+            .answered
+            .is_some_and(|last| now.duration_since(last) >= LONGEST_SILENCE);
+        if silent {
+            return Some(Failing::Silent);
+        }
+        syncs.and_then(Syncs::failing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As kube-proxy 1.36.3 answers.
+    fn answer(healthy: bool) -> String {
+        format!(
+            r#"{{"lastUpdated": "2026-01-02T03:04:05.5Z", "currentTime": "2026-01-02T03:05:05Z",
+            "status": {{"IPv4": {{"lastUpdated": "2026-01-02T03:04:05.5Z", "healthy": {healthy}}},
+                        "IPv6": {{"lastUpdated": "2026-01-02T03:04:09Z", "healthy": true}}}}}}"#
+        )
+    }
+
+    fn at(time: &str) -> Timestamp {
+        time.parse().unwrap()
+    }
+
+    #[test]
+    fn a_sync_counts_for_its_own_family() {
+        let syncs = Syncs::parse(&answer(true)).unwrap();
+        let later = at("2026-01-02T03:04:07Z");
+        assert!(!syncs.synced_since(Family::V4, later));
+        assert!(syncs.synced_since(Family::V6, later));
+        assert!(syncs.synced_since(Family::V4, at("2026-01-02T03:04:05Z")));
+        assert_eq!(Syncs::parse("iptables"), None);
+        assert_eq!(
+            Syncs::parse(r#"{"lastUpdated": "2026-01-02T03:04:05Z"}"#),
+            None
+        );
+    }
+
+    #[test]
+    fn a_kube_proxy_that_says_it_is_late_fails() {
+        let (mut watch, now) = (Watch::default(), Instant::now());
+        let mut heard = |healthy| watch.heard(true, Syncs::parse(&answer(healthy)).as_ref(), now);
+        assert_eq!(heard(true), None);
+        let failing = heard(false).unwrap().to_string();
+        assert!(
+            failing.contains("not programmed IPv4 since 2026-01-02T03:04:0"),
+            "{failing}"
+        );
+        assert_eq!(heard(true), None);
+    }
+
+    #[test]
+    fn only_one_that_has_answered_is_missed() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let minute = start + LONGEST_SILENCE;
+        assert_eq!(watch.heard(false, None, minute), None);
+        watch.heard(true, None, start);
+        let almost = minute.checked_sub(Duration::from_secs(1)).unwrap();
+        assert_eq!(watch.heard(false, None, almost), None);
+        assert_eq!(watch.heard(false, None, minute), Some(Failing::Silent));
+        assert_eq!(watch.heard(true, None, minute), None);
+    }
+}
