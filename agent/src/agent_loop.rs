@@ -9,7 +9,6 @@ use std::{
 
 use highwire_api::{ServiceKey, ServiceSpec};
 use highwire_runtime::heartbeat::Heartbeat;
-use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
@@ -27,7 +26,10 @@ use crate::{
         service_proxy::{self, entrances::missing},
     },
     metrics::Metrics,
-    report::{Report, awaited::Awaited},
+    report::{
+        Report,
+        awaited::{Awaited, Now},
+    },
     table::{
         DataPath, Elements, KernelTable, Nft,
         kernel_table::Failure,
@@ -178,8 +180,7 @@ impl AgentLoop {
                 send_change(&self.udp, Frontends::of(&decision));
                 let services = self.sources.services();
                 let (revision, observed) = (services.revision(), services.observed());
-                let now = (Instant::now(), Timestamp::now());
-                self.awaited.plan(&decision.plan, observed, now);
+                self.awaited.plan(&decision.plan, observed, Now::read());
                 self.sources.served_beside(&decision.beside);
                 Report {
                     node_uid,
@@ -217,10 +218,9 @@ impl AgentLoop {
             return;
         };
         self.awaited.still_missing(&missing);
-        let now = Instant::now();
-        if self.awaited.is_late(now) {
+        if self.awaited.is_late(Instant::now()) {
             let syncs = service_proxy::syncs().await;
-            for entrance in self.awaited.give_up(syncs.as_ref(), now) {
+            for entrance in self.awaited.give_up(syncs.as_ref(), Now::read()) {
                 let ServicePortName { service, port } = &entrance.port_name;
                 let at = entrance.socket;
                 info!(%service, port, %at, "advertised, though kube-proxy shows no endpoint of it");

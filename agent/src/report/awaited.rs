@@ -23,7 +23,12 @@ const CHECK: Duration = Duration::from_millis(50);
 const LATE_CHECK: Duration = Duration::from_millis(500);
 /// When an entrance is late. By default kube-proxy syncs within a second of a change.
 const LATE: Duration = Duration::from_millis(1200);
-/// Whatever kube-proxy does not say of its syncs, a late entrance is awaited no longer.
+/// kube-proxy has nothing to do if its last sync is so long ago.
+const IDLE: Duration = Duration::from_millis(1100);
+/// A sync that ended so long after a Service was seen knew the Service and its endpoints:
+/// they are made right after it, and kube-proxy often syncs in between.
+const SETTLED: Duration = Duration::from_secs(1);
+/// If kube-proxy does not say how its syncs went, a late entrance is awaited for so long.
 const LONGEST: Duration = Duration::from_secs(3);
 
 /// The entrances that the plan sends connections to, by whether kube-proxy has them.
@@ -36,25 +41,43 @@ pub struct Awaited {
     observed: ResourceVersion,
 }
 
+/// A point in time, by both clocks: kube-proxy names its syncs by the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// By the clock that is never set.
+    pub instant: Instant,
+    /// By the wall clock.
+    pub time: Timestamp,
+}
+
+impl Now {
+    /// Reads both clocks.
+    #[must_use]
+    pub fn read() -> Self {
+        Self {
+            instant: Instant::now(),
+            time: Timestamp::now(),
+        }
+    }
+}
+
 /// Since when an entrance is awaited.
 #[derive(Debug)]
 struct Since {
-    instant: Instant,
-    time: Timestamp,
+    seen: Now,
     /// The last version before it was asked for.
     before: ResourceVersion,
 }
 
 impl Awaited {
     /// Takes in what the plan needs, made from the Services up to the version `observed`.
-    pub fn plan(&mut self, plan: &Plan, observed: ResourceVersion, now: (Instant, Timestamp)) {
+    pub fn plan(&mut self, plan: &Plan, observed: ResourceVersion, now: Now) {
         let wanted = entrances(plan);
         self.done.retain(|entrance| wanted.contains(entrance));
         self.waiting.retain(|entrance, _| wanted.contains(entrance));
         for entrance in wanted.difference(&self.done) {
             let since = || Since {
-                instant: now.0,
-                time: now.1,
+                seen: now,
                 before: self.observed,
             };
             let waiting = self.waiting.entry(entrance.clone());
@@ -85,18 +108,22 @@ impl Awaited {
     #[must_use]
     pub fn is_late(&self, now: Instant) -> bool {
         let mut waiting = self.waiting.values();
-        waiting.any(|since| now.duration_since(since.instant) >= LATE)
+        waiting.any(|since| now.duration_since(since.seen.instant) >= LATE)
     }
 
     /// No longer awaits what is late and will not come: kube-proxy has synced since, so the
     /// Service has no endpoints, or it says nothing of its syncs. Returns those.
-    pub fn give_up(&mut self, syncs: Option<&Syncs>, now: Instant) -> Vec<Entrance> {
-        let given_up = self.waiting.extract_if(.., |entrance, since| {
-            let waited = now.duration_since(since.instant);
-            match syncs {
-                Some(syncs) => waited >= LATE && syncs.synced_since(entrance.family(), since.time),
-                None => waited >= LONGEST,
-            }
+    pub fn give_up(&mut self, syncs: Option<&Syncs>, now: Now) -> Vec<Entrance> {
+        let given_up = self.waiting.extract_if(.., |entrance, Since { seen, .. }| {
+            let waited = now.instant.duration_since(seen.instant);
+            let Some(syncs) = syncs else {
+                return waited >= LONGEST;
+            };
+            let since = |past, time: Timestamp| time.duration_since(past).unsigned_abs();
+            let synced = syncs.last(entrance.family());
+            let synced = synced.filter(|last| *last > seen.time);
+            let has_it = |last| since(seen.time, last) >= SETTLED || since(last, now.time) >= IDLE;
+            waited >= LATE && synced.is_some_and(has_it)
         });
         let given_up: Vec<Entrance> = given_up.map(|(entrance, _)| entrance).collect();
         self.done.extend(given_up.iter().cloned());
@@ -116,7 +143,11 @@ impl Awaited {
     /// How long until the kernel is to be asked again; `None` if nothing is awaited.
     #[must_use]
     pub fn pause(&self, now: Instant) -> Option<Duration> {
-        let newest = self.waiting.values().map(|since| since.instant).max()?;
+        let newest = self
+            .waiting
+            .values()
+            .map(|since| since.seen.instant)
+            .max()?;
         let is_new = now.duration_since(newest) < LATE;
         Some(if is_new { CHECK } else { LATE_CHECK })
     }

@@ -32,11 +32,9 @@ fn synced(time: &str) -> Syncs {
     serde_json::from_value(serde_json::json!({"status": {"IPv4": status}})).unwrap()
 }
 
-const SEEN: &str = "2026-01-02T03:04:05Z";
-
 struct World {
     awaited: Awaited,
-    start: Instant,
+    start: Now,
 }
 
 impl World {
@@ -44,7 +42,10 @@ impl World {
     fn new() -> Self {
         let mut world = Self {
             awaited: Awaited::default(),
-            start: Instant::now(),
+            start: Now {
+                instant: Instant::now(),
+                time: "2026-01-02T03:04:05Z".parse().unwrap(),
+            },
         };
         world.plan(&[80], 5);
         world.awaited.still_missing(&BTreeSet::new());
@@ -52,9 +53,8 @@ impl World {
     }
 
     fn plan(&mut self, ports: &[u16], version: u64) {
-        let now = (self.start, SEEN.parse().unwrap());
         let version = ResourceVersion(version);
-        self.awaited.plan(&plan(ports), version, now);
+        self.awaited.plan(&plan(ports), version, self.start);
     }
 
     fn observed(&mut self, version: u64) -> u64 {
@@ -62,7 +62,11 @@ impl World {
     }
 
     fn given_up(&mut self, syncs: Option<&Syncs>, after: Duration) -> Vec<String> {
-        let given_up = self.awaited.give_up(syncs, self.start + after);
+        let now = Now {
+            instant: self.start.instant + after,
+            time: self.start.time + after,
+        };
+        let given_up = self.awaited.give_up(syncs, now);
         given_up.into_iter().map(|it| it.port_name.port).collect()
     }
 }
@@ -80,7 +84,7 @@ fn a_version_counts_once_kube_proxy_has_what_it_asks_for() {
     assert_eq!(world.observed(9), 7, "the first of the two changes");
     world.awaited.still_missing(&BTreeSet::new());
     assert_eq!(world.observed(9), 9);
-    assert_eq!(world.awaited.pause(world.start), None);
+    assert_eq!(world.awaited.pause(world.start.instant), None);
 }
 
 #[test]
@@ -96,27 +100,34 @@ fn what_is_no_longer_wanted_is_no_longer_awaited() {
 }
 
 #[test]
-fn a_late_entrance_is_given_up_once_kube_proxy_says_that_it_has_synced() {
+fn a_late_entrance_is_given_up_once_kube_proxy_has_synced_with_all_it_can_know() {
     let mut world = World::new();
     world.plan(&[80, 81], 7);
-    let (before, after) = (
+    // The Service was seen at 05 s. Its endpoints may come after the first of these.
+    let (before, first, second) = (
         synced("2026-01-02T03:04:04Z"),
         synced("2026-01-02T03:04:05.3Z"),
+        synced("2026-01-02T03:04:06Z"),
     );
     let early = LATE.checked_sub(Duration::from_millis(1)).unwrap();
-    assert!(!world.awaited.is_late(world.start + early));
-    assert!(world.awaited.is_late(world.start + LATE));
-    assert!(world.given_up(Some(&after), early).is_empty());
+    assert!(!world.awaited.is_late(world.start.instant + early));
+    assert!(world.awaited.is_late(world.start.instant + LATE));
+    assert!(world.given_up(Some(&second), early).is_empty());
+    assert!(world.given_up(Some(&first), LATE).is_empty());
     assert!(world.given_up(Some(&before), LONGEST * 9).is_empty());
     assert_eq!(
         world.observed(7),
         5,
         "kube-proxy itself says that it is behind"
     );
-    assert_eq!(world.given_up(Some(&after), LATE), ["p81"]);
+    assert_eq!(world.given_up(Some(&second), LATE), ["p81"]);
     assert_eq!(world.observed(7), 7);
     world.plan(&[80, 81], 8);
     assert_eq!(world.observed(8), 8, "it is not awaited again");
+
+    world.plan(&[80, 82], 9);
+    let idle = Duration::from_millis(300) + IDLE;
+    assert_eq!(world.given_up(Some(&first), idle), ["p82"]);
 }
 
 #[test]
@@ -138,8 +149,7 @@ fn a_service_that_goes_over_to_its_node_port_is_awaited_there() {
             policy: TrafficPolicy::Local,
         };
     }
-    let now = (world.start, SEEN.parse().unwrap());
-    world.awaited.plan(&moved, ResourceVersion(7), now);
+    world.awaited.plan(&moved, ResourceVersion(7), world.start);
     let awaited = world.awaited.entrances().into_iter().next().unwrap();
     assert_eq!(awaited.kind, EntranceKind::NodePort);
     assert_eq!(awaited.socket, "192.0.2.11:30080".parse().unwrap());

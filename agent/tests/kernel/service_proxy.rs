@@ -70,14 +70,12 @@ fn kube_proxys_nftables_are_asked_for_single_services() {
             "nft add chain ip kube-proxy service-X",
             "nft add map ip kube-proxy service-ips \
              {typeof ip daddr . meta l4proto . th dport : verdict;}",
-            "nft add map ip kube-proxy no-endpoint-services \
-             {typeof ip daddr . meta l4proto . th dport : verdict;}",
             "nft add map ip kube-proxy service-nodeports \
              {typeof meta l4proto . th dport : verdict;}",
             "nft add element ip kube-proxy service-ips \
              {10.96.0.1 . tcp . 443 : goto service-X}",
-            "nft add element ip kube-proxy no-endpoint-services \
-             {10.96.0.2 . udp . 53 : drop}",
+            "nft add element ip kube-proxy service-ips \
+             {10.96.0.2 . udp . 53 : goto service-X}",
             "nft add element ip kube-proxy service-nodeports {tcp . 30080 : goto service-X}",
             "nft add table ip6 kube-proxy",
             "nft add map ip6 kube-proxy service-ips \

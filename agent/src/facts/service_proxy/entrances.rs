@@ -69,12 +69,12 @@ impl Entrance {
         format!("{prefix}-{}", &BASE32.encode(hash.as_ref())[..16])
     }
 
-    /// The maps of which kube-proxy has it in one in nftables mode, with endpoints and
-    /// without (Kubernetes pkg/proxy/nftables/proxier.go).
-    fn maps(&self) -> [&'static str; 2] {
+    /// The map in which kube-proxy has it in nftables mode, if the Service has endpoints
+    /// (Kubernetes pkg/proxy/nftables/proxier.go).
+    fn map(&self) -> &'static str {
         match self.kind {
-            EntranceKind::ClusterIp => ["service-ips", "no-endpoint-services"],
-            EntranceKind::NodePort => ["service-nodeports", "no-endpoint-nodeports"],
+            EntranceKind::ClusterIp => "service-ips",
+            EntranceKind::NodePort => "service-nodeports",
         }
     }
 
@@ -107,9 +107,9 @@ impl Entrance {
     }
 }
 
-/// Those of the entrances that a kube-proxy of this mode has not programmed. In iptables
-/// mode also those of Services without endpoints, and all if it uses iptables-legacy,
-/// which nftables cannot see into. Blocks.
+/// Those of the entrances that a kube-proxy of this mode has not programmed: also those of
+/// Services without endpoints, and all if it uses iptables-legacy, which nftables cannot
+/// see into. Blocks.
 #[must_use]
 pub fn missing(mode: Option<ProxyMode>, entrances: BTreeSet<Entrance>) -> BTreeSet<Entrance> {
     let Ok(socket) = Socket::new(NETLINK_NETFILTER) else {
@@ -117,10 +117,7 @@ pub fn missing(mode: Option<ProxyMode>, entrances: BTreeSet<Entrance>) -> BTreeS
     };
     let mut missing = entrances;
     match mode {
-        Some(ProxyMode::Nftables) => missing.retain(|entrance| {
-            let maps = entrance.maps();
-            !maps.iter().any(|map| in_map(&socket, entrance, map))
-        }),
+        Some(ProxyMode::Nftables) => missing.retain(|entrance| !in_map(&socket, entrance)),
         Some(ProxyMode::Iptables) => missing.retain(|entrance| !has_chain(&socket, entrance)),
         Some(ProxyMode::Ipvs) => {
             let servers = fs::read_to_string("/proc/net/ip_vs").unwrap_or_default();
@@ -135,12 +132,12 @@ pub fn missing(mode: Option<ProxyMode>, entrances: BTreeSet<Entrance>) -> BTreeS
 }
 
 /// nft get element ip kube-proxy service-ips { 10.96.0.10 . tcp . 80 }
-fn in_map(socket: &Socket, entrance: &Entrance, map: &str) -> bool {
+fn in_map(socket: &Socket, entrance: &Entrance) -> bool {
     let key = DataAttribute::Value(entrance.map_key());
     let element = ListAttribute::Element(vec![SetElementAttribute::Key(key)]);
     let attributes = vec![
         SetElementList::Table("kube-proxy".to_owned()),
-        SetElementList::Set(map.to_owned()),
+        SetElementList::Set(entrance.map().to_owned()),
         SetElementList::Elements(vec![element]),
     ];
     let question = NfTablesMessage::GetSetElement(SetElementMessage { attributes });

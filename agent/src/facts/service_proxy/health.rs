@@ -36,12 +36,11 @@ impl Syncs {
         (!syncs.families.is_empty()).then_some(syncs)
     }
 
-    /// Whether kube-proxy has programmed this family since that time, so that nothing
-    /// that it knew then is missing.
+    /// When kube-proxy last programmed this family.
     #[must_use]
-    pub fn synced_since(&self, family: Family, time: Timestamp) -> bool {
+    pub fn last(&self, family: Family) -> Option<Timestamp> {
         let sync = self.families.get(&family.to_string());
-        sync.is_some_and(|sync| sync.last_updated > time)
+        sync.map(|sync| sync.last_updated)
     }
 
     /// That it says of itself that it does not follow, which it does when a change has
@@ -129,17 +128,12 @@ mod tests {
         )
     }
 
-    fn at(time: &str) -> Timestamp {
-        time.parse().unwrap()
-    }
-
     #[test]
     fn a_sync_counts_for_its_own_family() {
         let syncs = Syncs::parse(&answer(true)).unwrap();
-        let later = at("2026-01-02T03:04:07Z");
-        assert!(!syncs.synced_since(Family::V4, later));
-        assert!(syncs.synced_since(Family::V6, later));
-        assert!(syncs.synced_since(Family::V4, at("2026-01-02T03:04:05Z")));
+        let at = |time: &str| Some(time.parse().unwrap());
+        assert_eq!(syncs.last(Family::V4), at("2026-01-02T03:04:05.5Z"));
+        assert_eq!(syncs.last(Family::V6), at("2026-01-02T03:04:09Z"));
         assert_eq!(Syncs::parse("iptables"), None);
         assert_eq!(
             Syncs::parse(r#"{"lastUpdated": "2026-01-02T03:04:05Z"}"#),

@@ -1,6 +1,7 @@
 //! What a cluster was asked to be.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::layout::{IpFamily, MAX_NODES};
 use crate::lab::requirements;
 use crate::lab::state::{State, check_name, read_json};
+use crate::lab::wait::scaled;
 
 /// How a kube-proxy programs the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +78,26 @@ impl ProxyModes {
     }
 }
 
+/// How often kube-proxy programs the kernel, as its configuration names it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProxySync {
+    /// `minSyncPeriod`: the shortest time between two syncs.
+    pub min: String,
+    /// `syncPeriod`: a change that waits for two of them makes it unhealthy.
+    pub period: String,
+}
+
+impl Default for ProxySync {
+    /// Upstream's shortest time, 1 s, would hide how long Highwire itself takes, and make
+    /// tests that run side by side wait for each other.
+    fn default() -> Self {
+        Self {
+            min: format!("{}ms", scaled(Duration::from_millis(100)).as_millis()),
+            period: "30s".to_owned(),
+        }
+    }
+}
+
 /// What a cluster was asked to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
@@ -90,6 +112,9 @@ pub struct Config {
     /// Whether kube-proxy is configured with the Pods' addresses. If not, it masquerades nothing
     /// but what enters at NodePorts.
     pub proxy_knows_pods: bool,
+    /// How often kube-proxy programs the kernel.
+    #[serde(default)]
+    pub proxy_sync: ProxySync,
     /// Folder of the upstream programs.
     pub controlplane: PathBuf,
     /// Folder of `highwire-cluster`, `highwire-echo` and, unless others are named, our

@@ -1,7 +1,5 @@
 //! kube-proxy of a node: its configuration and command line.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use serde_json::json;
 
@@ -11,11 +9,6 @@ use crate::cluster::layout::{IpFamily, PROXY_HEALTH_PORT};
 use crate::lab::netns::Netns;
 use crate::lab::state::{State, write_json};
 use crate::lab::unit::Spec;
-use crate::lab::wait::scaled;
-
-/// Shortest time between two syncs. Upstream's default of 1 s would hide how long
-/// Highwire itself takes, and make tests that run side by side wait for each other.
-const MIN_SYNC: Duration = Duration::from_millis(100);
 
 /// Writes the kube-proxy configuration of node `index` and returns the process to start.
 pub fn spec(state: &State, config: &Config, index: u8, mode: ProxyMode) -> Result<Spec> {
@@ -25,8 +18,11 @@ pub fn spec(state: &State, config: &Config, index: u8, mode: ProxyMode) -> Resul
         IpFamily::Ipv4 | IpFamily::Dual => "0.0.0.0",
     };
     let health = std::net::SocketAddr::new(any.parse()?, PROXY_HEALTH_PORT);
-    let min_sync = format!("{}ms", scaled(MIN_SYNC).as_millis());
     let file = state.path(format!("pki/kube-proxy-{node}.json"));
+    let sync = json!({
+        "minSyncPeriod": config.proxy_sync.min,
+        "syncPeriod": config.proxy_sync.period,
+    });
     write_json(
         &file,
         &json!({
@@ -44,9 +40,9 @@ pub fn spec(state: &State, config: &Config, index: u8, mode: ProxyMode) -> Resul
             "bindAddress": any,
             "healthzBindAddress": health.to_string(),
             "metricsBindAddress": "127.0.0.1:10249",
-            "iptables": { "minSyncPeriod": min_sync },
-            "nftables": { "minSyncPeriod": min_sync },
-            "ipvs": { "minSyncPeriod": min_sync },
+            "iptables": sync,
+            "nftables": sync,
+            "ipvs": sync,
             // Zero leaves the kernel's values: the table's size belongs to the host.
             "conntrack": {
                 "maxPerCore": 0,

@@ -9,7 +9,7 @@ use highwire_e2e::bed::test::KEEP;
 use highwire_e2e::cluster::handle::ENV;
 use highwire_e2e::lab::init::Lifeline;
 use highwire_e2e::lab::state::{self, State};
-use highwire_e2e::{Cluster, Config, IpFamily, ProxyModes, highwire, lifecycle};
+use highwire_e2e::{Cluster, Config, IpFamily, ProxyModes, ProxySync, highwire, lifecycle};
 use tokio::process::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -21,6 +21,9 @@ pub(crate) struct Up {
     /// The kube-proxies' mode; mixed is nftables on every other node.
     #[arg(long, value_enum, default_value = "iptables")]
     proxy_mode: ProxyModes,
+    /// The shortest time between two syncs of a kube-proxy; upstream's default is 1s.
+    #[arg(long, default_value = "100ms")]
+    proxy_min_sync: String,
     /// Address families of nodes, Pods and Services.
     #[arg(long, value_enum, default_value = "dual")]
     ip_family: IpFamily,
@@ -102,6 +105,10 @@ async fn start(
         proxy_modes: arguments.proxy_mode,
         ip_family: arguments.ip_family,
         proxy_knows_pods: true,
+        proxy_sync: ProxySync {
+            min: arguments.proxy_min_sync,
+            ..ProxySync::default()
+        },
         controlplane: std::path::absolute(arguments.controlplane)?,
         tools: tools.parent().context("where am I?")?.to_owned(),
     };

@@ -19,6 +19,7 @@ mod masquerade;
 mod nodes;
 mod ownership;
 mod scale;
+mod service_proxy;
 mod udp_cost;
 mod uninstall;
 mod upgrade;

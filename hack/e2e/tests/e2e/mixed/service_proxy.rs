@@ -1,0 +1,122 @@
+//! A node is listed no sooner than its kube-proxy answers, in either mode: n1's is in
+//! nftables mode, n2's in iptables mode.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use highwire_e2e::cluster_test;
+use highwire_e2e::expect::{BOTH, LONG, answers, ingress_is, web_pods, web_service};
+use highwire_e2e::lifecycle::change_proxy_mode;
+use highwire_e2e::{Cluster, PrivateCluster, ProxyMode, Scope, Svc, highwire, wait_for};
+use macro_rules_attribute::apply;
+
+/// Created at once, so that kube-proxy makes most of them wait for its next sync.
+const SERVICES: usize = 12;
+
+/// Asks at each address that was not listed before. The first try must succeed.
+async fn ask_the_listed(
+    cluster: &Cluster,
+    service: &Svc,
+    port: u16,
+    asked: &mut Vec<String>,
+) -> Result<()> {
+    for ip in service.ingress_ips().await? {
+        if !asked.contains(&ip) {
+            let at = format!("{ip}:{port}").parse()?;
+            let answer = cluster.outside().http_get(at, LONG);
+            answer.with_context(|| format!("{at} was listed before it answered"))?;
+            asked.push(ip);
+        }
+    }
+    Ok(())
+}
+
+#[apply(cluster_test)]
+async fn a_node_is_listed_once_it_answers() -> Result<()> {
+    let cluster = PrivateCluster::up_with("seen", 2, |config| {
+        // Upstream's default; the other clusters' kube-proxies are ten times as fast.
+        config.proxy_sync.min = "1s".to_owned();
+    })
+    .await?;
+    highwire::start(&cluster).await?;
+    let scope = Scope::new(&cluster, "seen").await?;
+    web_pods(&scope).await?;
+    let mut services = Vec::new();
+    for number in 0..SERVICES {
+        let port = scope.free_port()?;
+        let service = scope.service(&format!("web-{number}")).load_balancer();
+        let service = service.select("app", "web").tcp(port, 8080);
+        // The ClusterIP and the NodePort are different entrances.
+        let service = match number % 2 {
+            0 => service,
+            _ => service.external_local(),
+        };
+        services.push((service.create().await?, port, Vec::new()));
+    }
+    let end = Instant::now() + LONG;
+    while services.iter().any(|(.., asked)| asked.len() < BOTH.len()) {
+        ensure!(Instant::now() < end, "not all are listed after {LONG:?}");
+        for (service, port, asked) in &mut services {
+            ask_the_listed(&cluster, service, *port, asked).await?;
+        }
+    }
+    Ok(())
+}
+
+/// An nft that works until the file `broken` is there.
+fn breakable_nft(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let nft = folder.join("nft");
+    let broken = folder.join("broken");
+    let script = format!(
+        "#!/bin/sh\n[ ! -e {broken} ] || {{ echo 'Segmentation fault' >&2; exit 139; }}\n\
+         exec /usr/sbin/nft \"$@\"\n",
+        broken = broken.display(),
+    );
+    fs::write(&nft, script)?;
+    fs::set_permissions(&nft, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+#[apply(cluster_test)]
+async fn a_kube_proxy_that_cannot_sync_is_reported_and_gets_no_new_services() -> Result<()> {
+    let cluster = PrivateCluster::up_with("fail", 2, |config| {
+        // It calls itself unhealthy after two of these.
+        config.proxy_sync.period = "5s".to_owned();
+    })
+    .await?;
+    let (n1, folder) = (cluster.node("n1")?, cluster.state().path("nft"));
+    breakable_nft(&folder)?;
+    change_proxy_mode(&cluster, &n1, ProxyMode::Nftables, Some(&folder))?;
+    highwire::start(&cluster).await?;
+    let scope = Scope::new(&cluster, "fail").await?;
+    web_pods(&scope).await?;
+    let [old_port, new_port] = [scope.free_port()?, scope.free_port()?];
+    let old = web_service(&scope, "old", old_port).await?;
+    ingress_is(&old, &BOTH).await;
+
+    let broken = folder.join("broken");
+    fs::write(&broken, "")?;
+    let new = web_service(&scope, "new", new_port).await?;
+    wait_for("a report that kube-proxy fails", LONG, || async {
+        let described = cluster.kubectl(&["describe", "lbn", "n1"])?;
+        ensure!(
+            described.contains("ServiceProxyFailing")
+                && described.contains("has not programmed IPv4 since"),
+            "{described}"
+        );
+        Ok(())
+    })
+    .await;
+    ingress_is(&new, &["192.0.2.12"]).await;
+    ingress_is(&old, &BOTH).await;
+    answers(&cluster.outside(), n1.v4(old_port)).await;
+
+    fs::remove_file(&broken)?;
+    ingress_is(&new, &BOTH).await;
+    answers(&cluster.outside(), n1.v4(new_port)).await;
+    Ok(())
+}
