@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::cluster_test;
@@ -13,8 +13,11 @@ use highwire_e2e::lifecycle::change_proxy_mode;
 use highwire_e2e::{Cluster, PrivateCluster, ProxyMode, Scope, Svc, highwire, wait_for};
 use macro_rules_attribute::apply;
 
-/// Created at once, so that kube-proxy makes most of them wait for its next sync.
+/// Created right after a sync of kube-proxy, so that they wait for its next one.
 const SERVICES: usize = 12;
+
+/// A SYN that nobody took is sent again after 1 s, and would hide that it was lost.
+const FIRST_SYN: Duration = Duration::from_millis(900);
 
 /// Asks at each address that was not listed before. The first try must succeed.
 async fn ask_the_listed(
@@ -26,7 +29,7 @@ async fn ask_the_listed(
     for ip in service.ingress_ips().await? {
         if !asked.contains(&ip) {
             let at = format!("{ip}:{port}").parse()?;
-            let answer = cluster.outside().http_get(at, LONG);
+            let answer = cluster.outside().http_get(at, FIRST_SYN);
             answer.with_context(|| format!("{at} was listed before it answered"))?;
             asked.push(ip);
         }
@@ -44,6 +47,10 @@ async fn a_node_is_listed_once_it_answers() -> Result<()> {
     highwire::start(&cluster).await?;
     let scope = Scope::new(&cluster, "seen").await?;
     web_pods(&scope).await?;
+    let port = scope.free_port()?;
+    web_service(&scope, "first", port).await?;
+    answers(&cluster.outside(), cluster.node("n1")?.v4(port)).await;
+    answers(&cluster.outside(), cluster.node("n2")?.v4(port)).await;
     let mut services = Vec::new();
     for number in 0..SERVICES {
         let port = scope.free_port()?;
