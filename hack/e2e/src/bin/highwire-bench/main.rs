@@ -42,9 +42,18 @@ async fn main() -> Result<()> {
         cluster.config().proxy_modes.as_str(),
         cluster.nodes().len()
     );
-    throughput::throughput(&cluster, &scope).await?;
-    latency(&cluster, &scope).await?;
-    memory(&cluster, &scope).await
+    let only = std::env::args().nth(1);
+    let wanted = |what: &str| only.as_deref().is_none_or(|only| only == what);
+    if wanted("throughput") {
+        throughput::throughput(&cluster, &scope).await?;
+    }
+    if wanted("latency") {
+        latency(&cluster, &scope).await?;
+    }
+    if wanted("memory") {
+        memory(&cluster, &scope).await?;
+    }
+    Ok(())
 }
 
 async fn create(scope: &Scope, name: &str) -> Result<(u16, Svc)> {
@@ -75,6 +84,8 @@ struct Times {
     node_port: Vec<f64>,
     /// Until its ingress listed every opted-in node.
     ingress: Vec<f64>,
+    /// From then until its port answered there; negative if it did before.
+    late: Vec<f64>,
 }
 
 async fn latency(cluster: &Cluster, scope: &Scope) -> Result<()> {
@@ -82,6 +93,7 @@ async fn latency(cluster: &Cluster, scope: &Scope) -> Result<()> {
         answered: vec![],
         node_port: vec![],
         ingress: vec![],
+        late: vec![],
     };
     for index in 0..CREATED {
         let start = Instant::now();
@@ -95,8 +107,11 @@ async fn latency(cluster: &Cluster, scope: &Scope) -> Result<()> {
             by_node_port.push(probe(cluster.outside(), node.v4(node_port), start));
         }
         advertised(&service).await?;
-        times.ingress.push(milliseconds(start));
-        times.answered.push(last_of(answered)?);
+        let ingress = milliseconds(start);
+        let answered = last_of(answered)?;
+        times.late.push(answered - ingress);
+        times.ingress.push(ingress);
+        times.answered.push(answered);
         times.node_port.push(last_of(by_node_port)?);
         service.delete().await?;
     }
@@ -110,6 +125,7 @@ async fn latency(cluster: &Cluster, scope: &Scope) -> Result<()> {
         &mut times.node_port,
     );
     row("ingress lists every opted-in node", &mut times.ingress);
+    row("first byte − ingress", &mut times.late);
     println!(
         "first byte, Highwire ÷ NodePort: p50 {:.2}, p99 {:.2}\n",
         answered.0 / node_port.0,
