@@ -21,9 +21,10 @@ pub(crate) struct Up {
     /// The kube-proxies' mode; mixed is nftables on every other node.
     #[arg(long, value_enum, default_value = "iptables")]
     proxy_mode: ProxyModes,
-    /// The shortest time between two syncs of a kube-proxy; upstream's default is 1s.
-    #[arg(long, default_value = "100ms")]
-    proxy_min_sync: String,
+    /// The shortest time between two syncs of a kube-proxy, 100ms if not given; upstream's
+    /// default is 1s.
+    #[arg(long)]
+    proxy_min_sync: Option<String>,
     /// Address families of nodes, Pods and Services.
     #[arg(long, value_enum, default_value = "dual")]
     ip_family: IpFamily,
@@ -105,9 +106,12 @@ async fn start(
         proxy_modes: arguments.proxy_mode,
         ip_family: arguments.ip_family,
         proxy_knows_pods: true,
-        proxy_sync: ProxySync {
-            min: arguments.proxy_min_sync,
-            ..ProxySync::default()
+        proxy_sync: match arguments.proxy_min_sync {
+            Some(min) => ProxySync {
+                min,
+                ..ProxySync::default()
+            },
+            None => ProxySync::default(),
         },
         controlplane: std::path::absolute(arguments.controlplane)?,
         tools: tools.parent().context("where am I?")?.to_owned(),
