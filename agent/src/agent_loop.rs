@@ -83,7 +83,7 @@ impl AgentLoop {
     ) -> Self {
         let policy = config.policy.clone();
         Self {
-            sources: Sources::new(config.class_policy, policy, config.listener_hold_down),
+            sources: Sources::new(policy, config.listener_hold_down),
             table: KernelTable::new(nft, metrics.clone()),
             metrics,
             heartbeat,

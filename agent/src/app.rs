@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, pin::pin, sync::Arc};
 use anyhow::{Context, Result, bail};
 use highwire_api::{LoadBalancerNode, Protocol};
 use highwire_runtime::{
-    admin::{Admin, AdminError, Refresh},
+    admin::{self, Admin, AdminError, Refresh},
     client,
     heartbeat::Heartbeat,
     signals,
@@ -45,7 +45,8 @@ pub async fn run(config: Config) -> Result<()> {
         answer => answer,
     };
     let metrics = Metrics::new()?;
-    let admin = match Admin::bind(&config.admin).await {
+    let sockets = admin::sockets(&config.listen_address, config.port);
+    let admin = match Admin::bind(&sockets).await {
         Ok(admin) => admin.refreshed_by(read_counters(&nft, &metrics)),
         Err(error) => {
             let holder = port_holder(&error);
@@ -103,7 +104,7 @@ pub async fn run(config: Config) -> Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         node = config.node_name,
         nft = version,
-        listen = ?config.admin,
+        listen = ?sockets,
         "agent starts"
     );
     // Services may have been deleted while no agent ran: UDP flows to them may be left.

@@ -39,6 +39,7 @@ impl Lifecycle {
     #[must_use]
     pub fn new(client: Client, config: &Config) -> Self {
         let Place { namespace, pod } = config.place.clone();
+        let pod = pod.filter(|name| !name.is_empty());
         Self {
             installation: Installation::new(client.clone(), namespace, pod),
             client,

@@ -1,11 +1,10 @@
 //! The program `highwire-agent`.
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use clap::{CommandFactory, Parser};
 use highwire_agent::{
     app,
-    config::{Cli, Command, Config, Policy, class_policy},
+    config::{Cli, Command},
     leave,
     report::explain::explain,
 };
@@ -13,23 +12,13 @@ use highwire_runtime::{client, heartbeat::Heartbeat, logging};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let result = match Cli::parse() {
-        Cli {
-            command: Some(command),
-            ..
-        } => by_hand(command).await,
-        Cli {
-            run: Some(args), ..
-        } => {
-            logging::start(args.log_format);
-            app::run(Config::from(args)).await
+    let result = match Cli::parse_from(env::args_os()) {
+        Ok(Cli::Run(config)) => {
+            logging::start(config.log_format);
+            app::run(config).await
         }
-        Cli { .. } => Cli::command()
-            .error(
-                clap::error::ErrorKind::MissingRequiredArgument,
-                "--node-name is required",
-            )
-            .exit(),
+        Ok(Cli::ByHand(command)) => by_hand(command).await,
+        Err(error) => error.exit(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,15 +32,9 @@ async fn main() -> ExitCode {
 async fn by_hand(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Cleanup { nft } => leave::cleanup(nft).await,
-        Command::Explain {
-            node,
-            default_class,
-            address_cidr,
-            reserved_ports,
-        } => {
-            let policy = Policy::new(address_cidr, reserved_ports);
+        Command::Explain { node, policy } => {
             let client = client::client(&client::config().await?, &Heartbeat::default(), None)?;
-            explain(client, &node, class_policy(default_class), &policy).await
+            explain(client, &node, &policy).await
         }
     }
 }

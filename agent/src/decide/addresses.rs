@@ -7,18 +7,21 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use crate::{config::AddressPolicy, facts::addresses::HostAddress};
+use ipnet::IpNet;
+
+use crate::facts::addresses::HostAddress;
 
 /// Interfaces whose addresses are never served: bound by kube-proxy in ipvs
 /// mode, and by node-local DNS.
 const NEVER_SERVED: [&str; 2] = ["kube-ipvs0", "nodelocaldns"];
 
-/// Picks the addresses at which Services answer.
+/// Picks the addresses at which Services answer: those `within` some networks, if any are
+/// named.
 #[must_use]
 pub(super) fn served_addresses(
     host: &[HostAddress],
     node: &BTreeSet<IpAddr>,
-    policy: &AddressPolicy,
+    within: &[IpNet],
 ) -> BTreeSet<IpAddr> {
     let serves = |candidate: &&HostAddress| {
         let address = candidate.address;
@@ -26,11 +29,10 @@ pub(super) fn served_addresses(
             && !address.is_loopback()
             && !NEVER_SERVED.contains(&candidate.interface.as_str());
         possible
-            && match policy {
-                AddressPolicy::Default => node.contains(&address) || candidate.on_default_route,
-                AddressPolicy::Within(networks) => {
-                    networks.iter().any(|network| network.contains(&address))
-                }
+            && if within.is_empty() {
+                node.contains(&address) || candidate.on_default_route
+            } else {
+                within.iter().any(|network| network.contains(&address))
             }
     };
     host.iter()
@@ -53,9 +55,9 @@ mod tests {
         }
     }
 
-    fn served(host: &[HostAddress], node: &[&str], policy: &AddressPolicy) -> Vec<String> {
+    fn served(host: &[HostAddress], node: &[&str], within: &[IpNet]) -> Vec<String> {
         let node = node.iter().map(|ip| ip.parse().unwrap()).collect();
-        served_addresses(host, &node, policy)
+        served_addresses(host, &node, within)
             .iter()
             .map(ToString::to_string)
             .collect()
@@ -76,13 +78,9 @@ mod tests {
     #[test]
     fn the_nodes_own_and_default_route_addresses_are_served() {
         let host = usual_host();
-        assert_eq!(served(&host, &[], &AddressPolicy::Default), ["192.0.2.11"]);
+        assert_eq!(served(&host, &[], &[]), ["192.0.2.11"]);
         assert_eq!(
-            served(
-                &host,
-                &["203.0.113.5", "198.51.100.7"],
-                &AddressPolicy::Default
-            ),
+            served(&host, &["203.0.113.5", "198.51.100.7"], &[]),
             ["192.0.2.11", "203.0.113.5"],
             "an address that no interface has is not served"
         );
@@ -90,8 +88,8 @@ mod tests {
 
     #[test]
     fn cidrs_choose_instead_but_never_what_is_not_the_hosts() {
-        let within = |networks: &[&str]| {
-            AddressPolicy::Within(networks.iter().map(|n| n.parse().unwrap()).collect())
+        let within = |networks: &[&str]| -> Vec<IpNet> {
+            networks.iter().map(|n| n.parse().unwrap()).collect()
         };
         let host = usual_host();
         assert_eq!(

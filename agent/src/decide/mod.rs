@@ -91,7 +91,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     if !node.enabled {
         return Decision::default();
     }
-    let addresses = served_addresses(facts.addresses, &node.addresses, &facts.policy.addresses);
+    let addresses = served_addresses(facts.addresses, &node.addresses, &facts.policy.address_cidr);
     let own: BTreeSet<IpAddr> = addresses.union(&node.addresses).copied().collect();
     let families: BTreeSet<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
     let host = HostHolders::new(facts, &addresses);

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{ClassPolicy, PortKey, ServiceKey};
+use highwire_api::{PortKey, ServiceKey};
 use highwire_runtime::mirror::Mirror;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::runtime::watcher::Event;
@@ -89,10 +89,10 @@ pub struct Sources {
 impl Sources {
     /// Nothing is known yet. A listener that is gone keeps its port for `hold_down`.
     #[must_use]
-    pub fn new(class_policy: ClassPolicy, policy: Policy, hold_down: Duration) -> Self {
+    pub fn new(policy: Policy, hold_down: Duration) -> Self {
         Self {
+            services: Services::new(policy.class_policy),
             policy,
-            services: Services::new(class_policy),
             node: None,
             addresses: None,
             pods: Mirror::default(),

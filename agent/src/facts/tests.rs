@@ -34,7 +34,7 @@ fn service(version: u64) -> Value {
 /// Sources that have brought everything; the last news of each is what the functions above
 /// say.
 fn sources() -> Sources {
-    let mut sources = Sources::new(ClassPolicy::default(), Policy::default(), Duration::ZERO);
+    let mut sources = Sources::new(Policy::default(), Duration::ZERO);
     for news in [
         News::Service(Box::new(Event::Init)),
         News::Pod(Box::new(Event::Init)),

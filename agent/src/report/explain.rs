@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use highwire_api::{ClassPolicy, Problem, ServiceSpec, node::Conflict};
+use highwire_api::{Problem, ServiceSpec, node::Conflict};
 use highwire_runtime::mirror::Mirror;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::{Api, Client, api::ListParams, runtime::watcher::Event};
@@ -32,15 +32,10 @@ use crate::{
 ///
 /// # Errors
 /// If the API server or the kernel cannot be asked.
-pub async fn explain(
-    client: Client,
-    node_name: &str,
-    class_policy: ClassPolicy,
-    policy: &Policy,
-) -> Result<()> {
+pub async fn explain(client: Client, node_name: &str, policy: &Policy) -> Result<()> {
     let listed = Api::<Service>::all(client.clone());
     let listed = listed.list(&ListParams::default()).await;
-    let mut services = Services::new(class_policy);
+    let mut services = Services::new(policy.class_policy);
     for event in list(listed.context("cannot list Services")?.items) {
         services.absorb(event);
     }

@@ -228,7 +228,6 @@ mod tests {
         sync::{Arc, Mutex},
     };
 
-    use clap::Parser;
     use http::{Method, Request, Response};
     use kube::client::Body;
     use serde_json::Value;
@@ -275,10 +274,12 @@ mod tests {
     #[tokio::test]
     async fn a_status_replaces_the_version_that_it_names() {
         let version = Arc::new(Mutex::new(FIRST));
-        let cli = Cli::try_parse_from(["highwire-agent", "--node-name=n1"]).unwrap();
         let (_sender, node) = watch::channel(None);
         let metrics = Metrics::new().unwrap();
-        let config = Config::from(cli.run.unwrap());
+        let Cli::Run(config) = Cli::parse_from(["highwire-agent", "--node-name=n1"]).unwrap()
+        else {
+            panic!("it runs");
+        };
         let mut writer = Writer::new(&client(version.clone()), &config, node, metrics);
         writer.write_status(report(1, 5)).await.unwrap();
         assert_eq!(writer.version.as_deref(), Some("5"));

@@ -2,10 +2,9 @@
 
 use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt, time::Duration};
 
-use clap::Parser;
 use highwire_agent::{
     agent_loop::{AgentLoop, Input},
-    config::{Cli, Config},
+    config::Cli,
     facts::{News, addresses::HostAddress, service_proxy::ServiceProxy},
     metrics::Metrics,
     report::Report,
@@ -70,12 +69,15 @@ fn a_service_that_nft_refuses_is_left_out_alone_and_comes_back_when_it_changes()
         let nft = folder.path().join("nft");
         fs::write(&nft, PICKY).unwrap();
         fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
-        let cli = Cli::parse_from(["highwire-agent", "--node-name=n1"]);
+        let Cli::Run(config) = Cli::parse_from(["highwire-agent", "--node-name=n1"]).unwrap()
+        else {
+            panic!("it runs");
+        };
         let (inputs, received) = mpsc::channel(64);
         let (sender, mut reports) = watch::channel(None);
         let (udp, _frontends) = watch::channel(None);
         let agent_loop = AgentLoop::new(
-            &Config::from(cli.run.unwrap()),
+            &config,
             Nft::new(nft),
             Metrics::new().unwrap(),
             Heartbeat::default(),
