@@ -60,7 +60,7 @@ pub async fn run(config: Config) -> Result<()> {
     let (api, heard) = (client::config().await?, Heartbeat::default());
     let client = client::client(&api, &heard, None)?;
     metrics.registry.register(Box::new(client::Silence::new(
-        "highwire_controller_api_server_silence_seconds",
+        "api_server_silence_seconds",
         heard.clone(),
     )?))?;
     info!(

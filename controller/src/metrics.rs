@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What the names of all metrics begin with.
-const PREFIX: &str = "highwire_controller_";
+const PREFIX: &str = "highwire_controller";
 
 /// All metrics; clones share them.
 #[derive(Clone, Debug)]
@@ -64,13 +64,11 @@ impl Metrics {
     /// # Errors
     /// If two had the same name, which a test rules out.
     pub fn new() -> prometheus::Result<Self> {
-        let registry = Registry::new();
+        let registry = Registry::new_custom(Some(PREFIX.to_owned()), None)?;
         let counters = |name: &str, help: &str, labels: &[&str]| {
-            let name = format!("{PREFIX}{name}");
             register_int_counter_vec_with_registry!(name, help, labels, registry)
         };
         let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let name = format!("{PREFIX}{name}");
             register_int_gauge_vec_with_registry!(name, help, labels, registry)
         };
         let metrics = Self {
@@ -102,13 +100,14 @@ impl Metrics {
                 &["reason"],
             )?,
             first_address: register_histogram_with_registry!(
-                format!("{PREFIX}first_address_seconds"),
+                "first_address_seconds",
                 "Time from a new Service to the first address in its status",
                 vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0],
                 registry
             )?,
             registry,
         };
+        metrics.leads(false);
         // A rate needs a zero to start from.
         for result in WRITE_RESULTS {
             metrics.status_writes.with_label_values(&[result]);
@@ -172,6 +171,17 @@ fn count(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_does_not_lead_says_so_from_the_start() {
+        let all = Metrics::new().unwrap().registry.gather();
+        let leader = all
+            .iter()
+            .find(|it| it.name() == "highwire_controller_leader");
+        let value =
+            |of: &prometheus::proto::MetricFamily| of.get_metric()[0].get_gauge().get_value();
+        assert_eq!(leader.map(value), Some(0.0));
+    }
 
     #[test]
     fn every_state_is_a_series() {

@@ -222,7 +222,7 @@ impl Reconciler {
     /// Whether it is to leave, and nothing is left that it could remove.
     #[must_use]
     pub fn has_left(&self) -> bool {
-        let is_left = |service: &History| Difference::farewell(&service.facts).is_some();
+        let is_left = |service: &History| Difference::removal(&service.facts).is_some();
         self.leading.as_ref().is_some_and(|leading| {
             leading.role == Role::Leave
                 && (leading.is_forbidden
@@ -391,7 +391,7 @@ impl Leading {
         now: Now,
     ) -> Option<StatusWrite> {
         if self.role == Role::Leave {
-            let Some(difference) = Difference::farewell(&service.facts) else {
+            let Some(difference) = Difference::removal(&service.facts) else {
                 self.queue.wait(key, None);
                 return None;
             };

@@ -65,7 +65,7 @@ impl Difference {
 
     /// What there is to remove at an uninstall: everything that Highwire wrote.
     #[must_use]
-    pub fn farewell(service: &ServiceFacts) -> Option<Self> {
+    pub fn removal(service: &ServiceFacts) -> Option<Self> {
         let is_ours = service.author == IngressAuthor::Highwire;
         let removed = service.our_conditions.clone();
         (is_ours || !removed.is_empty()).then(|| Self {
