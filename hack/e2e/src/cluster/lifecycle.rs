@@ -18,7 +18,7 @@ use crate::lab::netns::Netns;
 use crate::lab::requirements;
 use crate::lab::state::{State, write_json};
 use crate::lab::unit::{self, Spec, Unit};
-use crate::lab::wait::{scaled, try_wait_for};
+use crate::lab::wait::{is_slow, scaled, try_wait_for};
 
 /// How long each step of `up` may take on a slow machine.
 const STEP_LIMIT: Duration = Duration::from_secs(120);
@@ -77,26 +77,33 @@ pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<(Cluster, Lifelin
 
     say("kube-controller-manager, nodes and kube-proxies");
     let controllers = start(&state, controlplane::controller_manager(&state, config))?;
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
+    let controllers_work = async || {
+        let works = || accounts.get("default");
+        alive("kube-controller-manager to work", &[&controllers], works).await
+    };
+    let proxy_works = async |index: u8, proxy: &Unit| {
+        let netns = Netns::of(&state, format!("n{index}"));
+        let works = || async { proxy_health(&netns, config) };
+        alive(proxy.name(), &[proxy], works).await
+    };
+    // All at once they take a slow machine longer than they wait for a TLS handshake.
+    if is_slow() {
+        controllers_work().await?;
+    }
     let mut proxies = Vec::new();
     for index in 1..=config.nodes {
         nodes::register(&client, index, family).await?;
         let mode = config.proxy_modes.on(index);
-        proxies.push(start(
-            &state,
-            kubeproxy::spec(&state, config, index, mode)?,
-        )?);
+        let proxy = start(&state, kubeproxy::spec(&state, config, index, mode)?)?;
+        if is_slow() {
+            proxy_works(index, &proxy).await?;
+        }
+        proxies.push((index, proxy));
     }
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
-    alive("kube-controller-manager to work", &[&controllers], || {
-        accounts.get("default")
-    })
-    .await?;
-    for (index, proxy) in (1..=config.nodes).zip(&proxies) {
-        let netns = Netns::of(&state, format!("n{index}"));
-        alive(proxy.name(), &[proxy], || async {
-            proxy_health(&netns, config)
-        })
-        .await?;
+    controllers_work().await?;
+    for (index, proxy) in &proxies {
+        proxy_works(*index, proxy).await?;
     }
 
     // Last of all: who finds it finds a cluster that works.
