@@ -13,10 +13,14 @@ mod dnat;
 mod drift;
 #[path = "kernel/host.rs"]
 mod host;
+#[path = "kernel/ipvs.rs"]
+mod ipvs;
 #[path = "kernel/left_out.rs"]
 mod left_out;
 #[path = "kernel/nft_versions.rs"]
 mod nft_versions;
+#[path = "kernel/sctp.rs"]
+mod sctp;
 #[path = "kernel/service_proxy.rs"]
 mod service_proxy;
 

@@ -126,7 +126,7 @@ fn listener(protocol: Protocol, response: &InetResponse) -> Option<Listener> {
 
 /// One line per endpoint (kernel net/sctp/proc.c `sctp_eps_seq_show`). It is there once
 /// the kernel has SCTP, which the first SCTP socket loads.
-const SCTP_ENDPOINTS: &str = "/proc/net/sctp/eps";
+const SCTP_ENDPOINTS: &str = "/proc/thread-self/net/sctp/eps";
 
 /// `SCTP_SS_LISTENING` (kernel include/net/sctp/constants.h).
 const SCTP_LISTENING: &str = "10";

@@ -45,7 +45,7 @@ fn one_bound_to_a_device_answers_there_only() {
     assert!(!bound.covers(node, &BTreeSet::new()));
 }
 
-/// As the kernel's format strings make it; no kernel with SCTP was at hand.
+/// As the kernel's format strings make it.
 const TEXT: &str = "\
  ENDPT     SOCK   STY SST HBKT LPORT   UID INODE LADDRS
 00000000a1 00000000b1 2   10  29   2905      0 41234 0.0.0.0 

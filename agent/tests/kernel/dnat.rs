@@ -1,6 +1,6 @@
-//! Packets through the table that stands beside a kube-proxy in ipvs mode. There is
-//! no ipvs here: what it would make of a virtual server, its address and port, the
-//! Pod has itself. So this shows our rules, and nothing of how ipvs goes on.
+//! Packets through the table that stands beside a kube-proxy in ipvs mode, on any kernel.
+//! There is no ipvs here: what it would make of a virtual server, its address and port, the
+//! Pod has itself. So this shows our rules, and nothing of how ipvs goes on: `ipvs.rs` does.
 //!
 //! Addresses: the node 192.0.2.11 and 2001:db8:1::11, the client 198.51.100.10 and
 //! 2001:db8:2::10, the Pod 10.244.1.7, 10.96.0.10 and fd00:96::10; the node's
@@ -26,17 +26,17 @@ use nix::{
 
 use super::{command, in_new_namespace, nft, plans, replace};
 
-const CLIENT: &str = "198.51.100.10";
-const CLIENT6: &str = "2001:db8:2::10";
-const MASQUERADED: &str = "10.244.1.1";
-const MASQUERADED6: &str = "fd00:244:1::1";
+pub(super) const CLIENT: &str = "198.51.100.10";
+pub(super) const CLIENT6: &str = "2001:db8:2::10";
+pub(super) const MASQUERADED: &str = "10.244.1.1";
+pub(super) const MASQUERADED6: &str = "fd00:244:1::1";
 /// Within which an answer comes, and after which none is thought to come.
-const PATIENCE: Duration = Duration::from_millis(1500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Another namespace than the node's: a thread that runs what it is given.
-struct Namespace {
+pub(super) struct Namespace {
     thread: Pid,
     jobs: mpsc::Sender<Job>,
 }
@@ -54,7 +54,7 @@ impl Namespace {
         Self { thread, jobs }
     }
 
-    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(super) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
         let job = Box::new(move || done.send(work()).unwrap());
         self.jobs.send(job).unwrap();
@@ -80,7 +80,7 @@ impl Namespace {
     }
 }
 
-fn interface(name: &str, addresses: [&str; 2]) {
+pub(super) fn interface(name: &str, addresses: [&str; 2]) {
     command(&format!("ip link set {name} up"));
     for address in addresses {
         command(&format!("ip address replace {address} dev {name} nodad"));
@@ -88,8 +88,12 @@ fn interface(name: &str, addresses: [&str; 2]) {
 }
 
 /// Answers each client with the client's address, then repeats what it says.
-fn serve(at: &str) {
-    let listener = TcpListener::bind(at).unwrap();
+pub(super) fn serve(at: &str) {
+    serve_by(TcpListener::bind(at).unwrap());
+}
+
+/// The same on a listener of any protocol with streams.
+pub(super) fn serve_by(listener: TcpListener) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
@@ -101,13 +105,13 @@ fn serve(at: &str) {
 }
 
 /// As whom the server sees the one who asks.
-fn ask(to: &str) -> Result<String, ErrorKind> {
+pub(super) fn ask(to: &str) -> Result<String, ErrorKind> {
     let to: SocketAddr = to.parse().unwrap();
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(|error| error.kind())?;
     Ok(line(&mut stream))
 }
 
-fn line(stream: &mut TcpStream) -> String {
+pub(super) fn line(stream: &mut TcpStream) -> String {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut text = String::new();
     let mut byte = [0];
@@ -150,8 +154,8 @@ fn plan() -> Plan {
     plan
 }
 
-/// A node between a client and a Pod, with the table; gives the client.
-async fn node() -> Namespace {
+/// A node between a client and a Pod.
+pub(super) fn between_client_and_pod() -> (Namespace, Namespace) {
     interface("lo", ["192.0.2.11/32", "2001:db8:1::11/128"]);
     let (client, pod) = (Namespace::new(), Namespace::new());
     let outside = ["198.51.100.1/24", "2001:db8:2::1/64"];
@@ -162,9 +166,15 @@ async fn node() -> Namespace {
     );
     let inside = ["10.244.1.1/24", "fd00:244:1::1/64"];
     pod.join("inside", inside, ["10.244.1.7/24", "fd00:244:1::7/64"]);
+    command("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+    (client, pod)
+}
+
+/// Such a node with the table; gives the client.
+async fn node() -> Namespace {
+    let (client, pod) = between_client_and_pod();
     command("ip route add 10.96.0.10 via 10.244.1.7");
     command("ip route add fd00:96::10 via fd00:244:1::7");
-    command("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
     pod.run(|| {
         interface("lo", ["10.96.0.10/32", "fd00:96::10/128"]);
         for at in [
