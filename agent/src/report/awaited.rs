@@ -23,7 +23,7 @@ const CHECK: Duration = Duration::from_millis(50);
 const LATE_CHECK: Duration = Duration::from_millis(500);
 /// When an entrance is late. By default kube-proxy syncs within a second of a change.
 const LATE: Duration = Duration::from_millis(1200);
-/// kube-proxy has nothing to do if its last sync is so long ago.
+/// kube-proxy has nothing to program if its last sync is so long ago, and nothing came since.
 const IDLE: Duration = Duration::from_millis(1100);
 /// A sync that ended so long after a Service was seen knew the Service and its endpoints:
 /// they are made right after it, and kube-proxy often syncs in between.
@@ -111,19 +111,22 @@ impl Awaited {
         waiting.any(|since| now.duration_since(since.seen.instant) >= LATE)
     }
 
-    /// No longer awaits what is late and will not come: kube-proxy has synced since, so the
-    /// Service has no endpoints, or it says nothing of its syncs. Returns those.
+    /// No longer awaits what is late and will not come: kube-proxy has programmed all that it
+    /// can know, so the Service has no endpoints, or it says nothing of its syncs. Returns
+    /// those.
     pub fn give_up(&mut self, syncs: Option<&Syncs>, now: Now) -> Vec<Entrance> {
         let given_up = self.waiting.extract_if(.., |entrance, Since { seen, .. }| {
             let waited = now.instant.duration_since(seen.instant);
             let Some(syncs) = syncs else {
                 return waited >= LONGEST;
             };
-            let since = |past, time: Timestamp| time.duration_since(past).unsigned_abs();
-            let synced = syncs.last(entrance.family());
-            let synced = synced.filter(|last| *last > seen.time);
-            let has_it = |last| since(seen.time, last) >= SETTLED || since(last, now.time) >= IDLE;
-            waited >= LATE && synced.is_some_and(has_it)
+            let family = entrance.family();
+            let Some(last) = syncs.last(family) else {
+                return waited >= LONGEST;
+            };
+            let knew_it = last >= seen.time + SETTLED;
+            let is_idle = syncs.queued(family) <= Some(last) && now.time >= last + IDLE;
+            waited >= LATE && (knew_it || is_idle)
         });
         let given_up: Vec<Entrance> = given_up.map(|(entrance, _)| entrance).collect();
         self.done.extend(given_up.iter().cloned());

@@ -27,10 +27,17 @@ fn plan(ports: &[u16]) -> Plan {
     }
 }
 
-fn synced(time: &str) -> Syncs {
-    let status = serde_json::json!({"lastUpdated": time, "healthy": true});
-    serde_json::from_value(serde_json::json!({"status": {"IPv4": status}})).unwrap()
+/// kube-proxy last synced so many seconds after the start, and was asked to then.
+fn synced(last: f64, queued: f64) -> Syncs {
+    let start: Timestamp = START.parse().unwrap();
+    let sample = |name: &str, after: f64| {
+        let seconds = start.as_second() as f64 + after;
+        format!("kubeproxy_sync_proxy_rules_last_{name}timestamp_seconds {seconds}\n")
+    };
+    Syncs::parse(&(sample("", last) + &sample("queued_", queued))).unwrap()
 }
+
+const START: &str = "2026-01-02T03:04:05Z";
 
 struct World {
     awaited: Awaited,
@@ -44,7 +51,7 @@ impl World {
             awaited: Awaited::default(),
             start: Now {
                 instant: Instant::now(),
-                time: "2026-01-02T03:04:05Z".parse().unwrap(),
+                time: START.parse().unwrap(),
             },
         };
         world.plan(&[80], 5);
@@ -100,34 +107,35 @@ fn what_is_no_longer_wanted_is_no_longer_awaited() {
 }
 
 #[test]
-fn a_late_entrance_is_given_up_once_kube_proxy_has_synced_with_all_it_can_know() {
-    let mut world = World::new();
-    world.plan(&[80, 81], 7);
-    // The Service was seen at 05 s. Its endpoints may come after the first of these.
-    let (before, first, second) = (
-        synced("2026-01-02T03:04:04Z"),
-        synced("2026-01-02T03:04:05.3Z"),
-        synced("2026-01-02T03:04:06Z"),
-    );
+fn a_late_entrance_is_given_up_once_kube_proxy_has_programmed_all_it_can_know() {
     let early = LATE.checked_sub(Duration::from_millis(1)).unwrap();
-    assert!(!world.awaited.is_late(world.start.instant + early));
-    assert!(world.awaited.is_late(world.start.instant + LATE));
-    assert!(world.given_up(Some(&second), early).is_empty());
-    assert!(world.given_up(Some(&first), LATE).is_empty());
-    assert!(world.given_up(Some(&before), LONGEST * 9).is_empty());
-    assert_eq!(
-        world.observed(7),
-        5,
-        "kube-proxy itself says that it is behind"
-    );
-    assert_eq!(world.given_up(Some(&second), LATE), ["p81"]);
-    assert_eq!(world.observed(7), 7);
-    world.plan(&[80, 81], 8);
-    assert_eq!(world.observed(8), 8, "it is not awaited again");
-
-    world.plan(&[80, 82], 9);
-    let idle = Duration::from_millis(300) + IDLE;
-    assert_eq!(world.given_up(Some(&first), idle), ["p82"]);
+    // Whether it is given up after a time, by the last sync and when a change last came, in
+    // seconds from when the Service was seen.
+    for (after, last, queued, given_up) in [
+        // A sync long enough after it.
+        (early, 1.0, 0.9, false),
+        (LATE, 1.0, 0.9, true),
+        (LATE, 1.0, 1.1, true),
+        // Its endpoints may have come right after this sync, …
+        (LATE, 0.3, 0.2, false),
+        // … but not if kube-proxy is idle since.
+        (Duration::from_millis(300) + IDLE, 0.3, 0.2, true),
+        // It was idle when an agent started and saw an old Service.
+        (LATE, -60.0, -60.1, true),
+        // It says itself that it is behind.
+        (LONGEST * 9, -60.0, 0.1, false),
+    ] {
+        let mut world = World::new();
+        world.plan(&[80, 81], 7);
+        assert!(!world.awaited.is_late(world.start.instant + early));
+        assert!(world.awaited.is_late(world.start.instant + LATE));
+        let gone = world.given_up(Some(&synced(last, queued)), after);
+        let case = format!("{after:?} {last} {queued}");
+        assert_eq!(gone, if given_up { vec!["p81"] } else { vec![] }, "{case}");
+        assert_eq!(world.observed(7), if given_up { 7 } else { 5 }, "{case}");
+        world.plan(&[80, 81], 8);
+        assert_eq!(world.awaited.count(), usize::from(!given_up), "not again");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Whether kube-proxy follows the Services: what it says of its syncs at `/livez`
+//! Whether kube-proxy follows what changes: what it says of itself at `/livez`
 //! (Kubernetes pkg/proxy/healthcheck/proxy_health.go, as in 1.33 to 1.36).
 
 use std::{
@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::Family;
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -15,41 +14,33 @@ use serde::Deserialize;
 /// of its DaemonSet takes less.
 const LONGEST_SILENCE: Duration = Duration::from_mins(1);
 
-/// How kube-proxy's syncs went.
+/// What it says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct Syncs {
+pub(super) struct Health {
     #[serde(default, rename = "status")]
-    families: BTreeMap<String, Sync>,
+    families: BTreeMap<String, FamilyHealth>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Sync {
+struct FamilyHealth {
     last_updated: Timestamp,
     healthy: bool,
 }
 
-impl Syncs {
-    /// Reads the answer; `None` if it says nothing of single families.
+impl Health {
+    /// Reads the answer; `None` if it is none.
     pub(super) fn parse(answer: &str) -> Option<Self> {
-        let syncs: Self = serde_json::from_str(answer).ok()?;
-        (!syncs.families.is_empty()).then_some(syncs)
-    }
-
-    /// When kube-proxy last programmed this family.
-    #[must_use]
-    pub fn last(&self, family: Family) -> Option<Timestamp> {
-        let sync = self.families.get(&family.to_string());
-        sync.map(|sync| sync.last_updated)
+        serde_json::from_str(answer).ok()
     }
 
     /// That it says of itself that it does not follow, which it does when a change has
     /// waited for two of its sync periods (1 min).
     fn failing(&self) -> Option<Failing> {
-        let late = self.families.iter().find(|(_, sync)| !sync.healthy);
-        late.map(|(family, sync)| Failing::NotSyncing {
+        let late = self.families.iter().find(|(_, health)| !health.healthy);
+        late.map(|(family, health)| Failing::NotSyncing {
             family: family.clone(),
-            since: sync.last_updated,
+            since: health.last_updated,
         })
     }
 }
@@ -95,14 +86,14 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Takes in whether kube-proxy answered anything just now, and what it said of its
-    /// syncs.
+    /// health.
     pub(super) fn heard(
         &mut self,
         anything: bool,
-        syncs: Option<&Syncs>,
+        health: Option<&Health>,
         now: Instant,
     ) -> Option<Failing> {
-        if anything || syncs.is_some() {
+        if anything || health.is_some() {
             self.answered = Some(now);
         }
         let silent = self
@@ -111,7 +102,7 @@ impl Watch {
         if silent {
             return Some(Failing::Silent);
         }
-        syncs.and_then(Syncs::failing)
+        health.and_then(Health::failing)
     }
 }
 
@@ -129,22 +120,9 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_counts_for_its_own_family() {
-        let syncs = Syncs::parse(&answer(true)).unwrap();
-        let at = |time: &str| Some(time.parse().unwrap());
-        assert_eq!(syncs.last(Family::V4), at("2026-01-02T03:04:05.5Z"));
-        assert_eq!(syncs.last(Family::V6), at("2026-01-02T03:04:09Z"));
-        assert_eq!(Syncs::parse("iptables"), None);
-        assert_eq!(
-            Syncs::parse(r#"{"lastUpdated": "2026-01-02T03:04:05Z"}"#),
-            None
-        );
-    }
-
-    #[test]
     fn a_kube_proxy_that_says_it_is_late_fails() {
         let (mut watch, now) = (Watch::default(), Instant::now());
-        let mut heard = |healthy| watch.heard(true, Syncs::parse(&answer(healthy)).as_ref(), now);
+        let mut heard = |healthy| watch.heard(true, Health::parse(&answer(healthy)).as_ref(), now);
         assert_eq!(heard(true), None);
         let failing = heard(false).unwrap().to_string();
         assert!(

@@ -4,6 +4,7 @@ pub mod entrances;
 mod health;
 mod http;
 pub mod mode;
+mod syncs;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -13,8 +14,12 @@ use std::{
 use highwire_api::node::ProxyMode;
 use tokio::{sync::mpsc, time::sleep};
 
-pub use self::health::{Failing, Syncs};
-use self::{health::Watch, http::get, mode::detect};
+pub use self::{health::Failing, syncs::Syncs};
+use self::{
+    health::{Health, Watch},
+    http::get,
+    mode::detect,
+};
 
 /// How often kube-proxy is asked, …
 const PERIOD: Duration = Duration::from_secs(10);
@@ -41,11 +46,12 @@ pub async fn follow<Input>(sender: mpsc::Sender<Input>, wrap: impl Fn(ServicePro
     let mut known: Option<ServiceProxy> = None;
     let mut watch = Watch::default();
     loop {
-        let (said, syncs) = tokio::join!(get(METRICS, "/proxyMode"), syncs());
+        let (said, health) = tokio::join!(get(METRICS, "/proxyMode"), get(HEALTH, "/livez"));
+        let health = health.as_deref().and_then(Health::parse);
         let last = known.as_ref().and_then(|known| known.mode);
         let now = ServiceProxy {
             mode: detect(said.as_deref(), last).await,
-            failing: watch.heard(said.is_some(), syncs.as_ref(), Instant::now()),
+            failing: watch.heard(said.is_some(), health.as_ref(), Instant::now()),
         };
         if known.as_ref() != Some(&now) && sender.send(wrap(now.clone())).await.is_err() {
             return;
@@ -58,5 +64,5 @@ pub async fn follow<Input>(sender: mpsc::Sender<Input>, wrap: impl Fn(ServicePro
 
 /// How kube-proxy's syncs went; `None` if it does not say.
 pub async fn syncs() -> Option<Syncs> {
-    Syncs::parse(&get(HEALTH, "/livez").await?)
+    Syncs::parse(&get(METRICS, "/metrics").await?)
 }
