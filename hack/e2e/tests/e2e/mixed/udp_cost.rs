@@ -70,15 +70,14 @@ async fn with_policy_local_a_node_without_endpoints_lets_refused_clients_be() ->
     let to = cluster.node("n1")?.v4(port);
     let mut flow = client.udp_flow(to)?;
     refuses_udp(&mut flow).await;
-    // Something changes, and the sweeps that follow find this client's flow.
-    let other = scope.service("other").load_balancer();
-    let other = other.udp(scope.free_port()?, 5353).create().await?;
-    ingress_is(&other, &highwire_e2e::expect::BOTH).await;
     let metric = |name: &str| agent.metric(&format!("highwire_agent_udp_{name}"));
     let (sweeps, deleted) = (
         metric("sweeps_total{result=\"ok\"}")?,
         metric("flows_deleted_total")?,
     );
+    // Something changes, and the sweeps that follow find this client's flow.
+    let other = scope.service("other").load_balancer();
+    other.udp(scope.free_port()?, 5353).create().await?;
     wait_for("more sweeps", LONG, || {
         flow.ask(Duration::from_millis(50)).ok();
         let now = metric("sweeps_total{result=\"ok\"}");
