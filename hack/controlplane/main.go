@@ -1,6 +1,6 @@
 // Command controlplane is one multi-call binary that holds the upstream
 // Kubernetes programs a test cluster is made of: etcd, kube-apiserver,
-// kube-controller-manager, kube-proxy and kubectl.
+// kube-controller-manager, kube-scheduler, kube-proxy, kubelet and kubectl.
 //
 // The first argument (or the name the binary is called by, so that a symbolic
 // link named "kubectl" works) chooses the program; everything after it goes to
@@ -9,6 +9,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,6 +24,8 @@ import (
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
+	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
@@ -38,6 +41,8 @@ var programs = map[string]func() int{
 	"kube-apiserver":          runCobra(apiserver.NewAPIServerCommand),
 	"kube-controller-manager": runCobra(controllermanager.NewControllerManagerCommand),
 	"kube-proxy":              runCobra(proxy.NewProxyCommand),
+	"kube-scheduler":          runCobra(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
+	"kubelet":                 runCobra(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
 	"kubectl": func() int {
 		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 			kubectlutil.CheckErr(err) // exits

@@ -1,5 +1,6 @@
 //! What tests put on a cluster and expect of it: Pods, Services, traffic.
 
+pub mod clients;
 pub mod evidence;
 pub mod expect;
 pub mod load;
@@ -10,3 +11,4 @@ pub mod service;
 mod slots;
 pub mod test;
 pub mod traffic;
+pub mod workload;

@@ -98,6 +98,25 @@ impl Default for ProxySync {
     }
 }
 
+/// What runs Pods on the nodes of a cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    /// The harness: a Pod is a network namespace with a process, and its object.
+    Bare,
+    /// A kubelet and containerd on a machine of namespaces; Pods are scheduled.
+    Kubelet(Containers),
+}
+
+/// What containers are made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Containers {
+    /// Folder of containerd, its shim and ctr.
+    pub containerd: PathBuf,
+    /// Folder of archives of images, which every node imports.
+    pub images: PathBuf,
+}
+
 /// What a cluster was asked to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
@@ -105,6 +124,8 @@ pub struct Config {
     pub name: String,
     /// How many nodes it has.
     pub nodes: u8,
+    /// What runs Pods on them.
+    pub node_kind: NodeKind,
     /// The kube-proxies' modes.
     pub proxy_modes: ProxyModes,
     /// Families of nodes, Pods and Services.
@@ -149,6 +170,14 @@ impl Config {
             "{} does not exist: run hack/build-controlplane, or use hack/cluster, which does",
             apiserver.display()
         );
+        if let NodeKind::Kubelet(containers) = &self.node_kind {
+            let containerd = containers.containerd.join("containerd");
+            ensure!(
+                containerd.exists(),
+                "{} does not exist: run hack/build-containerd, or use hack/cluster, which does",
+                containerd.display()
+            );
+        }
         Ok(())
     }
 }

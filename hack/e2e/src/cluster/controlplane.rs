@@ -1,12 +1,14 @@
-//! Command lines of etcd, kube-apiserver, kube-controller-manager and the relay.
+//! Command lines of etcd, kube-apiserver, kube-controller-manager, kube-scheduler and the
+//! relay.
 
 use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use crate::cluster::config::Config;
+use crate::cluster::config::{Config, NodeKind};
 use crate::cluster::layout::{API_PORT, IpFamily};
 use crate::lab::netns::Netns;
+use crate::lab::place::Place;
 use crate::lab::state::State;
 use crate::lab::unit::Spec;
 
@@ -70,6 +72,10 @@ pub fn apiserver(state: &State, config: &Config) -> Spec {
                 config.ip_family.service_cidrs()
             ),
             "--authorization-mode=Node,RBAC".into(),
+            "--enable-admission-plugins=NodeRestriction".into(),
+            format!("--kubelet-client-certificate={}", pki("admin.crt")),
+            format!("--kubelet-client-key={}", pki("admin.key")),
+            "--kubelet-preferred-address-types=InternalIP".into(),
             "--allow-privileged".into(),
             "--profiling=false".into(),
             // A stopped API server should be gone at once.
@@ -78,26 +84,47 @@ pub fn apiserver(state: &State, config: &Config) -> Spec {
     )
 }
 
-/// kube-controller-manager with only the controllers needed, each as its own service account.
+/// kube-controller-manager, each controller as its own service account; on bare nodes only
+/// the controllers needed.
 pub fn controller_manager(state: &State, config: &Config) -> Spec {
     let pki = |file: &str| state.path("pki").join(file).display().to_string();
-    Spec::new(
-        "kube-controller-manager",
-        &Netns::of(state, "cp"),
-        vec![
-            program(config, "kube-controller-manager"),
-            format!("--kubeconfig={}", pki("kube-controller-manager.kubeconfig")),
-            format!("--root-ca-file={}", pki("ca.crt")),
+    let mut argv = vec![
+        program(config, "kube-controller-manager"),
+        format!("--kubeconfig={}", pki("kube-controller-manager.kubeconfig")),
+        format!("--root-ca-file={}", pki("ca.crt")),
+        "--use-service-account-credentials".into(),
+        "--leader-elect=false".into(),
+        // Tests create and delete in bursts.
+        "--kube-api-qps=200".into(),
+        "--kube-api-burst=400".into(),
+        "--concurrent-namespace-syncs=20".into(),
+        "--profiling=false".into(),
+    ];
+    match config.node_kind {
+        NodeKind::Bare => argv.extend([
             format!("--controllers={CONTROLLERS}"),
-            "--use-service-account-credentials".into(),
-            "--leader-elect=false".into(),
             format!("--node-monitor-grace-period={FOREVER}"),
             format!("--node-startup-grace-period={FOREVER}"),
-            // Tests create and delete in bursts.
-            "--kube-api-qps=200".into(),
-            "--kube-api-burst=400".into(),
-            "--concurrent-namespace-syncs=20".into(),
-            "--profiling=false".into(),
+        ]),
+        // All controllers, as anywhere.
+        NodeKind::Kubelet(_) => argv.push(format!(
+            "--service-account-private-key-file={}",
+            pki("tokens.key")
+        )),
+    }
+    Spec::new("kube-controller-manager", &Netns::of(state, "cp"), argv)
+}
+
+/// kube-scheduler, for nodes with kubelets.
+pub fn scheduler(state: &State, config: &Config) -> Spec {
+    let kubeconfig = state.path("pki/kube-scheduler.kubeconfig");
+    Spec::new(
+        "kube-scheduler",
+        &Netns::of(state, "cp"),
+        vec![
+            program(config, "kube-scheduler"),
+            format!("--kubeconfig={}", kubeconfig.display()),
+            "--leader-elect=false".into(),
         ],
     )
 }
@@ -112,7 +139,7 @@ pub fn relay(state: &State, config: &Config) -> Result<Spec> {
     let target = api_address(config.ip_family);
     Ok(Spec {
         name: "relay".into(),
-        netns: None,
+        place: Place::Host,
         argv: vec![
             config.tools.join("highwire-cluster").display().to_string(),
             "relay".into(),

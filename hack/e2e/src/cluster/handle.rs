@@ -12,8 +12,9 @@ use kube::{Client, Config as ClientConfig};
 use serde_json::json;
 
 use crate::cluster::config::Config;
-use crate::cluster::layout::{CLIENT_V4, CLIENT_V6, node_v4, node_v6};
+use crate::cluster::layout::{CLIENT_V4, CLIENT_V6, node_addresses, node_v4, node_v6};
 use crate::lab::init::{Init, in_thread};
+use crate::lab::machine::Machine;
 use crate::lab::netns::Netns;
 use crate::lab::requirements;
 use crate::lab::state::State;
@@ -198,10 +199,7 @@ impl Cluster {
         let name = format!("n{index}");
         Node {
             netns: Netns::of(&self.state, &name),
-            addresses: self
-                .config
-                .ip_family
-                .pick(node_v4(index).into(), node_v6(index).into()),
+            addresses: node_addresses(index, self.config.ip_family),
             name,
             index,
         }
@@ -232,6 +230,11 @@ impl Node {
     /// Its namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns
+    }
+
+    /// The machine it is, in a cluster with kubelets.
+    pub fn machine(&self) -> Machine {
+        Machine::of(&self.netns)
     }
 }
 

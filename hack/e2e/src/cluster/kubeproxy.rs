@@ -3,10 +3,10 @@
 use anyhow::Result;
 use serde_json::json;
 
-use crate::cluster::config::{Config, ProxyMode};
+use crate::cluster::config::{Config, NodeKind, ProxyMode};
 use crate::cluster::controlplane::program;
 use crate::cluster::layout::{IpFamily, PROXY_HEALTH_PORT};
-use crate::lab::netns::Netns;
+use crate::lab::place::Place;
 use crate::lab::state::{State, write_json};
 use crate::lab::unit::Spec;
 
@@ -23,6 +23,10 @@ pub fn spec(state: &State, config: &Config, index: u8, mode: ProxyMode) -> Resul
         "minSyncPeriod": config.proxy_sync.min,
         "syncPeriod": config.proxy_sync.period,
     });
+    let place = match config.node_kind {
+        NodeKind::Bare => Place::Netns(node.clone()),
+        NodeKind::Kubelet(_) => Place::Machine(node.clone()),
+    };
     write_json(
         &file,
         &json!({
@@ -54,12 +58,13 @@ pub fn spec(state: &State, config: &Config, index: u8, mode: ProxyMode) -> Resul
             },
         }),
     )?;
-    Ok(Spec::new(
-        format!("kube-proxy-{node}"),
-        &Netns::of(state, &node),
-        vec![
+    Ok(Spec {
+        name: format!("kube-proxy-{node}"),
+        place,
+        argv: vec![
             program(config, "kube-proxy"),
             format!("--config={}", file.display()),
         ],
-    ))
+        env: Vec::new(),
+    })
 }

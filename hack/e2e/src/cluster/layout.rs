@@ -21,7 +21,7 @@
 //! | Pods of node i | 10.244.i.0/24 | fd00:244:i::/64 |
 //! | Services | 10.96.0.0/16 | fd00:96::/108 |
 //!
-//! Only nodes have routes to Pods, and nobody has one to Services, so that a
+//! Only nodes and the control plane have routes to Pods, and nobody has one to Services, so that a
 //! packet which leaves a node with such a destination is lost as it would be in
 //! a real network. Node and Pod addresses exist in the cluster's families only;
 //! the fabric, the control plane and the client always have both.
@@ -117,6 +117,11 @@ pub fn node_v4(index: u8) -> Ipv4Addr {
 /// A node's IPv6 address, whose last group reads like the IPv4 one (`::11`).
 pub fn node_v6(index: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, decimal_as_hex(10 + index))
+}
+
+/// A node's addresses, primary first.
+pub fn node_addresses(index: u8, family: IpFamily) -> Vec<IpAddr> {
+    family.pick(node_v4(index).into(), node_v6(index).into())
 }
 
 /// Pod CIDRs of a node in the given families.

@@ -8,12 +8,13 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::Api;
 
-use crate::cluster::config::{Config, ProxyMode};
+use crate::cluster::config::{Config, Containers, NodeKind, ProxyMode};
 use crate::cluster::handle::{self, Cluster, Node};
 use crate::cluster::layout::PROXY_HEALTH_PORT;
-use crate::cluster::{controlplane, kubeproxy, network, nodes, pki};
+use crate::cluster::{controlplane, kubelet, kubeproxy, network, nodes, pki};
 use crate::lab::http::http_text;
 use crate::lab::init::{Init, Lifeline};
+use crate::lab::machine::{self, Machine};
 use crate::lab::netns::Netns;
 use crate::lab::requirements;
 use crate::lab::state::{State, write_json};
@@ -39,16 +40,19 @@ pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<(Cluster, Lifelin
     say("networks");
     let (fabric, family) = (Netns::of(&state, "fabric"), config.ip_family);
     network::fabric_and_client(&fabric, &Netns::of(&state, "client"))?;
-    network::control_plane(&fabric, &Netns::of(&state, "cp"))?;
+    network::control_plane(&fabric, &Netns::of(&state, "cp"), config.nodes, family)?;
     for index in 1..=config.nodes {
         let netns = Netns::of(&state, format!("n{index}"));
         network::node(&fabric, &netns, index, config.nodes, family)?;
     }
 
     say("certificates");
-    pki::create(&state)?;
+    let node_names: Vec<String> = (1..=config.nodes).map(|it| format!("n{it}")).collect();
+    pki::create(&state, &node_names)?;
     let inside = controlplane::api_url(family);
-    for who in ["kube-controller-manager", "kube-proxy"] {
+    let components = ["kube-controller-manager", "kube-scheduler", "kube-proxy"];
+    let nodes = node_names.iter().map(String::as_str);
+    for who in components.into_iter().chain(nodes) {
         let path = state.path(format!("pki/{who}.kubeconfig"));
         pki::certificate_kubeconfig(&state, &path, &inside, who)?;
     }
@@ -91,9 +95,21 @@ pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<(Cluster, Lifelin
     if is_slow() {
         controllers_work().await?;
     }
+    match &config.node_kind {
+        NodeKind::Bare => {
+            for index in 1..=config.nodes {
+                nodes::register(&client, index, family).await?;
+            }
+        }
+        NodeKind::Kubelet(containers) => {
+            start(&state, controlplane::scheduler(&state, config))?;
+            for index in 1..=config.nodes {
+                boot(&state, config, containers, index).await?;
+            }
+        }
+    }
     let mut proxies = Vec::new();
     for index in 1..=config.nodes {
-        nodes::register(&client, index, family).await?;
         let mode = config.proxy_modes.on(index);
         let proxy = start(&state, kubeproxy::spec(&state, config, index, mode)?)?;
         if is_slow() {
@@ -104,6 +120,11 @@ pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<(Cluster, Lifelin
     controllers_work().await?;
     for (index, proxy) in &proxies {
         proxy_works(*index, proxy).await?;
+        if matches!(config.node_kind, NodeKind::Kubelet(_)) {
+            let kubelet = Unit::new(&state, format!("kubelet-n{index}"));
+            let ready = || nodes::ready(&client, *index);
+            alive(kubelet.name(), &[&kubelet], ready).await?;
+        }
     }
 
     // Last of all: who finds it finds a cluster that works.
@@ -133,6 +154,7 @@ pub fn down(name: &str) -> Result<()> {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+    machine::remove_all_cgroups(&state)?;
     state.remove()
 }
 
@@ -142,26 +164,39 @@ pub fn sweep() -> Result<()> {
     for name in State::list() {
         let state = State::new(&name)?;
         if Init::is_gone(&state) {
+            machine::remove_all_cgroups(&state)?;
             state.remove()?;
         }
     }
     Ok(())
 }
 
-/// Cuts a node's power: its processes end, and all that its kernel had is lost. Pods on it
-/// must have been stopped before.
+/// Cuts a node's power: its processes end, and all that its kernel had is lost. On a bare
+/// node, Pods must have been stopped before.
 pub fn power_off(cluster: &Cluster, node: &Node) -> Result<()> {
     // The cable first, so that nothing that ends can say so.
     let cable = format!("link del {}", node.name);
     cluster.netns("fabric")?.ip_batch(&cable)?;
-    for program in ["agent", "kube-proxy"] {
-        cluster.unit(&format!("{program}-{}", node.name)).kill()?;
+    match cluster.config().node_kind {
+        NodeKind::Bare => {
+            for program in ["agent", "kube-proxy"] {
+                cluster.unit(&format!("{program}-{}", node.name)).kill()?;
+            }
+        }
+        NodeKind::Kubelet(_) => {
+            node.machine().power_off()?;
+            // Those that were started on it have ended, and are waited for here.
+            for program in ["kubelet", "containerd", "kube-proxy"] {
+                cluster.unit(&format!("{program}-{}", node.name)).kill()?;
+            }
+        }
     }
     node.netns().delete()
 }
 
-/// Boots it again, with addresses and routes but without a process.
-pub fn power_on(cluster: &Cluster, node: &Node) -> Result<()> {
+/// Boots it again, with addresses and routes. A bare node is without a process then; on
+/// another containerd and the kubelet start, and kube-proxy is the caller's to start.
+pub async fn power_on(cluster: &Cluster, node: &Node) -> Result<()> {
     let (fabric, config) = (cluster.netns("fabric")?, cluster.config());
     network::node(
         &fabric,
@@ -169,7 +204,34 @@ pub fn power_on(cluster: &Cluster, node: &Node) -> Result<()> {
         node.index,
         config.nodes,
         config.ip_family,
-    )
+    )?;
+    match &config.node_kind {
+        NodeKind::Bare => Ok(()),
+        NodeKind::Kubelet(containers) => {
+            boot(cluster.state(), config, containers, node.index).await
+        }
+    }
+}
+
+/// Switches the machine of a node on and starts containerd and the kubelet. The first time,
+/// containerd imports the images.
+async fn boot(state: &State, config: &Config, containers: &Containers, index: u8) -> Result<()> {
+    let node = format!("n{index}");
+    let machine = Machine::of(&Netns::of(state, &node));
+    let first = !machine.folder().exists();
+    machine.boot()?;
+    let containerd = start(
+        state,
+        kubelet::containerd(state, config, containers, index)?,
+    )?;
+    alive(containerd.name(), &[&containerd], || async {
+        kubelet::containerd_answers(state, containers, &node)
+    })
+    .await?;
+    if first {
+        kubelet::import_images(state, containers, &node)?;
+    }
+    start(state, kubelet::kubelet(state, config, index)?).map(drop)
 }
 
 /// Ends a node's kube-proxy and starts one in that mode, which finds its programs in the

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod controlplane;
 pub mod handle;
+pub mod kubelet;
 pub mod kubeproxy;
 pub mod layout;
 pub mod lifecycle;

@@ -44,16 +44,33 @@ pub fn fabric_and_client(fabric: &Netns, client: &Netns) -> Result<()> {
     offloads_off(client, "eth0")
 }
 
-/// Plugs the control plane into the fabric.
-pub fn control_plane(fabric: &Netns, netns: &Netns) -> Result<()> {
+/// Plugs the control plane into the fabric, with routes to the nodes' Pods: theirs reach it
+/// with their own addresses.
+pub fn control_plane(fabric: &Netns, netns: &Netns, nodes: u8, family: IpFamily) -> Result<()> {
     netns.create()?;
     plug(fabric, netns, "cp")?;
     netns.ip_batch(&format!(
         "addr add {CONTROL_PLANE_V4}/24 dev eth0\n\
          addr add {CONTROL_PLANE_V6}/64 dev eth0 nodad\n\
          route add default via 192.0.2.254\n\
-         route add default via 2001:db8:1::fe"
+         route add default via 2001:db8:1::fe\n\
+         {}",
+        (1..=nodes)
+            .map(|node| routes_to_pods(node, family))
+            .collect::<String>()
     ))
+}
+
+/// `ip` commands for the routes to the Pods of a node.
+fn routes_to_pods(node: u8, family: IpFamily) -> String {
+    let mut lines = String::new();
+    if family.has_v4() {
+        lines += &format!("route add 10.244.{node}.0/24 via {}\n", node_v4(node));
+    }
+    if family.has_v6() {
+        lines += &format!("route add fd00:244:{node}::/64 via {}\n", node_v6(node));
+    }
+    lines
 }
 
 /// Plugs node `index` of `nodes` into the fabric, with routes to the others' Pods.
@@ -71,12 +88,7 @@ pub fn node(fabric: &Netns, netns: &Netns, index: u8, nodes: u8, family: IpFamil
         lines += "route add default via 2001:db8:1::fe\n";
     }
     for other in (1..=nodes).filter(|other| *other != index) {
-        if family.has_v4() {
-            lines += &format!("route add 10.244.{other}.0/24 via {}\n", node_v4(other));
-        }
-        if family.has_v6() {
-            lines += &format!("route add fd00:244:{other}::/64 via {}\n", node_v6(other));
-        }
+        lines += &routes_to_pods(other, family);
     }
     netns.ip_batch(&lines)
 }

@@ -1,6 +1,6 @@
-//! Node objects, as a kubelet would register them.
+//! Node objects: registered as a kubelet would, or by one.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -56,5 +56,19 @@ pub async fn register(client: &Client, index: u8, family: IpFamily) -> Result<()
         .patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
         .await
         .with_context(|| format!("report Node {name} ready"))?;
+    Ok(())
+}
+
+/// Fails unless the kubelet of node `index` has registered it and reports it ready.
+pub async fn ready(client: &Client, index: u8) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node = nodes.get(&format!("n{index}")).await?;
+    let conditions = node.status.and_then(|status| status.conditions);
+    let conditions = conditions.unwrap_or_default();
+    let condition = conditions.iter().find(|it| it.type_ == "Ready");
+    ensure!(
+        condition.is_some_and(|it| it.status == "True"),
+        "{condition:?}"
+    );
     Ok(())
 }

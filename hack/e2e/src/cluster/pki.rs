@@ -16,19 +16,20 @@ use crate::cluster::layout::{
 use crate::lab::state::{State, write_json, write_private};
 
 /// Who a client certificate says its holder is: user name and group.
-const CLIENTS: [(&str, &str, Option<&str>); 3] = [
+const CLIENTS: [(&str, &str, Option<&str>); 4] = [
     ("admin", "highwire-admin", Some("system:masters")),
     (
         "kube-controller-manager",
         "system:kube-controller-manager",
         None,
     ),
+    ("kube-scheduler", "system:kube-scheduler", None),
     ("kube-proxy", "system:kube-proxy", None),
 ];
 
-/// Writes the CA, the API server's certificate, the client certificates and the
-/// key that signs service-account tokens into `pki/`.
-pub fn create(state: &State) -> Result<()> {
+/// Writes the CA, the API server's certificate, the client certificates, one for each
+/// node's kubelet among them, and the key that signs service-account tokens into `pki/`.
+pub fn create(state: &State, nodes: &[String]) -> Result<()> {
     let dir = state.path("pki");
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::default();
@@ -71,20 +72,34 @@ pub fn create(state: &State) -> Result<()> {
     sign(&dir, "apiserver", server, &issuer)?;
 
     for (file, user, group) in CLIENTS {
-        let mut client = CertificateParams::default();
-        client.distinguished_name.push(DnType::CommonName, user);
-        if let Some(group) = group {
-            client
-                .distinguished_name
-                .push(DnType::OrganizationName, group);
-        }
-        client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        sign(&dir, file, client, &issuer)?;
+        sign_client(&dir, file, user, group, &issuer)?;
+    }
+    for node in nodes {
+        let user = format!("system:node:{node}");
+        sign_client(&dir, node, &user, Some("system:nodes"), &issuer)?;
     }
 
     let tokens = KeyPair::generate()?;
     write_private(&dir.join("tokens.key"), tokens.serialize_pem().as_bytes())?;
     write_private(&dir.join("tokens.pub"), tokens.public_key_pem().as_bytes())
+}
+
+fn sign_client(
+    dir: &Path,
+    file: &str,
+    user: &str,
+    group: Option<&str>,
+    by: &Issuer<'_, KeyPair>,
+) -> Result<()> {
+    let mut client = CertificateParams::default();
+    client.distinguished_name.push(DnType::CommonName, user);
+    if let Some(group) = group {
+        client
+            .distinguished_name
+            .push(DnType::OrganizationName, group);
+    }
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    sign(dir, file, client, by)
 }
 
 fn sign(dir: &Path, file: &str, of: CertificateParams, by: &Issuer<'_, KeyPair>) -> Result<()> {

@@ -1,7 +1,8 @@
 //! Highwire itself on a test cluster, as `kubectl apply -f deploy` and two node
-//! labels would bring it up: the harness stands in for the DaemonSet and the
-//! Deployment, since there is no kubelet.
+//! labels bring it up. On bare nodes the harness stands in for the DaemonSet and the
+//! Deployment ([`program`]); on nodes with kubelets those run it ([`installed`]).
 
+pub mod installed;
 pub mod kubelet;
 pub mod program;
 pub mod workload;
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 
+use crate::cluster::config::NodeKind;
 use crate::cluster::handle::Cluster;
 use crate::highwire::program::{Program, Programs as _};
 use crate::highwire::workload::NAMESPACE;
@@ -27,10 +29,13 @@ pub const READY: Duration = Duration::from_secs(30);
 /// Applies `deploy/`, opts n1 and n2 in, starts their agents and two controllers,
 /// and waits until all are ready. Safe to call again.
 pub async fn start(cluster: &Cluster) -> Result<()> {
-    start_with(cluster, &[], &[]).await
+    match cluster.config().node_kind {
+        NodeKind::Bare => start_with(cluster, &[], &[]).await,
+        NodeKind::Kubelet(_) => installed::install(cluster).await,
+    }
 }
 
-/// The same with additional flags for the agents and for the controllers.
+/// The same on bare nodes with additional flags for the agents and for the controllers.
 pub async fn start_with(cluster: &Cluster, agents: &[&str], controllers: &[&str]) -> Result<()> {
     apply(cluster)?;
     for node in SERVING {

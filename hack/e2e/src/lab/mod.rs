@@ -2,7 +2,9 @@
 
 pub mod http;
 pub mod init;
+pub mod machine;
 pub mod netns;
+pub mod place;
 mod process;
 pub mod requirements;
 pub mod state;

@@ -48,6 +48,11 @@ impl Netns {
         &self.role
     }
 
+    /// The laboratory it belongs to.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
     /// The laboratory and its role there, for messages.
     pub fn name(&self) -> String {
         format!("{}/{}", self.state.name(), self.role)

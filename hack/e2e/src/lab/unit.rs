@@ -18,8 +18,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::lab::init::{Init, in_thread};
+use crate::lab::init::in_thread;
 use crate::lab::netns::Netns;
+use crate::lab::place::Place;
 use crate::lab::process;
 use crate::lab::state::{State, read_json, write_json};
 use crate::lab::wait::{is_slow, scaled};
@@ -32,8 +33,8 @@ pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 pub struct Spec {
     /// Name, unique in the cluster: `etcd`, `kube-proxy-n1`.
     pub name: String,
-    /// Role of the namespace to run in; the host's when there is none.
-    pub netns: Option<String>,
+    /// Where it runs.
+    pub place: Place,
     /// Program and arguments.
     pub argv: Vec<String>,
     /// Its whole environment but PATH.
@@ -45,7 +46,7 @@ impl Spec {
     pub fn new(name: impl Into<String>, netns: &Netns, argv: Vec<String>) -> Self {
         Self {
             name: name.into(),
-            netns: Some(netns.role().to_owned()),
+            place: Place::Netns(netns.role().to_owned()),
             argv,
             env: Vec::new(),
         }
@@ -107,11 +108,10 @@ impl Unit {
             .append(true)
             .open(unit.log_path())
             .with_context(|| format!("open {}", unit.log_path().display()))?;
-        let init = Init::of(state).context("the cluster has ended")?;
         // setsid and setpriv replace themselves: the pid is the program's own.
         let mut command = Command::new("setsid");
         command
-            .args(&spec.argv)
+            .args(spec.place.command_line(&spec.argv))
             .env_clear()
             .env("PATH", PATH)
             // Go programs collect garbage more rarely where the processor is slow.
@@ -122,10 +122,7 @@ impl Unit {
             .stdout(log.try_clone()?)
             .stderr(log);
         let child = in_thread(|| {
-            init.adopt()?;
-            if let Some(netns) = &spec.netns {
-                Netns::of(state, netns).enter()?;
-            }
+            spec.place.enter(state)?;
             let started = command.spawn();
             started.with_context(|| format!("start {}", spec.name))
         })?;

@@ -2,7 +2,9 @@
 //!
 //! The folder says where a test runs. `each_mode/`: what is about the path of packets or
 //! about kube-proxy's mode, on a cluster of each mode. `mixed/`: all else, once, on a
-//! cluster whose nodes' kube-proxies run in different modes.
+//! cluster whose nodes' kube-proxies run in different modes. `node/`: `deploy/` as shipped, on
+//! nodes with kubelets and containerd (`hack/test node`).
 
 mod each_mode;
 mod mixed;
+mod node;

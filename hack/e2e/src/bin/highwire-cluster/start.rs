@@ -9,7 +9,9 @@ use highwire_e2e::bed::test::KEEP;
 use highwire_e2e::cluster::handle::ENV;
 use highwire_e2e::lab::init::Lifeline;
 use highwire_e2e::lab::state::{self, State};
-use highwire_e2e::{Cluster, Config, IpFamily, ProxyModes, ProxySync, highwire, lifecycle};
+use highwire_e2e::{
+    Cluster, Config, Containers, IpFamily, NodeKind, ProxyModes, ProxySync, highwire, lifecycle,
+};
 use tokio::process::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -28,9 +30,18 @@ pub(crate) struct Up {
     /// Address families of nodes, Pods and Services.
     #[arg(long, value_enum, default_value = "dual")]
     ip_family: IpFamily,
+    /// Nodes with kubelets and containerd, whose Pods run images.
+    #[arg(long)]
+    kubelet: bool,
     /// Folder of the upstream programs, as hack/build-controlplane prints it.
     #[arg(long, env = "HIGHWIRE_CONTROLPLANE")]
     controlplane: PathBuf,
+    /// Folder of containerd, as hack/build-containerd prints it.
+    #[arg(long, env = "HIGHWIRE_CONTAINERD", required_if_eq("kubelet", "true"))]
+    containerd: Option<PathBuf>,
+    /// Folder of archives of images that the nodes import, as hack/build-images prints it.
+    #[arg(long, env = "HIGHWIRE_IMAGES", required_if_eq("kubelet", "true"))]
+    images: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -100,9 +111,17 @@ async fn start(
     interruption: &mut Interruption,
 ) -> Result<(Cluster, Lifeline)> {
     let tools = std::env::current_exe()?;
+    let node_kind = match (arguments.kubelet, arguments.containerd, arguments.images) {
+        (true, Some(containerd), Some(images)) => NodeKind::Kubelet(Containers {
+            containerd: std::path::absolute(containerd)?,
+            images: std::path::absolute(images)?,
+        }),
+        _ => NodeKind::Bare,
+    };
     let config = Config {
         name: name.to_owned(),
         nodes: arguments.nodes,
+        node_kind,
         proxy_modes: arguments.proxy_mode,
         ip_family: arguments.ip_family,
         proxy_knows_pods: true,

@@ -98,7 +98,7 @@ async fn a_rebooted_node_leaves_and_comes_back_without_anything_old() -> Result<
     let later = on_nodes(&scope, "new", new, &["n1", "n2"], "Cluster").await?;
     lists(&later, &[&n2]).await;
 
-    power_on(&cluster, &n1)?;
+    power_on(&cluster, &n1).await?;
     let agent = cluster.agent("n1")?;
     agent.start(&[]).await?;
     // kube-proxy takes longer to start: until then the node would not answer.

@@ -2,27 +2,15 @@
 //! agents and controllers of both work side by side. `hack/build-previous` builds the
 //! old ones. On a cluster of its own.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{BOTH, LONG, answers, ingress_is, web_pods, web_service};
-use highwire_e2e::{Cluster, Kubelet, Netns, PrivateCluster, Program, Scope, Svc, highwire};
+use highwire_e2e::{Clients, Cluster, Kubelet, PrivateCluster, Program, Scope, Svc, highwire};
 use macro_rules_attribute::apply;
 use serde_json::json;
-use tokio::task::{JoinHandle, spawn_blocking};
-
-/// Between two connections of a client: more would only use up its ports.
-const PACE: Duration = Duration::from_millis(10);
-
-/// A lost SYN is sent again after 1 s.
-const SLOW: Duration = Duration::from_millis(900);
 
 fn previous() -> Result<PathBuf> {
     let folder = std::env::var_os("HIGHWIRE_PREVIOUS");
@@ -49,68 +37,6 @@ async fn replace(cluster: &Cluster, new: &Program) -> Result<()> {
     drop(kubelet);
     new.start(&[]).await?;
     new.wait_ready(LONG).await
-}
-
-/// Clients that connect to the Service until they are dropped.
-struct Clients {
-    done: Arc<AtomicBool>,
-    running: Vec<JoinHandle<Result<usize>>>,
-}
-
-impl Clients {
-    /// One for every port of every node that serves.
-    fn start(cluster: &Cluster, ports: &[u16]) -> Result<Self> {
-        let mut clients = Self {
-            done: Arc::default(),
-            running: Vec::new(),
-        };
-        for node in highwire::SERVING {
-            for port in ports {
-                let (from, to) = (cluster.outside(), cluster.node(node)?.v4(*port));
-                let done = Arc::clone(&clients.done);
-                let client = spawn_blocking(move || connect(&from, to, &done));
-                clients.running.push(client);
-            }
-        }
-        Ok(clients)
-    }
-
-    /// How many connections each made; an error if any failed.
-    async fn stop(mut self) -> Result<Vec<usize>> {
-        self.done.store(true, Ordering::Relaxed);
-        let mut made = Vec::new();
-        for client in self.running.drain(..) {
-            made.push(client.await??);
-        }
-        Ok(made)
-    }
-}
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        // Else the test would never end.
-        self.done.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Connects until `done`, and keeps one connection from the start to the end. A slow
-/// connection does not count as failed: other tests keep this machine busy.
-fn connect(from: &Netns, to: SocketAddr, done: &AtomicBool) -> Result<usize> {
-    let mut kept = from.tcp_connect(to, LONG)?;
-    let mut made = 0;
-    while !done.load(Ordering::Relaxed) {
-        let start = Instant::now();
-        from.http_get(to, LONG)
-            .with_context(|| format!("{to}, after {made} connections"))?;
-        made += 1;
-        if start.elapsed() > SLOW {
-            println!("connection {made} to {to} took {:?}", start.elapsed());
-        }
-        thread::sleep(PACE);
-    }
-    kept.say("after the upgrade")
-        .with_context(|| format!("the connection to {to} from before"))?;
-    Ok(made)
 }
 
 /// Services that are served during the upgrade, each with its version before.
