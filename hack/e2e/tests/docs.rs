@@ -32,7 +32,7 @@ fn quoted(line: &str) -> impl Iterator<Item = &str> {
 /// The source of the cluster tests in `<file>.rs`, whichever folder it is in.
 fn source(file: &str) -> Option<String> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e");
-    ["each_mode", "mixed"].iter().find_map(|folder| {
+    ["each_mode", "mixed", "node"].iter().find_map(|folder| {
         let path = tests.join(folder).join(file).with_extension("rs");
         fs::read_to_string(path).ok()
     })

@@ -79,7 +79,13 @@ pub fn create(state: &State, nodes: &[String]) -> Result<()> {
         sign_client(&dir, node, &user, Some("system:nodes"), &issuer)?;
     }
 
-    let tokens = KeyPair::generate()?;
+    token_key(state)
+}
+
+/// Writes a key that signs service-account tokens. The API server reads it when it starts,
+/// and takes none that another one has signed.
+pub fn token_key(state: &State) -> Result<()> {
+    let (dir, tokens) = (state.path("pki"), KeyPair::generate()?);
     write_private(&dir.join("tokens.key"), tokens.serialize_pem().as_bytes())?;
     write_private(&dir.join("tokens.pub"), tokens.public_key_pem().as_bytes())
 }

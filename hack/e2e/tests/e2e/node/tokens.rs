@@ -1,11 +1,15 @@
 //! The tokens that kubelets give: what one is good for, and that a new one is used.
 
 use anyhow::{Result, ensure};
-use highwire_e2e::highwire::installed::agent_pod;
-use highwire_e2e::{Cluster, Container, Scope, cluster_test};
+use highwire_e2e::cluster::pki;
+use highwire_e2e::expect::{ALL, answers};
+use highwire_e2e::highwire::installed::{self, agent_pod};
+use highwire_e2e::{Cluster, Container, Scope, cluster_test, wait_for};
 use http::Request;
 use kube::client::Body;
 use macro_rules_attribute::apply;
+
+use super::bed::{LONGER, alone, restarts};
 
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const POLICY: &str = "ValidatingAdmissionPolicy 'highwire-agent'";
@@ -36,4 +40,57 @@ async fn a_kubelets_token_writes_its_own_nodes_report_only() -> Result<()> {
         ensure!(status == 403 && said.contains(POLICY), "{status}: {said}");
     }
     Ok(())
+}
+
+#[apply(cluster_test)]
+async fn tokens_that_kubelets_replace_are_used_by_the_programs_that_run() -> Result<()> {
+    let bed = alone("rotate").await?;
+    let cluster = &bed.cluster;
+    let agents = [
+        agent_pod(cluster, "n1").await?,
+        agent_pod(cluster, "n2").await?,
+    ];
+    let n1 = Container::of(cluster, &agents[0])?;
+    let old = n1.file(TOKEN)?;
+
+    // No token of before is good for anything from now on.
+    pki::token_key(cluster.state())?;
+    let apiserver = cluster.unit("kube-apiserver");
+    apiserver.kill()?;
+    apiserver.start_again()?;
+    wait_for("the API server to refuse the token", LONGER, || async {
+        let (status, said) = change_report(cluster, &old, "n1").await?;
+        ensure!(status == 401, "{status}: {said}");
+        anyhow::Ok(())
+    })
+    .await;
+    // A kubelet asks for others when it starts, or after 80 % of an hour.
+    for node in cluster.nodes() {
+        let kubelet = cluster.unit(&format!("kubelet-{}", node.name));
+        kubelet.kill()?;
+        kubelet.start_again()?;
+    }
+    wait_for("a new token", LONGER, || async {
+        ensure!(n1.file(TOKEN)? != old);
+        anyhow::Ok(())
+    })
+    .await;
+
+    let port = bed.scope.free_port()?;
+    let later = bed.scope.service("later").load_balancer().dual_stack();
+    let later = later.select("app", "web").tcp(port, 8080).create().await?;
+    wait_for("all addresses in the status", LONGER, || async {
+        let listed = later.ingress_ips().await?;
+        ensure!(listed == ALL, "{listed:?}");
+        anyhow::Ok(())
+    })
+    .await;
+    for (before, node) in agents.iter().zip(cluster.nodes()) {
+        answers(&cluster.outside(), node.v4(port)).await;
+        let now = agent_pod(cluster, &node.name).await?;
+        let same = now.metadata.uid == before.metadata.uid;
+        ensure!(same && restarts(&now)? == restarts(before)?, "{now:?}");
+    }
+    installed::agents_ready(cluster).await?;
+    installed::controllers_ready(cluster).await
 }
