@@ -78,7 +78,8 @@ pub fn node(fabric: &Netns, netns: &Netns, index: u8, nodes: u8, family: IpFamil
     netns.create()?;
     forward(netns)?;
     plug(fabric, netns, &format!("n{index}"))?;
-    let mut lines = String::new();
+    // The same at each boot, as a network card's: others remember it for up to a minute.
+    let mut lines = format!("link set eth0 address 02:00:00:00:00:{index:02x}\n");
     if family.has_v4() {
         lines += &format!("addr add {}/24 dev eth0\n", node_v4(index));
         lines += "route add default via 192.0.2.254\n";

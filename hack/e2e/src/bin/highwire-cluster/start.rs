@@ -15,6 +15,9 @@ use highwire_e2e::{
 use tokio::process::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// Bytes of stack for each thread of a test.
+const STACK: usize = 16 << 20;
+
 #[derive(Args)]
 pub(crate) struct Up {
     /// How many nodes.
@@ -75,6 +78,8 @@ pub(crate) async fn run(name: &str, arguments: Run) -> Result<()> {
     // It must not outlive us; and what it starts ends with the cluster.
     command.args(["--pdeathsig", "KILL"]);
     command.args(&arguments.command).env(ENV, name);
+    // A test polls its futures on its thread's stack, which those of debug builds exceed.
+    command.env("RUST_MIN_STACK", STACK.to_string());
     if arguments.keep {
         command.env(KEEP, "1");
     }
