@@ -92,7 +92,7 @@ pub struct Config {
     #[arg(long, value_name = "SECONDS", default_value = LEASE_SECONDS,
           value_parser = clap::value_parser!(u64).range(3..=3600).map(Duration::from_secs))]
     pub lease_duration: Duration,
-    /// Where /healthz, /readyz and /metrics are served, beside loopback (repeatable).
+    /// Where /healthz, /readyz, /startz and /metrics are served, beside loopback (repeatable).
     #[arg(long, env = "POD_IP", value_name = "IP", value_delimiter = ',')]
     pub listen_address: Vec<IpAddr>,
     /// The port they are served on.

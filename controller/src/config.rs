@@ -24,7 +24,7 @@ pub struct Config {
     /// The namespace of that Pod and of the Leases.
     #[arg(long, env = "POD_NAMESPACE", default_value = SYSTEM_NAMESPACE)]
     pub namespace: String,
-    /// Where /healthz, /readyz and /metrics are served, beside loopback (repeatable).
+    /// Where /healthz, /readyz, /startz and /metrics are served, beside loopback (repeatable).
     #[arg(long, env = "POD_IP", value_name = "IP", value_delimiter = ',')]
     pub listen_address: Vec<IpAddr>,
     /// The port they are served on.

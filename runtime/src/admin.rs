@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`.
+//! `/healthz`, `/readyz`, `/startz` and `/metrics`.
 //!
 //! Any host in the network may connect, so each can use little: one request per
 //! connection, few connections, short deadlines.
@@ -42,6 +42,10 @@ const MOST_CONNECTIONS: usize = 64;
 const HEAD_TIME: Duration = Duration::from_secs(2);
 /// … and for the whole exchange, with a slow client too.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// How long `/startz` waits at most, within the time of a request …
+const START_TIME: Duration = Duration::from_secs(8);
+/// … and how often it asks whether the program is ready.
+const START_POLL: Duration = Duration::from_millis(20);
 /// The most bytes of a head; hyper wants no less.
 const HEAD_BYTES: usize = 8192;
 /// The pause after a failed accept, for example without a free file descriptor.
@@ -140,14 +144,16 @@ impl Admin {
     }
 
     /// Does not return. Serves `/healthz` by the loop's heartbeat, `/readyz` by `problems`,
-    /// `/metrics` from the registry.
+    /// `/startz` by both, `/metrics` from the registry.
     pub async fn serve(self, registry: Registry, heartbeat: Heartbeat, problems: Problems) {
         let refresh = self.refresh;
         let gathered = move || async move {
             refresh().await;
             metrics(&registry)
         };
+        let (alive, wanted) = (heartbeat.clone(), problems.clone());
         let router = Router::new()
+            .route("/startz", get(move || startz(alive, wanted)))
             .route("/healthz", get(move || async move { healthz(&heartbeat) }))
             .route("/readyz", get(move || async move { readyz(&problems()) }))
             .route("/metrics", get(gathered));
@@ -188,6 +194,19 @@ fn healthz(heartbeat: &Heartbeat) -> Response {
         let text = format!("the event loop is stuck for {} s\n", age.as_secs());
         (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
     }
+}
+
+/// For a startup probe: `/healthz`, but answered once the program is ready, so that the
+/// readiness probes that follow do not begin with a failure. One that is still not ready
+/// after [`START_TIME`] has started all the same: to restart it would not help.
+async fn startz(heartbeat: Heartbeat, problems: Problems) -> Response {
+    let ready = async {
+        while !problems().is_empty() {
+            sleep(START_POLL).await;
+        }
+    };
+    let _ = timeout(START_TIME, ready).await;
+    healthz(&heartbeat)
 }
 
 fn readyz(problems: &[String]) -> Response {

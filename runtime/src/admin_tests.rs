@@ -1,4 +1,7 @@
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use super::*;
 
@@ -22,12 +25,15 @@ fn it_listens_where_it_is_probed_and_on_loopback() {
     assert_eq!(texts(&[]), ["127.0.0.1:9807", "[::1]:9807"]);
 }
 
-/// A server on a port of its own.
+/// A server on a port of its own, of a program that is never ready.
 async fn server() -> SocketAddr {
+    server_of(Arc::new(|| vec!["nothing works".to_owned()])).await
+}
+
+async fn server_of(problems: Problems) -> SocketAddr {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let admin = Admin::bind(&BTreeSet::from([any])).await.unwrap();
     let address = admin.listeners[0].local_addr().unwrap();
-    let problems: Problems = Arc::new(|| vec!["nothing works".to_owned()]);
     tokio::spawn(admin.serve(Registry::new(), Heartbeat::default(), problems));
     address
 }
@@ -91,4 +97,33 @@ async fn a_taken_port_is_named() {
         text.contains(&to.to_string()) && text.contains("--port"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_startup_probe_is_answered_once_the_program_is_ready() {
+    let ready = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (state, count) = (ready.clone(), asked.clone());
+    let to = server_of(Arc::new(move || {
+        count.fetch_add(1, Relaxed);
+        let missing = (!state.load(Relaxed)).then(|| "not yet".to_owned());
+        missing.into_iter().collect()
+    }))
+    .await;
+    let probe = tokio::spawn(async move { said(to, b"GET /startz HTTP/1.0\r\n\r\n").await });
+    while asked.load(Relaxed) < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!probe.is_finished(), "it was answered before");
+    ready.store(true, Relaxed);
+    assert!(probe.await.unwrap().contains(" 200 "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_does_not_get_ready_has_started_all_the_same() {
+    let began = Instant::now();
+    let never: Problems = Arc::new(|| vec!["nothing works".to_owned()]);
+    let response = startz(Heartbeat::default(), never).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(began.elapsed(), START_TIME);
 }

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::expect::{LONG, SHORT, web};
-use highwire_e2e::{Cluster, Program, Programs as _, cluster_test, wait_for};
+use highwire_e2e::{Cluster, Program, Programs as _, checkout, cluster_test, wait_for};
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, PodSpec};
 use macro_rules_attribute::apply;
 
@@ -137,7 +137,7 @@ async fn answers_probes(program: &Program, container: &Container, cluster: &Clus
         .filter_map(|probe| probe.http_get.as_ref())
         .collect();
     let paths: BTreeSet<_> = actions.iter().filter_map(|it| it.path.as_deref()).collect();
-    ensure!(paths.len() == 2, "liveness and readiness: {paths:?}");
+    ensure!(paths.len() == 3, "start, liveness and readiness: {paths:?}");
     let address = environment(program)?["POD_IP"].parse()?;
     for action in actions {
         let k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name) = &action.port
@@ -181,5 +181,36 @@ async fn programs_run_as_deploy_says() -> Result<()> {
             "{grace:?}"
         );
     }
+    Ok(())
+}
+
+/// What a user of another registry applies is valid to a real API server.
+#[apply(cluster_test)]
+async fn manifests_for_another_registry_are_accepted() -> Result<()> {
+    let (cluster, _scope) = web("manifests").await?;
+    let printed = Command::new(checkout().join("hack/manifests"))
+        .args(["--registry", "registry.example/team", "--tag", "v2"])
+        .arg("--default-class=false")
+        .output()?;
+    ensure!(printed.status.success(), "{printed:?}");
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("highwire.yaml");
+    fs::write(&file, printed.stdout)?;
+    let file = file.to_str().context("not UTF-8")?;
+    // Validated as a real write, with all admission, and not stored.
+    let applied = cluster.kubectl(&[
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "-f",
+        file,
+    ])?;
+    let objects = applied.lines().count();
+    ensure!(objects > 15, "{applied}");
+    ensure!(
+        applied.contains("daemonset.apps/highwire-agent"),
+        "{applied}"
+    );
     Ok(())
 }
