@@ -27,6 +27,14 @@ pub(crate) async fn alone(prefix: &str) -> Result<Bed> {
     Bed::new(cluster, scope).await
 }
 
+/// Beside others that change nothing of Highwire, with it installed.
+pub(crate) async fn together(prefix: &str) -> Result<(Cluster, Scope)> {
+    let cluster = Cluster::attach().await?;
+    let scope = Scope::new(&cluster, prefix).await?;
+    installed::install(&cluster).await?;
+    Ok((cluster, scope))
+}
+
 impl Bed {
     async fn new(cluster: Cluster, scope: Scope) -> Result<Self> {
         workload::daemon_set(&scope, "web", 8080, workload::HostPort::None).await?;

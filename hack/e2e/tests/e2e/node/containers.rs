@@ -3,11 +3,11 @@
 
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::highwire::installed::{self, Component, agent_pod};
-use highwire_e2e::{Cluster, Container, Scope, cluster_test, wait_for};
+use highwire_e2e::{Cluster, Container, cluster_test, wait_for};
 use k8s_openapi::api::core::v1::Pod;
 use macro_rules_attribute::apply;
 
-use super::bed::{LONGER, alone, has_table, kubectl, restarts};
+use super::bed::{LONGER, alone, has_table, kubectl, restarts, together};
 
 /// NET_ADMIN is capability 12: `linux/capability.h`.
 const NET_ADMIN: u64 = 1 << 12;
@@ -57,8 +57,7 @@ fn is_confined(container: &Container, capabilities: u64, user: &str) -> Result<(
 
 #[apply(cluster_test)]
 async fn the_kernel_confines_the_containers_as_deploy_says() -> Result<()> {
-    let cluster = Cluster::attach().await?;
-    let _scope = Scope::new(&cluster, "confined").await?;
+    let (cluster, _scope) = together("confined").await?;
     for node in cluster.nodes() {
         let agent = Container::of(&cluster, &agent_pod(&cluster, &node.name).await?)?;
         is_confined(&agent, NET_ADMIN, "0")?;

@@ -5,14 +5,13 @@ use anyhow::{Result, ensure};
 use highwire_e2e::bed::workload::{HostPort, daemon_set};
 use highwire_e2e::expect::{ALL, LONG, answers, ingress_is};
 use highwire_e2e::reported::described;
-use highwire_e2e::{Cluster, Scope, cluster_test, wait_for};
+use highwire_e2e::{cluster_test, wait_for};
 use macro_rules_attribute::apply;
 
-use super::bed::service;
+use super::bed::{service, together};
 
 async fn serves_its_own_port(name: &str, host: HostPort) -> Result<()> {
-    let cluster = Cluster::attach().await?;
-    let scope = Scope::new(&cluster, name).await?;
+    let (cluster, scope) = together(name).await?;
     let port = scope.free_port()?;
     let service = service(&scope, name, port, port).await?;
     daemon_set(&scope, name, port, host).await?;

@@ -4,12 +4,12 @@ use anyhow::{Result, ensure};
 use highwire_e2e::cluster::pki;
 use highwire_e2e::expect::{ALL, answers};
 use highwire_e2e::highwire::installed::{self, agent_pod};
-use highwire_e2e::{Cluster, Container, Scope, cluster_test, wait_for};
+use highwire_e2e::{Cluster, Container, cluster_test, wait_for};
 use http::Request;
 use kube::client::Body;
 use macro_rules_attribute::apply;
 
-use super::bed::{LONGER, alone, restarts};
+use super::bed::{LONGER, alone, restarts, together};
 
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const POLICY: &str = "ValidatingAdmissionPolicy 'highwire-agent'";
@@ -29,8 +29,7 @@ async fn change_report(cluster: &Cluster, token: &str, node: &str) -> Result<(u1
 
 #[apply(cluster_test)]
 async fn a_kubelets_token_writes_its_own_nodes_report_only() -> Result<()> {
-    let cluster = Cluster::attach().await?;
-    let _scope = Scope::new(&cluster, "tokens").await?;
+    let (cluster, _scope) = together("tokens").await?;
     for (own, other) in [("n1", "n2"), ("n2", "n1")] {
         let agent = Container::of(&cluster, &agent_pod(&cluster, own).await?)?;
         let token = agent.file(TOKEN)?;

@@ -78,12 +78,7 @@ async fn the_commands_of_the_readme_leave_nothing() -> Result<()> {
     ingress_is(&bed.service, &[]).await;
     nobody_answers(&bed).await?;
     kubectl_for_long(&bed.cluster, delete)?;
-    nothing_in_the_cluster(&bed.cluster)?;
-    // Labels are the user's, so an installation afterwards finds its nodes.
-    installed::install(&bed.cluster).await?;
-    bed.answers().await?;
-    bed.is_advertised().await;
-    Ok(())
+    nothing_in_the_cluster(&bed.cluster)
 }
 
 #[apply(cluster_test)]
@@ -98,17 +93,13 @@ async fn the_plain_delete_takes_the_rules_and_a_new_installation_takes_over() ->
     bed.answers().await?;
     bed.is_advertised().await;
 
-    // The README's remedy.
-    kubectl_for_long(&bed.cluster, "delete -f deploy")?;
-    installed::install(&bed.cluster).await?;
+    // The README's remedy goes on with its commands.
     for command in commands()? {
         kubectl_for_long(&bed.cluster, &command)?;
     }
     ingress_is(&bed.service, &[]).await;
     nobody_answers(&bed).await?;
-    nothing_in_the_cluster(&bed.cluster)?;
-    installed::install(&bed.cluster).await?;
-    Ok(())
+    nothing_in_the_cluster(&bed.cluster)
 }
 
 /// kubectl, whose wait for Pods to end is not a request's.
