@@ -71,6 +71,34 @@ async fn the_kernel_confines_the_containers_as_deploy_says() -> Result<()> {
     Ok(())
 }
 
+#[apply(cluster_test)]
+async fn no_probe_fails_when_a_program_starts() -> Result<()> {
+    let bed = alone("probes").await?;
+    let cluster = &bed.cluster;
+    for what in ["daemonset/highwire-agent", "deployment/highwire-controller"] {
+        kubectl(
+            cluster,
+            &format!("rollout restart -n highwire-system {what}"),
+        )?;
+    }
+    installed::agents_ready(cluster).await?;
+    installed::controllers_ready(cluster).await?;
+    for component in [Component::Agent, Component::Controller] {
+        for pod in installed::pods(cluster, component).await? {
+            let uid = pod.metadata.uid.context("no UID")?;
+            let unhealthy = kubectl(
+                cluster,
+                &format!(
+                    "get events -n highwire-system --no-headers \
+                     --field-selector reason=Unhealthy,involvedObject.uid={uid}"
+                ),
+            )?;
+            ensure!(unhealthy.is_empty(), "{unhealthy}");
+        }
+    }
+    Ok(())
+}
+
 /// Waits until the container of the agent on n1 has been restarted, and why.
 async fn restarted(cluster: &Cluster, before: &Pod) -> Result<String> {
     let count = restarts(before)?;
