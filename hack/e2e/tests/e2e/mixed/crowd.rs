@@ -115,9 +115,10 @@ async fn one_serves_and_every_other_gets_a_condition() -> Result<()> {
     })
     .await;
     let written = writes(&leader)? - before;
-    // One per loser; a second where the two nodes' reports came apart, and for few a third
-    // where an agent took so long that it was said.
-    ensure!(written <= 2.5 * CROWD as f64, "{written} status writes");
+    // One per loser; a second where the two nodes' reports came apart; and where an agent
+    // took so long that this was said, one more for that and one when it had come. On a busy
+    // machine that is many, but never more for one.
+    ensure!(written <= 4.0 * CROWD as f64, "{written} status writes");
     ensure!(written >= (CROWD - 1) as f64, "{written} status writes");
 
     // And then nobody is busy any more.
