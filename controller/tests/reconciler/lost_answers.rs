@@ -6,8 +6,9 @@ use highwire_controller::events::Happened;
 use proptest::prelude::*;
 use serde_json::json;
 
+use crate::loss::{Fate, Loss};
 use crate::objects::service;
-use crate::world::{Fate, Loss, World};
+use crate::world::World;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -9,6 +9,7 @@ mod decisions;
 mod laws;
 mod leaving;
 mod local_policy;
+mod loss;
 mod lost_answers;
 mod objects;
 mod overwrites;

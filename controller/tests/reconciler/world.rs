@@ -25,31 +25,8 @@ use kube::runtime::watcher::Event;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::loss::{Fate, Loss};
 use crate::objects::{key, lease, managed_by, node, object, report, slice};
-
-/// What becomes of a write and of the answer to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fate {
-    /// It is carried out and answered at once.
-    #[default]
-    Answered,
-    /// It is carried out, but no answer comes.
-    NoAnswer,
-    /// It is carried out, the answer is lost, and the request that is sent again is refused.
-    SentAgain,
-    /// It never arrives, and no answer comes.
-    Lost,
-}
-
-/// A write whose answer is lost.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Loss {
-    pub fate: Fate,
-    /// After which time the writer gives up.
-    pub given_up: Duration,
-    /// After which time the watch shows what was written.
-    pub seen: Duration,
-}
 
 /// What comes later.
 enum Later {
