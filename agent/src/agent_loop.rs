@@ -246,7 +246,7 @@ impl AgentLoop {
         let metrics = &self.metrics;
         self.reports.send_if_modified(|reported| {
             if let Some(reported) = reported.as_ref() {
-                let waits = report.awaited > 0 && !report.is_urgent_after(reported);
+                let waits = report.can_wait_after(reported);
                 if waits || report == reported {
                     self.is_news = waits;
                     return false;

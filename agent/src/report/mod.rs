@@ -82,16 +82,19 @@ impl Report {
         same_version != *written
     }
 
-    /// Whether this must be reported though kube-proxy has not followed yet: all but which
-    /// Services are served.
+    /// Whether this can wait for kube-proxy: it says no more than which Services are served,
+    /// and none of them has become ready to be advertised. One that has never waits for
+    /// others, or a steady stream of new Services would hold all of them back.
     #[must_use]
-    pub fn is_urgent_after(&self, reported: &Self) -> bool {
+    pub fn can_wait_after(&self, reported: &Self) -> bool {
         let (now, before) = (&self.decision, &reported.decision);
-        self.node_uid != reported.node_uid
-            || self.proxy_mode != reported.proxy_mode
-            || now.readiness != before.readiness
-            || now.conflicts != before.conflicts
-            || now.plan.addresses != before.plan.addresses
+        self.awaited > 0
+            && self.observed <= reported.observed
+            && self.node_uid == reported.node_uid
+            && self.proxy_mode == reported.proxy_mode
+            && now.readiness == before.readiness
+            && now.conflicts == before.conflicts
+            && now.plan.addresses == before.plan.addresses
     }
 
     /// The status to write; `previous` keeps the time of an unchanged condition.

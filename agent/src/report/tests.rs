@@ -130,3 +130,31 @@ fn the_node_stays_as_it_is_for_the_first_seconds_of_failure() {
     let never = behind(None, Duration::ZERO);
     assert_eq!(never.readiness(), failed.readiness());
 }
+
+#[test]
+fn only_what_tells_nothing_but_unready_services_waits_for_kube_proxy() {
+    let reported = Report {
+        observed: ResourceVersion(5),
+        ..Report::default()
+    };
+    let awaiting = Report {
+        awaited: 1,
+        revision: 2,
+        ..reported.clone()
+    };
+    assert!(awaiting.can_wait_after(&reported));
+    let done = Report {
+        awaited: 0,
+        ..awaiting.clone()
+    };
+    assert!(!done.can_wait_after(&reported));
+    // Another one is awaited already, but the first has become ready.
+    let one_ready = Report {
+        observed: ResourceVersion(6),
+        ..awaiting.clone()
+    };
+    assert!(!one_ready.can_wait_after(&reported));
+    let mut not_ready = awaiting;
+    not_ready.decision.readiness = Readiness::NoAddresses;
+    assert!(!not_ready.can_wait_after(&reported));
+}

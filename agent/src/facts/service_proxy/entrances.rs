@@ -144,7 +144,7 @@ fn in_map(socket: &Socket, entrance: &Entrance) -> bool {
     exists(socket, netfilter_family(entrance), question)
 }
 
-/// nft list chain ip nat KUBE-SVC-XXXXXXXXXXXXXXXX
+/// nft list chain ip nat KUBE-SVC-NPX46M4PTMTKRN6Y
 fn has_chain(socket: &Socket, entrance: &Entrance) -> bool {
     let attributes = vec![
         ChainAttribute::Table("nat".to_owned()),
