@@ -18,8 +18,7 @@ const RELEASES: [&str; 3] = ["bookworm", "trixie", "sid"];
 
 /// The nft of each of these releases.
 fn programs(releases: &[&str]) -> Vec<PathBuf> {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../hack/nft-versions");
-    let folder = PathBuf::from(command(&script.display().to_string()).trim());
+    let folder = PathBuf::from(command("../hack/nft-versions").trim());
     releases
         .iter()
         .map(|release| folder.join(release).join("nft"))

@@ -97,5 +97,5 @@ pub(crate) fn guard(
 
 /// Where a golden text is kept.
 pub(crate) fn golden_file(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.nft"))
+    PathBuf::from(format!("tests/golden/{name}.nft"))
 }

@@ -57,6 +57,6 @@ pub use highwire::program::{Program, Programs};
 pub use highwire::workload::Install;
 pub use lab::http::ConnectError;
 pub use lab::machine::Machine;
-pub use lab::netns::{Netns, Output};
+pub use lab::netns::Netns;
 pub use lab::unit::Unit;
 pub use lab::wait::wait_for;

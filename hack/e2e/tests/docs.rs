@@ -1,7 +1,7 @@
 //! What the documents refer to exists: files by links, tests by name.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::checkout;
@@ -31,7 +31,7 @@ fn quoted(line: &str) -> impl Iterator<Item = &str> {
 
 /// The source of the cluster tests in `<file>.rs`, whichever folder it is in.
 fn source(file: &str) -> Option<String> {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e");
+    let tests = checkout().join("hack/e2e/tests/e2e");
     ["each_mode", "mixed", "node"].iter().find_map(|folder| {
         let path = tests.join(folder).join(file).with_extension("rs");
         fs::read_to_string(path).ok()

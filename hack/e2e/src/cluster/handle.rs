@@ -260,7 +260,11 @@ async fn client_config(state: &State) -> Result<ClientConfig> {
     Ok(config)
 }
 
-/// The root of the checkout this was built from.
+/// The root of the checkout: what the scripts in hack/ say, since checkouts that share a target
+/// folder share this program; else where this was built.
 pub fn checkout() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+    match std::env::var_os("HIGHWIRE_CHECKOUT") {
+        Some(root) => PathBuf::from(root),
+        None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")),
+    }
 }

@@ -2,6 +2,7 @@
 //! labels bring it up. On bare nodes the harness stands in for the DaemonSet and the
 //! Deployment ([`program`]); on nodes with kubelets those run it ([`installed`]).
 
+pub mod documented;
 pub mod installed;
 pub mod kubelet;
 pub mod program;

@@ -5,20 +5,17 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::lab::init::in_thread;
-use crate::lab::netns::{Netns, Output};
+use crate::lab::command;
+use crate::lab::netns::Netns;
 use crate::lab::place::{Place, machine_pid, pid_file};
 use crate::lab::state::State;
 use crate::lab::unit::{Spec, Unit};
 
 const SCRIPT: &str = include_str!("machine.sh");
-/// Seconds after which a command run on a machine is stopped.
-const COMMAND_LIMIT: &str = "60";
 /// How long it may take to boot, and its cgroups to be empty.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -91,40 +88,13 @@ impl Machine {
         Ok(PathBuf::from(format!("/proc/{pid}/root")).join(path))
     }
 
-    /// Runs a command on it and collects what it says. Stopped after 60 s. Only a command
-    /// that cannot be started is an error.
-    pub fn command(&self, argv: &[&str]) -> Result<Output> {
-        let place = self.place();
-        let argv: Vec<String> = ["timeout", COMMAND_LIMIT]
-            .iter()
-            .chain(argv)
-            .map(ToString::to_string)
-            .collect();
-        let argv = place.command_line(&argv);
-        let mut command = Command::new(&argv[0]);
-        command
-            .args(&argv[1..])
-            .current_dir("/")
-            .stdin(Stdio::null());
-        let output = in_thread(|| {
-            place.enter(&self.state)?;
-            Ok(command.output()?)
-        });
-        let output = output.with_context(|| format!("run {argv:?} on {}", self.role))?;
-        Ok(Output {
-            success: output.status.success(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
-    }
-
-    /// Like [`Machine::command`], but a failing command is an error; returns its output.
+    /// Runs a command on it and returns what it prints; one that fails is an error. Stopped
+    /// after 60 s.
     pub fn check(&self, argv: &[&str]) -> Result<String> {
-        let output = self.command(argv)?;
-        if !output.success {
-            bail!("{argv:?} on {}: {}", self.role, output.stderr.trim());
-        }
-        Ok(output.stdout)
+        let place = self.place();
+        command::check(argv, &self.role, place.runner(), || {
+            place.enter(&self.state)
+        })
     }
 
     fn unit(&self) -> Unit {

@@ -1,5 +1,6 @@
 //! Namespaces, wiring, processes: a laboratory that knows nothing of Kubernetes.
 
+mod command;
 pub mod http;
 pub mod init;
 pub mod machine;

@@ -6,32 +6,19 @@ use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::lab::command;
 use crate::lab::init::{self, Init, in_thread};
 use crate::lab::state::State;
-
-/// Seconds after which a command run in a namespace is stopped.
-const COMMAND_LIMIT: &str = "30";
 
 /// A network namespace of a laboratory, which may or may not exist.
 #[derive(Clone, Debug)]
 pub struct Netns {
     state: State,
     role: String,
-}
-
-/// What a command said.
-#[derive(Clone, Debug)]
-pub struct Output {
-    /// Whether it exited with 0.
-    pub success: bool,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
 }
 
 impl Netns {
@@ -125,30 +112,10 @@ impl Netns {
         entered.with_context(|| format!("enter {}; are you root?", self.name()))
     }
 
-    /// Runs a command inside and collects what it says. Stopped after 30 s.
-    /// Only a command that cannot be started is an error.
-    pub fn command(&self, argv: &[&str]) -> Result<Output> {
-        let mut command = Command::new("timeout");
-        command.arg(COMMAND_LIMIT).args(argv).stdin(Stdio::null());
-        let output = in_thread(|| {
-            self.enter()?;
-            Ok(command.output()?)
-        });
-        let output = output.with_context(|| format!("run {argv:?} in {}", self.name()))?;
-        Ok(Output {
-            success: output.status.success(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
-    }
-
-    /// Like [`Netns::command`], but a failing command is an error; returns its output.
+    /// Runs a command inside and returns what it prints; one that fails is an error. Stopped
+    /// after 60 s.
     pub fn check(&self, argv: &[&str]) -> Result<String> {
-        let output = self.command(argv)?;
-        if !output.success {
-            bail!("{argv:?} in {}: {}", self.name(), output.stderr.trim());
-        }
-        Ok(output.stdout)
+        command::check(argv, &self.name(), None, || self.enter())
     }
 
     /// Runs `ip` commands inside, one a line, stopping at the first that fails.

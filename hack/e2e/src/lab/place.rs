@@ -46,10 +46,9 @@ impl Place {
         }
     }
 
-    /// The command line that runs `argv` there, once the thread has entered.
-    pub(crate) fn command_line(&self, argv: &[String]) -> Vec<String> {
-        let join = matches!(self, Self::Machine(_)).then(|| JOIN.to_owned());
-        join.into_iter().chain(argv.iter().cloned()).collect()
+    /// The program there that must become each command, once the thread has entered.
+    pub(crate) fn runner(&self) -> Option<&'static str> {
+        matches!(self, Self::Machine(_)).then_some(JOIN)
     }
 }
 

@@ -111,7 +111,8 @@ impl Unit {
         // setsid and setpriv replace themselves: the pid is the program's own.
         let mut command = Command::new("setsid");
         command
-            .args(spec.place.command_line(&spec.argv))
+            .args(spec.place.runner())
+            .args(&spec.argv)
             .env_clear()
             .env("PATH", PATH)
             // Go programs collect garbage more rarely where the processor is slow.

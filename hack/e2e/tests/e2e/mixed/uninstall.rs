@@ -10,6 +10,7 @@ use highwire_e2e::Programs as _;
 use highwire_e2e::checkout;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{BOTH, LONG, answers, ingress_is, web_pods, web_service};
+use highwire_e2e::highwire::documented;
 use highwire_e2e::{
     Cluster, Install, Kubelet, Netns, PrivateCluster, Program, Scope, Svc, highwire, wait_for,
 };
@@ -17,35 +18,13 @@ use macro_rules_attribute::apply;
 use nix::sys::signal::Signal;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// The commands of the README's section on uninstalling, without `kubectl`.
-fn commands() -> Result<Vec<Vec<String>>> {
-    let text = fs::read_to_string(checkout().join("README.md"))?;
-    let section = text
-        .split("\n### ")
-        .find(|section| section.starts_with("Uninstall"))
-        .context("README.md has no section Uninstall")?;
-    let block = section.split("```").nth(1).context("no commands")?;
-    let words = |line: &str| {
-        let command = line.split('#').next().unwrap_or_default();
-        let mut words = command.split_whitespace().map(str::to_owned);
-        (words.next()? == "kubectl").then(|| words.collect())
-    };
-    let commands: Vec<Vec<String>> = block.lines().filter_map(words).collect();
-    ensure!(commands.len() == 3, "not what this test knows: {block}");
-    Ok(commands)
-}
-
 /// Runs kubectl while the test goes on.
-fn kubectl(cluster: &Cluster, arguments: &[String]) -> JoinHandle<Result<String>> {
-    let (cluster, arguments) = (cluster.clone(), arguments.to_vec());
+fn kubectl(cluster: &Cluster, command: &str) -> JoinHandle<Result<String>> {
+    let (cluster, command) = (cluster.clone(), command.to_owned());
     spawn_blocking(move || {
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        cluster.kubectl(&arguments)
+        let words: Vec<&str> = command.split_whitespace().collect();
+        cluster.kubectl(&words)
     })
-}
-
-fn words(command: &str) -> Vec<String> {
-    command.split_whitespace().map(str::to_owned).collect()
 }
 
 fn has_table(netns: &Netns) -> Result<bool> {
@@ -175,10 +154,8 @@ async fn the_commands_of_the_readme_leave_nothing_with_a_slow_agent() -> Result<
     let bed = bed("off").await?;
     let slow = bed.cluster.agent("n2")?;
     slow.unit().signal(Signal::SIGSTOP)?;
-    let [stop, check, delete] = &commands()?[..] else {
-        anyhow::bail!("three commands");
-    };
-    let stopping = kubectl(&bed.cluster, stop);
+    let [stop, check, delete] = documented::uninstall()?;
+    let stopping = kubectl(&bed.cluster, &stop);
     let n1 = bed.cluster.node("n1")?;
     wait_for("the other one's rules to go", LONG, || async {
         has_table(n1.netns()).is_ok_and(|there| !there)
@@ -187,10 +164,10 @@ async fn the_commands_of_the_readme_leave_nothing_with_a_slow_agent() -> Result<
     ensure!(!stopping.is_finished(), "it must wait for the slow one");
     slow.unit().signal(Signal::SIGCONT)?;
     stopping.await??;
-    let left = kubectl(&bed.cluster, check).await??;
+    let left = kubectl(&bed.cluster, &check).await??;
     ensure!(left.is_empty(), "before the second command: {left}");
     bed.no_rules().await?;
-    kubectl(&bed.cluster, delete).await??;
+    kubectl(&bed.cluster, &delete).await??;
     bed.nothing_left().await
 }
 
@@ -199,16 +176,16 @@ async fn the_plain_delete_takes_the_rules_even_of_a_slow_agent() -> Result<()> {
     let bed = bed("pln").await?;
     let slow = bed.cluster.agent("n2")?;
     slow.unit().signal(Signal::SIGSTOP)?;
-    let deleting = kubectl(&bed.cluster, &words("delete -f deploy"));
+    let deleting = kubectl(&bed.cluster, "delete -f deploy");
     // Until its rights are gone and it has been asked to stop.
     let pod = slow.workload().pod_name();
     wait_for("the rights to go and SIGTERM to come", LONG, || async {
         let rights = "get serviceaccounts,clusterroles -A -oname";
-        let rights = kubectl(&bed.cluster, &words(rights)).await??;
+        let rights = kubectl(&bed.cluster, rights).await??;
         ensure!(!rights.contains("highwire"), "{rights}");
         let asked =
             format!("get pod {pod} -nhighwire-system -ojsonpath={{.metadata.deletionTimestamp}}");
-        ensure!(!kubectl(&bed.cluster, &words(&asked)).await??.is_empty());
+        ensure!(!kubectl(&bed.cluster, &asked).await??.is_empty());
         anyhow::Ok(())
     })
     .await;
@@ -220,7 +197,7 @@ async fn the_plain_delete_takes_the_rules_even_of_a_slow_agent() -> Result<()> {
     // Which statuses were cleared before the controller lost its rights is a race, as the
     // README says. Its remedy clears the rest.
     highwire::start(&bed.cluster).await?;
-    for command in commands()? {
+    for command in documented::uninstall()? {
         kubectl(&bed.cluster, &command).await??;
     }
     bed.nothing_left().await
@@ -234,17 +211,15 @@ async fn an_api_server_that_goes_away_in_the_middle_is_waited_for() -> Result<()
     for program in &programs {
         program.unit().signal(Signal::SIGSTOP)?;
     }
-    let [stop, _, delete] = &commands()?[..] else {
-        anyhow::bail!("three commands");
-    };
-    let stopping = kubectl(&bed.cluster, stop);
+    let [stop, _, delete] = documented::uninstall()?;
+    let stopping = kubectl(&bed.cluster, &stop);
     for program in &programs {
         let pod = program.workload().pod_name();
         wait_for(&format!("{pod} to be deleted"), LONG, || async {
             let asked = format!(
                 "get pod {pod} -nhighwire-system -ojsonpath={{.metadata.deletionTimestamp}}"
             );
-            let asked = kubectl(&bed.cluster, &words(&asked)).await??;
+            let asked = kubectl(&bed.cluster, &asked).await??;
             ensure!(!asked.is_empty());
             anyhow::Ok(())
         })
@@ -269,14 +244,14 @@ async fn an_api_server_that_goes_away_in_the_middle_is_waited_for() -> Result<()
     // kubectl may have given up.
     if stopping.await?.is_err() {
         wait_for("the API server", LONG * 3, || async {
-            kubectl(&bed.cluster, stop)
+            kubectl(&bed.cluster, &stop)
                 .await
                 .is_ok_and(|done| done.is_ok())
         })
         .await;
     }
     bed.no_rules().await?;
-    kubectl(&bed.cluster, delete).await??;
+    kubectl(&bed.cluster, &delete).await??;
     bed.nothing_left().await
 }
 
@@ -284,7 +259,7 @@ async fn an_api_server_that_goes_away_in_the_middle_is_waited_for() -> Result<()
 async fn what_is_orphaned_or_run_by_hand_stays() -> Result<()> {
     let bed = bed("orp").await?;
     let orphan = "-n highwire-system delete daemonset,deployment --all --cascade=orphan";
-    kubectl(&bed.cluster, &words(orphan)).await??;
+    kubectl(&bed.cluster, orphan).await??;
     let all = programs(&bed.cluster, &Install::default())?;
     for program in &all {
         program.stop()?;
@@ -365,12 +340,8 @@ async fn any_namespace_and_name_prefix_does() -> Result<()> {
 
     let _kubelet = Kubelet::of(&cluster, all);
     let stop = "-n edge delete daemonset,deployment --all --cascade=foreground";
-    kubectl(&cluster, &words(stop)).await??;
-    kubectl(
-        &cluster,
-        &words(&format!("delete -k {dir} --ignore-not-found")),
-    )
-    .await??;
+    kubectl(&cluster, stop).await??;
+    kubectl(&cluster, &format!("delete -k {dir} --ignore-not-found")).await??;
     for node in cluster.nodes() {
         ensure!(
             !has_table(node.netns())?,
@@ -388,11 +359,9 @@ async fn a_node_that_was_cut_off_keeps_its_rules_until_they_are_cleaned_up() -> 
     let (agent, node) = (bed.cluster.agent("n2")?, bed.cluster.node("n2")?);
     // As if its power had gone, but the kernel remembers.
     agent.kill()?;
-    let [stop, _, delete] = &commands()?[..] else {
-        anyhow::bail!("three commands");
-    };
-    kubectl(&bed.cluster, stop).await??;
-    kubectl(&bed.cluster, delete).await??;
+    let [stop, _, delete] = documented::uninstall()?;
+    kubectl(&bed.cluster, &stop).await??;
+    kubectl(&bed.cluster, &delete).await??;
     ensure!(has_table(node.netns())?, "who should have removed it?");
     let program = agent.binary().display().to_string();
     node.netns().check(&[&program, "cleanup"])?;

@@ -1,32 +1,13 @@
 //! Highwire goes: from a node by its label, and from the cluster by both procedures of the
 //! README. Kubelets end the Pods.
 
-use std::fs;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use highwire_e2e::expect::{ALL, LONG, ingress_is, refuses};
-use highwire_e2e::highwire::installed;
-use highwire_e2e::{Cluster, Programs as _, checkout, cluster_test, wait_for};
+use highwire_e2e::highwire::{documented, installed};
+use highwire_e2e::{Cluster, Programs as _, cluster_test, wait_for};
 use macro_rules_attribute::apply;
 
 use super::bed::{Bed, alone, has_table, kubectl, no_table, nothing_in_the_cluster, service};
-
-/// The commands of the README's section on uninstalling, without `kubectl`.
-fn commands() -> Result<Vec<String>> {
-    let text = fs::read_to_string(checkout().join("README.md"))?;
-    let section = text
-        .split("\n### ")
-        .find(|section| section.starts_with("Uninstall"))
-        .context("README.md has no section Uninstall")?;
-    let block = section.split("```").nth(1).context("no commands")?;
-    let command = |line: &str| {
-        let command = line.split('#').next().unwrap_or_default();
-        Some(command.trim().strip_prefix("kubectl ")?.to_owned())
-    };
-    let commands: Vec<String> = block.lines().filter_map(command).collect();
-    ensure!(commands.len() == 3, "not what this test knows: {block}");
-    Ok(commands)
-}
 
 /// Clients are refused by both nodes, as if there had never been a Highwire.
 async fn nobody_answers(bed: &Bed) -> Result<()> {
@@ -69,15 +50,13 @@ async fn a_node_without_its_label_keeps_no_trace() -> Result<()> {
 #[apply(cluster_test)]
 async fn the_commands_of_the_readme_leave_nothing() -> Result<()> {
     let bed = alone("off").await?;
-    let [stop, check, delete] = &commands()?[..] else {
-        anyhow::bail!("three commands");
-    };
-    kubectl_for_long(&bed.cluster, stop)?;
-    let left = kubectl(&bed.cluster, check)?;
+    let [stop, check, delete] = documented::uninstall()?;
+    kubectl_for_long(&bed.cluster, &stop)?;
+    let left = kubectl(&bed.cluster, &check)?;
     ensure!(left.is_empty(), "before the last command: {left}");
     ingress_is(&bed.service, &[]).await;
     nobody_answers(&bed).await?;
-    kubectl_for_long(&bed.cluster, delete)?;
+    kubectl_for_long(&bed.cluster, &delete)?;
     nothing_in_the_cluster(&bed.cluster)
 }
 
@@ -94,7 +73,7 @@ async fn the_plain_delete_takes_the_rules_and_a_new_installation_takes_over() ->
     bed.is_advertised().await;
 
     // The README's remedy goes on with its commands.
-    for command in commands()? {
+    for command in documented::uninstall()? {
         kubectl_for_long(&bed.cluster, &command)?;
     }
     ingress_is(&bed.service, &[]).await;
