@@ -1,16 +1,19 @@
 //! What a cluster can say about a test that failed there.
 
+use crate::highwire::installed;
+use crate::lab::machine::Machine;
 use crate::lab::netns::Netns;
 use crate::lab::state::State;
 use crate::lab::test_run::TestRun;
-use crate::lab::unit::Unit;
+use crate::lab::unit::{self, Unit};
 
 /// Of each log.
 const LOG_LINES: usize = 15;
 /// Of each node's table.
 const TABLE_LINES: usize = 150;
 
-/// Prints the last lines of the agents' and controllers' logs, and of each node that has
+/// Prints the last lines of the agents' and controllers' logs, of all their containers where
+/// kubelets run them, and of each node that has
 /// one Highwire's table and the conntrack entries of the ports that the test was given.
 pub fn print(run: &TestRun) {
     for state in run.states() {
@@ -27,6 +30,9 @@ pub fn print(run: &TestRun) {
         }
         for node in nodes(state) {
             print_node(&node, run);
+            for log in installed::logs(&Machine::of(&node)) {
+                println!("{}", unit::tail(&log, LOG_LINES));
+            }
         }
     }
 }

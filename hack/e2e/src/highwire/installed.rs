@@ -1,6 +1,7 @@
 //! Highwire as `deploy/` and kubelets run it: Pods, rollouts, containers.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -123,6 +124,25 @@ pub async fn agent_pod(cluster: &Cluster, node: &str) -> Result<Pod> {
     let on_node = |pod: &Pod| pod.spec.as_ref()?.node_name.clone().filter(|it| it == node);
     let mut found = all.into_iter().filter(|pod| on_node(pod).is_some());
     found.next().with_context(|| format!("no agent on {node}"))
+}
+
+/// The logs of all containers that Highwire has had on a machine, which may be off.
+pub fn logs(machine: &Machine) -> Vec<PathBuf> {
+    let pods = machine.disk().join("var/log/pods");
+    let of_ours = format!("{NAMESPACE}_");
+    let ours = entries(&pods).filter(|pod| {
+        let name = pod.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with(&of_ours)
+    });
+    let logs = ours
+        .flat_map(|pod| entries(&pod))
+        .flat_map(|container| entries(&container));
+    logs.collect()
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
 }
 
 impl Component {

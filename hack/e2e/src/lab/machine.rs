@@ -80,6 +80,11 @@ impl Machine {
         self.state.path("machines").join(&self.role)
     }
 
+    /// What it has written over the host's files, which outlives it.
+    pub fn disk(&self) -> PathBuf {
+        self.folder().join("disk")
+    }
+
     /// A file of its own, as the host finds it: of its `/proc`, for example.
     pub fn file(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
         let pid = machine_pid(&self.state, &self.role)?;

@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -221,27 +221,12 @@ impl Unit {
 
     /// All it has written (the last MiB).
     pub fn log(&self) -> String {
-        const MOST: u64 = 1 << 20;
-        let read = || -> std::io::Result<String> {
-            let mut file = File::open(self.log_path())?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(MOST)))?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        read().unwrap_or_default()
+        end_of(&self.log_path())
     }
 
     /// The last lines it has written, under a headline, for error messages.
     pub fn tail(&self, lines: usize) -> String {
-        let log = self.log();
-        let all: Vec<&str> = log.lines().collect();
-        let tail = all[all.len().saturating_sub(lines)..].join("\n");
-        format!(
-            "--- last lines of {} ---\n{tail}",
-            self.log_path().display()
-        )
+        tail(&self.log_path(), lines)
     }
 
     /// Fails with its last words if it has ended.
@@ -273,4 +258,26 @@ impl Unit {
     fn record_path(&self) -> PathBuf {
         self.state.path(format!("units/{}.json", self.name))
     }
+}
+
+/// The last lines of a log, under a headline, for error messages.
+pub(crate) fn tail(log: &Path, lines: usize) -> String {
+    let text = end_of(log);
+    let all: Vec<&str> = text.lines().collect();
+    let tail = all[all.len().saturating_sub(lines)..].join("\n");
+    format!("--- last lines of {} ---\n{tail}", log.display())
+}
+
+/// The last MiB of a log.
+fn end_of(log: &Path) -> String {
+    const MOST: u64 = 1 << 20;
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(MOST)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_default()
 }

@@ -73,6 +73,33 @@ async fn a_node_is_listed_once_it_answers() -> Result<()> {
     Ok(())
 }
 
+#[apply(cluster_test)]
+async fn a_stream_of_new_services_holds_none_of_them_back() -> Result<()> {
+    let cluster = Cluster::attach().await?;
+    highwire::require(&cluster)?;
+    let scope = Scope::new(&cluster, "stream").await?;
+    // kube-proxy makes no entrance for a Service without endpoints, so each of these is
+    // awaited for over a second, and before that the next one comes.
+    let mut created = Vec::new();
+    let mut pace = tokio::time::interval(Duration::from_millis(400));
+    let end = Instant::now() + LONG;
+    loop {
+        pace.tick().await;
+        let service = scope.service(&format!("web-{}", created.len()));
+        let service = service.load_balancer().select("app", "nobody");
+        let service = service.tcp(scope.free_port()?, 8080).create().await?;
+        created.push(service);
+        if created[0].ingress_ips().await? == BOTH {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < end,
+            "the first of {} Services is not listed",
+            created.len()
+        );
+    }
+}
+
 /// An nft that works until the file `broken` is there.
 fn breakable_nft(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
