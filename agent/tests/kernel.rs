@@ -24,7 +24,7 @@ mod sctp;
 #[path = "kernel/service_proxy.rs"]
 mod service_proxy;
 
-use std::{net::IpAddr, process::Command, thread, time::Duration};
+use std::{net::IpAddr, path::PathBuf, process::Command, thread, time::Duration};
 
 use highwire_agent::{
     decide::Plan,
@@ -74,8 +74,18 @@ fn command(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// For what happens in the end. Longer by `HIGHWIRE_SLOWNESS`, as the cluster tests' limits.
+fn patience() -> Duration {
+    let factor = std::env::var("HIGHWIRE_SLOWNESS").map_or(1, |factor| factor.parse().unwrap());
+    Duration::from_secs(20) * factor
+}
+
 fn nft() -> Nft {
-    Nft::new("nft".into())
+    nft_at("nft".into())
+}
+
+fn nft_at(program: PathBuf) -> Nft {
+    Nft::new(program).within(patience())
 }
 
 fn replace(path: DataPath, plan: &Plan) -> Transaction {
@@ -377,7 +387,7 @@ fn every_transaction_on_the_table_is_told_and_no_other() {
             "replaced again",
             "changed",
         ] {
-            let event = tokio::time::timeout(Duration::from_secs(5), events.recv()).await;
+            let event = tokio::time::timeout(patience(), events.recv()).await;
             assert_eq!(event.expect(step), Some(TableEvent::Changed));
         }
         command("nft add table ip other");
@@ -403,7 +413,7 @@ async fn until(
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), search)
+    tokio::time::timeout(patience(), search)
         .await
         .expect("a notification of the change")
 }

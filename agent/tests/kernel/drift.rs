@@ -5,7 +5,7 @@ use std::{
     fmt::Write,
     io::Write as _,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use highwire_agent::{
@@ -19,11 +19,9 @@ use highwire_agent::{
 use highwire_api::{Family, Protocol};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
-use super::{command, elements, in_new_namespace, nft, plans, services};
+use super::{command, elements, in_new_namespace, nft, patience, plans, services};
 
 const PATH: DataPath = DataPath::FirstPacket;
-/// Within which the kernel tells of a change.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A table that follows the notifications, as the agent's does.
 struct Follower {
@@ -61,7 +59,7 @@ impl Follower {
 
     /// Takes in the next notification and does what it asks for.
     async fn follow_one(&mut self, wanted: &Elements) {
-        let event = timeout(PATIENCE, self.events.recv())
+        let event = timeout(patience(), self.events.recv())
             .await
             .expect("a notification");
         self.table.notice(event.unwrap(), Instant::now());
@@ -240,7 +238,7 @@ fn ten_thousand_ports_beside_a_big_foreign_table_raise_no_false_alarm() {
             run(&foreign);
             let mut notified = 0;
             while notified == 0 || follower.table.due().is_some() {
-                let event = timeout(PATIENCE, follower.events.recv()).await;
+                let event = timeout(patience(), follower.events.recv()).await;
                 let event = event.expect("a notification").unwrap();
                 missed += u32::from(event == TableEvent::Missed);
                 notified += 1;

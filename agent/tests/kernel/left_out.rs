@@ -1,6 +1,6 @@
 //! A Service that nft refuses takes nobody else out.
 
-use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt, time::Duration};
+use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt};
 
 use highwire_agent::{
     agent_loop::{AgentLoop, Input},
@@ -8,7 +8,7 @@ use highwire_agent::{
     facts::{News, addresses::HostAddress, service_proxy::ServiceProxy},
     metrics::Metrics,
     report::Report,
-    table::{Nft, Set},
+    table::Set,
 };
 use highwire_api::node::{ConflictReason, ProxyMode};
 use highwire_runtime::heartbeat::Heartbeat;
@@ -16,9 +16,7 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use super::{command, in_new_namespace};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use super::{command, in_new_namespace, nft_at, patience};
 
 /// The real nft, which does not like one port.
 const PICKY: &str = r#"#!/usr/bin/env bash
@@ -52,7 +50,7 @@ async fn until(
     is: impl Fn(&Report) -> bool,
 ) -> Report {
     let wanted = reports.wait_for(|report| report.as_ref().is_some_and(&is));
-    let report = tokio::time::timeout(PATIENCE, wanted).await;
+    let report = tokio::time::timeout(patience(), wanted).await;
     report.expect("in time").unwrap().clone().unwrap()
 }
 
@@ -78,7 +76,7 @@ fn a_service_that_nft_refuses_is_left_out_alone_and_comes_back_when_it_changes()
         let (udp, _frontends) = watch::channel(None);
         let agent_loop = AgentLoop::new(
             &config,
-            Nft::new(nft),
+            nft_at(nft),
             Metrics::new().unwrap(),
             Heartbeat::default(),
             sender,

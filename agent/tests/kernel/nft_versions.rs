@@ -6,11 +6,11 @@ use std::{
     process::Command,
 };
 
-use highwire_agent::table::{DataPath, Elements, Nft, Transaction};
+use highwire_agent::table::{DataPath, Elements, Transaction};
 use highwire_api::{Family, Protocol};
 use nix::sched::{CloneFlags, unshare};
 
-use super::{command, in_new_namespace, plans, replace};
+use super::{command, in_new_namespace, nft_at, plans, replace};
 
 /// Too old for the agent, but it may be the host's own (Debian 11).
 const LISTS_ONLY: &str = "bullseye";
@@ -33,7 +33,7 @@ fn every_nft_lists_what_any_other_has_written() {
         for (name, path, plan) in plans::golden() {
             let (writer, readers) = (writer.clone(), readers.clone());
             in_new_namespace(async move || {
-                let nft = Nft::new(writer.clone());
+                let nft = nft_at(writer.clone());
                 nft.probe().await.unwrap();
                 nft.apply(&replace(path, &plan)).await.unwrap();
                 for reader in readers {
@@ -67,7 +67,7 @@ fn every_nft_lists_what_any_other_has_written() {
 /// What one agent leaves, the next reads and changes, with whatever nft it has.
 async fn one_writes_and_another_goes_on(writer: PathBuf, reader: PathBuf) {
     let (_, path, plan) = plans::golden()[1].clone();
-    let (writer, reader) = (Nft::new(writer), Nft::new(reader));
+    let (writer, reader) = (nft_at(writer), nft_at(reader));
     writer.apply(&replace(path, &plan)).await.unwrap();
     let before = Elements::of(&plan, path);
     assert_eq!(reader.elements().await.unwrap().as_ref(), Some(&before));
