@@ -10,7 +10,6 @@ use highwire_agent::facts::{
     },
 };
 use highwire_api::{Protocol, node::ProxyMode};
-use nix::sched::{CloneFlags, unshare};
 
 use super::{command, in_new_namespace};
 
@@ -32,10 +31,6 @@ fn kube_proxy_is_known_by_its_traces() {
         (&["ip link add kube-ipvs0 type veth peer name other"], None),
     ] {
         in_new_namespace(async move || {
-            // /sys shows the interfaces of the namespace it was mounted in.
-            unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            command("mount --make-rprivate /");
-            command("mount -t sysfs sysfs /sys");
             for trace in traces {
                 command(trace);
             }

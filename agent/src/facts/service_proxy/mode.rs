@@ -4,7 +4,7 @@
 //! outlive a restart of it, and so does the forwarding. But they may also be left from a
 //! mode it was in before, so a mode that is known stays as long as its own traces do.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use highwire_api::node::ProxyMode;
 use netlink_packet_netfilter::{
@@ -12,6 +12,7 @@ use netlink_packet_netfilter::{
     nftables::{ChainAttribute, ChainMessage, NfTablesMessage, TableAttribute, TableMessage},
 };
 use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
+use nix::net::if_::if_nametoindex;
 use tokio::task::spawn_blocking;
 
 use super::entrances::exists;
@@ -53,7 +54,8 @@ impl Traces {
         Self {
             nftables: exists(kube_proxy_table),
             iptables: exists(canary_chain) || legacy_nat(),
-            ipvs_interface: Path::new("/sys/class/net/kube-ipvs0").exists(),
+            // Not by /sys, which shows the interfaces of whoever mounted it.
+            ipvs_interface: if_nametoindex("kube-ipvs0").is_ok(),
             virtual_servers: virtual_servers(),
         }
     }
