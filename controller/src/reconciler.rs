@@ -48,6 +48,9 @@ pub struct Reconciler {
     policy: Policy,
     touched: Touched,
     leading: Option<Leading>,
+    /// Kept by a follower too: what it wrote may be seen after it ceased to lead.
+    begun: Begun,
+    news: News,
 }
 
 /// The Services to decide about anew.
@@ -76,8 +79,6 @@ pub enum Role {
 #[derive(Debug, Default)]
 struct Leading {
     queue: Queue,
-    begun: Begun,
-    news: News,
     role: Role,
     /// Whether the API server says that we have no right to write.
     is_forbidden: bool,
@@ -145,13 +146,15 @@ impl Reconciler {
     fn service_changed(&mut self, key: ServiceKey, created: Option<Instant>) {
         let old = self.services.remove(&key);
         if let Some(facts) = self.facts.service(&key) {
-            if let Some(leading) = &mut self.leading
+            if let Some(leading) = &self.leading
                 && old.as_ref().is_none_or(|old| old.facts.asks != facts.asks)
             {
-                leading.announce_other_manager(&key, facts);
+                self.news.events.extend(leading.other_manager(&key, facts));
             }
             let new = History::after(old, facts.clone(), created);
             self.services.insert(key.clone(), new);
+        } else {
+            self.begun.forget(&key);
         }
         self.touched.some.insert(key);
     }
@@ -211,9 +214,10 @@ impl Reconciler {
             role,
             ..Leading::default()
         });
-        if let Some(leading) = self.leading.as_mut().filter(|_| role == Role::Lead) {
+        if let Some(leading) = self.leading.as_ref().filter(|_| role == Role::Lead) {
             for (key, service) in &mut self.services {
-                leading.announce_other_manager(key, &service.facts);
+                let event = leading.other_manager(key, &service.facts);
+                self.news.events.extend(event);
                 service.begin_to_lead();
             }
         }
@@ -271,7 +275,6 @@ impl Reconciler {
                 leading.queue.touch(&key, rank, now.instant);
             } else {
                 leading.queue.forget(&key);
-                leading.begun.forget(&key);
             }
         }
     }
@@ -289,12 +292,12 @@ impl Reconciler {
                 leading.queue.forget(&key);
                 continue;
             };
-            if let Some(write) = leading.consider(&key, service, &cluster, now) {
+            if let Some(write) = leading.consider(&key, service, &cluster, &mut self.news, now) {
                 let (ports, serving) = (&write.difference.ports_error, &write.difference.serving);
                 let ports = ports.iter().map(|_| Part::PortsError);
                 let parts = ports.chain(serving.iter().map(|_| Part::Serving));
                 leading.queue.write(&key, parts, now.instant);
-                leading.begun.begin(write.clone());
+                self.begun.begin(write.clone());
                 return Some(write);
             }
         }
@@ -322,10 +325,7 @@ impl Reconciler {
 
     /// The Service is seen like this: what was written is made known.
     fn seen(&mut self, service: &Service, now: Instant) {
-        let Some(leading) = &mut self.leading else {
-            return;
-        };
-        let Some(write) = leading.begun.carried_out(service) else {
+        let Some(write) = self.begun.carried_out(service) else {
             return;
         };
         if let Some(known) = self.services.get_mut(&write.key)
@@ -335,7 +335,7 @@ impl Reconciler {
             known.overwrites.wrote(write.after.listed.clone());
             let since = known.waiting_since.take_if(|_| !ingress.is_empty());
             let waited = since.map(|since| now.saturating_duration_since(since));
-            leading.news.waited.extend(waited);
+            self.news.waited.extend(waited);
         }
         let events = write.news.into_iter().enumerate();
         let events = events.map(|(index, happened)| ServiceEvent {
@@ -345,13 +345,12 @@ impl Reconciler {
             // The same in every process that sees it carried out.
             id: format!("{}-{index}", write.version),
         });
-        leading.news.events.extend(events);
+        self.news.events.extend(events);
     }
 
     /// What is to be made known now.
     pub fn take_news(&mut self) -> News {
-        let leading = self.leading.as_mut();
-        leading.map_or_else(News::default, |leading| mem::take(&mut leading.news))
+        mem::take(&mut self.news)
     }
 
     /// When there is something to do next. `writable` is whether a write could begin.
@@ -388,6 +387,7 @@ impl Leading {
         key: &ServiceKey,
         service: &mut History,
         cluster: &Cluster<'_>,
+        news: &mut News,
         now: Now,
     ) -> Option<StatusWrite> {
         if self.role == Role::Leave {
@@ -423,7 +423,8 @@ impl Leading {
         };
         let is_ours = verdict == Verdict::Write;
         if let Verdict::GiveUp(problem) = verdict {
-            self.event(key, facts, &problem, facts.version.to_string());
+            let id = facts.version.to_string();
+            news.events.push(event(key, facts, &problem, id));
         }
         if !is_ours || !(difference.ingress.is_some() || is_due(ports_at) || is_due(serving_at)) {
             let next = [hold, ports_at, serving_at].into_iter().flatten().min();
@@ -441,24 +442,24 @@ impl Leading {
         Some(StatusWrite::new(key, facts, difference, news))
     }
 
-    /// Says that another program wrote the addresses of a Service. Nothing is written there
+    /// That another program wrote the addresses of a Service. Nothing is written there
     /// that would remember this, so it is one Event per Service, also after a change of leader.
-    fn announce_other_manager(&mut self, key: &ServiceKey, service: &ServiceFacts) {
-        if let Interpretation::ManagedElsewhere(manager) = &service.asks
-            && self.role == Role::Lead
-        {
-            let manager = manager.clone();
-            let problem = Problem::ManagedElsewhere { manager };
-            self.event(key, service, &problem, service.uid.clone());
-        }
+    fn other_manager(&self, key: &ServiceKey, service: &ServiceFacts) -> Option<ServiceEvent> {
+        let Interpretation::ManagedElsewhere(manager) = &service.asks else {
+            return None;
+        };
+        let manager = manager.clone();
+        let problem = Problem::ManagedElsewhere { manager };
+        let event = event(key, service, &problem, service.uid.clone());
+        (self.role == Role::Lead).then_some(event)
     }
+}
 
-    fn event(&mut self, key: &ServiceKey, service: &ServiceFacts, problem: &Problem, id: String) {
-        self.news.events.push(ServiceEvent {
-            key: key.clone(),
-            uid: service.uid.clone(),
-            happened: Happened::problem(problem),
-            id,
-        });
+fn event(key: &ServiceKey, service: &ServiceFacts, problem: &Problem, id: String) -> ServiceEvent {
+    ServiceEvent {
+        key: key.clone(),
+        uid: service.uid.clone(),
+        happened: Happened::problem(problem),
+        id,
     }
 }

@@ -59,6 +59,23 @@ fn a_write_that_never_arrived_is_announced_when_it_is_repeated() {
 }
 
 #[test]
+fn a_write_is_announced_though_the_lease_is_lost_before_it_is_seen() {
+    for loss in losses() {
+        let mut world = World::new();
+        world.live(1);
+        world.put(service("web"));
+        world.losses.extend([loss]);
+        while world.writes.is_empty() {
+            world.all_report([1]);
+            world.pass(SECOND / 10);
+        }
+        world.lose_the_lease(20 * SECOND);
+        assert_eq!(world.writes.len(), 1, "{loss:?}");
+        assert_eq!(world.reasons(), ["LoadBalancerUpdated"], "{loss:?}");
+    }
+}
+
+#[test]
 fn a_write_without_an_answer_is_no_work_of_another_program() {
     for loss in losses() {
         let mut world = World::new();
@@ -89,6 +106,8 @@ enum Happening {
     Edit(u16),
     Label(u8),
     Pass(u16),
+    /// The lease is lost for a while.
+    Follow(u16),
     /// What becomes of the next write.
     Lose(Fate, u16, u16),
 }
@@ -102,6 +121,7 @@ fn any_happening() -> impl Strategy<Value = Happening> {
         1 => (80..83_u16).prop_map(Happening::Edit),
         1 => any::<u8>().prop_map(Happening::Label),
         8 => (1..5000_u16).prop_map(Happening::Pass),
+        2 => (1..15_000_u16).prop_map(Happening::Follow),
         8 => (fate, 1..12_000_u16, 1..12_000_u16)
             .prop_map(|(fate, given_up, seen)| Happening::Lose(fate, given_up, seen)),
     ]
@@ -130,6 +150,7 @@ fn happen(world: &mut World, happening: &Happening) {
             });
         }
         Happening::Pass(time) => world.pass(ms(time)),
+        Happening::Follow(time) => world.lose_the_lease(ms(time)),
         Happening::Lose(fate, given_up, seen) => world.losses.extend([Loss {
             fate,
             given_up: ms(given_up),

@@ -453,6 +453,13 @@ impl World {
         self.reconciler.begin(Role::Lead);
     }
 
+    /// The controller loses its lease for that time, and then leads again.
+    pub fn lose_the_lease(&mut self, time: Duration) {
+        self.reconciler.begin(Role::Follow);
+        self.pass(time);
+        self.reconciler.begin(Role::Lead);
+    }
+
     /// The reasons of the Events so far.
     pub fn reasons(&self) -> Vec<&'static str> {
         let events = self.events.iter();
