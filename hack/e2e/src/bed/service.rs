@@ -117,10 +117,13 @@ impl ServiceBuilder {
         }
         let object: Service = serde_json::from_value(object)?;
         let api: Api<Service> = Api::namespaced(self.cluster.client(), &self.namespace);
-        let object = api
-            .create(&PostParams::default(), &object)
-            .await
-            .with_context(|| format!("create Service {}/{}", self.namespace, self.name))?;
+        let object = match api.create(&PostParams::default(), &object).await {
+            // The client repeats a request that a busy API server has not answered.
+            Err(kube::Error::Api(status)) if status.code == 409 => api.get(&self.name).await,
+            created => created,
+        };
+        let object =
+            object.with_context(|| format!("create Service {}/{}", self.namespace, self.name))?;
         Ok(Svc { api, object })
     }
 
