@@ -3,7 +3,6 @@
 pub mod clients;
 pub mod evidence;
 pub mod expect;
-pub mod load;
 pub mod pod;
 pub mod reported;
 pub mod scope;

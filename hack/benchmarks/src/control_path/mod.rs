@@ -1,11 +1,4 @@
-//! Measures Highwire on a test cluster; `hack/bench` runs it.
-//!
-//! What depends on the machine is measured beside something it can be compared
-//! with, in the same run: the time until a Service answers beside the time until
-//! its NodePort does, which is kube-proxy's own work, and what it carries beside
-//! NodePorts and K3s ServiceLB.
-
-mod throughput;
+//! From a Service in the API to its port in the kernel and its ingress.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -15,6 +8,10 @@ use anyhow::{Context, Result, ensure};
 use highwire_e2e::traffic::http_get;
 use highwire_e2e::{Cluster, Netns, Program, Programs as _, Scope, Svc, highwire, wait_for};
 
+use crate::Effort;
+use crate::output::counts::Counts;
+use crate::output::document::Document;
+
 /// Services created one after the other for the latency figures.
 const CREATED: usize = 100;
 /// How long one Service may take before the run is given up.
@@ -23,37 +20,26 @@ const ATTEMPT: Duration = Duration::from_millis(250);
 /// Between two attempts of one prober.
 const PAUSE: Duration = Duration::from_millis(2);
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let cluster = Cluster::attach().await?;
-    highwire::require(&cluster)?;
-    let scope = Scope::new(&cluster, "bench").await?;
+/// Measures the control path.
+pub(crate) async fn measure(
+    cluster: &Cluster,
+    effort: Effort,
+    _counts: &mut Counts,
+) -> Result<Document> {
+    let mode = cluster.config().proxy_modes.as_str();
+    let document = Document::new(&format!("control-path-{mode}"), "Control path");
+    if effort == Effort::Quick {
+        return Ok(document);
+    }
+    highwire::require(cluster)?;
+    let scope = Scope::new(cluster, "control-path").await?;
     for (pod, node) in [("web-1", "n1"), ("web-2", "n2")] {
-        scope
-            .pod(pod)
-            .on(node)
-            .label("app", "web")
-            .tcp(8080)
-            .start()
-            .await?;
+        let pod = scope.pod(pod).on(node).label("app", "web").tcp(8080);
+        pod.start().await?;
     }
-    println!(
-        "kube-proxy {}, {} nodes\n",
-        cluster.config().proxy_modes.as_str(),
-        cluster.nodes().len()
-    );
-    let only = std::env::args().nth(1);
-    let wanted = |what: &str| only.as_deref().is_none_or(|only| only == what);
-    if wanted("throughput") {
-        throughput::throughput(&cluster, &scope).await?;
-    }
-    if wanted("latency") {
-        latency(&cluster, &scope).await?;
-    }
-    if wanted("memory") {
-        memory(&cluster, &scope).await?;
-    }
-    Ok(())
+    latency(cluster, &scope).await?;
+    memory(cluster, &scope).await?;
+    Ok(document)
 }
 
 async fn create(scope: &Scope, name: &str) -> Result<(u16, Svc)> {

@@ -1,0 +1,104 @@
+//! Measures Highwire on a test cluster; `hack/bench` runs it.
+//!
+//! Each folder but `output/` is a part: it measures, and returns a document and counts. What
+//! depends on the machine is measured beside something that it can be compared with, in the
+//! same run.
+
+mod control_path;
+mod data_path;
+#[allow(dead_code, reason = "until each part uses it")]
+mod output;
+mod scale;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use highwire_e2e::{Cluster, checkout};
+
+use output::counts::{Counts, Expected};
+use output::document::{Document, Head};
+
+/// Measures parts of Highwire on the cluster that HIGHWIRE_CLUSTER names.
+#[derive(Parser)]
+#[command(name = "highwire-bench")]
+struct Cli {
+    /// Measure little, write no documents, and compare counts with the expected ones.
+    #[arg(long)]
+    quick: bool,
+    /// With --quick: write the counts down as the expected ones.
+    #[arg(long, requires = "quick")]
+    update: bool,
+    /// The command that stands in the documents.
+    #[arg(long, default_value = "highwire-bench")]
+    command: String,
+    /// Folder for the documents; docs/benchmarks of the checkout if left out.
+    #[arg(long)]
+    documents: Option<PathBuf>,
+    /// What to measure.
+    #[arg(required = true)]
+    parts: Vec<Part>,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Part {
+    /// Requests, connections and bytes through a node.
+    DataPath,
+    /// From a change in the API to the kernel and the status.
+    ControlPath,
+    /// Many nodes and many Services.
+    Scale,
+}
+
+/// How thoroughly to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effort {
+    /// As the documents need it.
+    Full,
+    /// A few seconds: whether it works, and counts.
+    Quick,
+}
+
+impl Part {
+    /// Measures it. A document is returned always, and written after a full run only.
+    async fn measure(
+        self,
+        cluster: &Cluster,
+        effort: Effort,
+        counts: &mut Counts,
+    ) -> Result<Document> {
+        match self {
+            Self::DataPath => data_path::measure(cluster, effort, counts).await,
+            Self::ControlPath => control_path::measure(cluster, effort, counts).await,
+            Self::Scale => scale::measure(cluster, effort, counts).await,
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let effort = if cli.quick {
+        Effort::Quick
+    } else {
+        Effort::Full
+    };
+    let cluster = Cluster::attach().await?;
+    let folder = cli
+        .documents
+        .unwrap_or_else(|| checkout().join("docs/benchmarks"));
+    let head = Head::read(&cluster, cli.command).await?;
+    let mut counts = Counts::default();
+    for part in cli.parts {
+        let document = part.measure(&cluster, effort, &mut counts).await?;
+        println!("{}", document.text(&head));
+        if effort == Effort::Full {
+            document.write(&head, &folder)?;
+        }
+    }
+    if effort == Effort::Quick {
+        Expected::file().settle(&counts, cli.update)?;
+    }
+    Ok(())
+}
