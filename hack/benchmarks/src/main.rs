@@ -11,6 +11,7 @@ mod output;
 mod scale;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -61,7 +62,7 @@ enum Effort {
 }
 
 impl Part {
-    /// Measures it. A document is returned always, and written after a full run only.
+    /// Measures it. The document counts after a full run only.
     async fn measure(
         self,
         cluster: &Cluster,
@@ -77,8 +78,17 @@ impl Part {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    let cli = Cli::parse();
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hack/bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<()> {
     let effort = if cli.quick {
         Effort::Quick
     } else {
@@ -92,8 +102,8 @@ async fn main() -> Result<()> {
     let mut counts = Counts::default();
     for part in cli.parts {
         let document = part.measure(&cluster, effort, &mut counts).await?;
-        println!("{}", document.text(&head));
         if effort == Effort::Full {
+            println!("{}", document.text(&head));
             document.write(&head, &folder)?;
         }
     }

@@ -1,19 +1,132 @@
 //! Requests, connections and bytes through a node, by Highwire and by what else could carry
 //! them.
 
-use anyhow::Result;
-use highwire_e2e::Cluster;
+mod bed;
+mod counted;
+mod cpu;
+mod klipper;
+mod load;
+mod path;
+mod ports;
+mod report;
+mod rounds;
+mod servers;
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use highwire_e2e::{Cluster, Programs as _, highwire};
 
 use crate::Effort;
 use crate::output::counts::Counts;
 use crate::output::document::Document;
+use bed::{Bed, OWN_PORTS};
+use load::{Exchange, Exchanges, exchange, stream};
+use path::Path;
+use ports::Filling;
+use report::{Level, Streams, report};
+use rounds::Rounds;
+
+/// Rounds of each figure.
+const ROUNDS: usize = 7;
+/// Ports on the node, beside the measured Services' own.
+const PORTS: [usize; 3] = [OWN_PORTS, 100, 10_000];
 
 /// Measures the data path.
 pub(crate) async fn measure(
     cluster: &Cluster,
-    _effort: Effort,
-    _counts: &mut Counts,
+    effort: Effort,
+    counts: &mut Counts,
 ) -> Result<Document> {
+    highwire::require(cluster)?;
     let mode = cluster.config().proxy_modes.as_str();
-    Ok(Document::new(&format!("data-path-{mode}"), "Data path"))
+    let title = format!("Data path, kube-proxy in {mode} mode");
+    let mut document = Document::new(&format!("data-path-{mode}"), &title);
+    let bed = Bed::start(cluster).await?;
+    match effort {
+        Effort::Quick => {
+            counted::count(&bed, counts).await?;
+            try_all(&bed)?;
+        }
+        Effort::Full => measure_all(&bed, &mut document).await?,
+    }
+    Ok(document)
+}
+
+async fn measure_all(bed: &Bed, document: &mut Document) -> Result<()> {
+    stop_other_nodes(&bed.cluster)?;
+    let mut filling = Filling::start(bed).await?;
+    filling.grow_to(bed, OWN_PORTS).await?;
+    let streams = Streams::run(|what| {
+        Rounds::run(bed, ROUNDS, |path| {
+            stream(&bed.client, bed.bulk(path), what)
+        })
+    })?;
+    let mut levels = Vec::new();
+    for ports in PORTS {
+        filling.grow_to(bed, ports).await?;
+        levels.push(level(bed, ports)?);
+    }
+    report(document, &versions()?, &levels, &streams)
+}
+
+/// Whether every path carries what is measured in a full run.
+fn try_all(bed: &Bed) -> Result<()> {
+    Rounds::run(bed, 1, |path| requests(bed, path, Exchange::Request))?;
+    requests(bed, Path::Highwire, Exchange::Connection)?;
+    Streams::run(|what| stream(&bed.client, bed.bulk(Path::Highwire), what))?;
+    Ok(())
+}
+
+fn level(bed: &Bed, ports: usize) -> Result<Level> {
+    let run = |what| Rounds::run(bed, ROUNDS, |path| requests(bed, path, what));
+    Ok(Level {
+        ports,
+        requests: run(Exchange::Request)?,
+        connections: run(Exchange::Connection)?,
+    })
+}
+
+fn requests(bed: &Bed, path: Path, what: Exchange) -> Result<Exchanges> {
+    exchange(bed.cluster.state(), &bed.client, &bed.web(path)?, what)
+}
+
+/// Their kube-proxies and agents would use processor time for nothing that is measured.
+fn stop_other_nodes(cluster: &Cluster) -> Result<()> {
+    for node in cluster
+        .nodes()
+        .into_iter()
+        .filter(|node| node.name != bed::NODE)
+    {
+        cluster.unit(&format!("kube-proxy-{}", node.name)).kill()?;
+        let agent = cluster.agent(&node.name)?;
+        if agent.is_running() {
+            agent.stop()?;
+        }
+    }
+    Ok(())
+}
+
+/// Of what load is made and answered with.
+fn versions() -> Result<String> {
+    let wrk = first_line("wrk", "--version")?;
+    let wrk = wrk
+        .split(" Copyright")
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
+    let iperf = first_line("iperf3", "--version")?;
+    let iperf = iperf.split(" (").next().unwrap_or_default().to_owned();
+    let nginx = first_line(&servers::program()?.display().to_string(), "-v")?;
+    Ok(format!("{wrk}, {iperf}, {nginx}"))
+}
+
+/// What a program prints first, wherever it prints it.
+fn first_line(program: &str, argument: &str) -> Result<String> {
+    let output = Command::new(program).arg(argument).output();
+    let output = output.with_context(|| format!("run {program}"))?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    Ok(said.lines().next().unwrap_or_default().to_owned())
 }

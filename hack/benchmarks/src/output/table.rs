@@ -59,9 +59,10 @@ impl Display for Table {
     }
 }
 
-/// A number with as many decimals as tell something: 27,091, 131, 8.52 or 0.997.
+/// A number with as many decimals as tell something: 27,091, 131, 8.52, 0.997 or 6.
 pub(crate) fn number(value: f64) -> String {
     let decimals = match value.abs() {
+        _ if value.fract() == 0.0 => 0,
         size if size >= 100.0 => 0,
         size if size >= 10.0 => 1,
         size if size >= 1.0 => 2,
@@ -101,10 +102,10 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped_and_short() {
-        let written = [1_234_567.0, 27_091.4, 131.2, 8.523, 0.9971, -1000.0].map(number);
+        let written = [1_234_567.0, 27_091.4, 131.2, 8.523, 0.9971, -1000.0, 6.0].map(number);
         assert_eq!(
             written,
-            ["1,234,567", "27,091", "131", "8.52", "0.997", "-1,000"]
+            ["1,234,567", "27,091", "131", "8.52", "0.997", "-1,000", "6"]
         );
     }
 }

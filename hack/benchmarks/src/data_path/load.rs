@@ -1,0 +1,148 @@
+//! Load on a path: wrk for requests and connections, iperf3 for bytes and packets.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use highwire_e2e::Netns;
+use highwire_e2e::lab::state::State;
+use serde_json::Value;
+
+const SCRIPT: &str = include_str!("wrk.lua");
+/// A thread for each Pod, so that the straight path reaches all of them.
+const THREADS: u8 = 4;
+/// Connections at a time.
+pub(crate) const CONNECTIONS: u8 = 16;
+/// Bytes of a datagram: one that fills a packet, and a small one.
+pub(crate) const LARGE: u16 = 1400;
+/// See [`LARGE`].
+pub(crate) const SMALL: u16 = 64;
+/// How long iperf3's server may take until it is free again.
+const FREE: Duration = Duration::from_secs(5);
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exchange {
+    /// Requests on connections that stay open.
+    Request,
+    /// A new connection for each request.
+    Connection,
+}
+
+/// What came of a round of wrk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exchanges {
+    pub(crate) count: f64,
+    pub(crate) per_second: f64,
+    /// Milliseconds that 50, 99 and 99.9 % took at most.
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+}
+
+/// What iperf3 sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// One TCP stream.
+    Tcp,
+    /// Datagrams of so many bytes, as fast as the sender can.
+    Udp(u16),
+}
+
+/// What iperf3's receiver got.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Received {
+    pub(crate) bits_per_second: f64,
+    /// Of UDP only.
+    pub(crate) packets_per_second: f64,
+    /// What was sent and not received, as a share; of UDP only.
+    pub(crate) lost: f64,
+}
+
+/// Runs wrk for a second. Exchanges that fail are an error.
+pub(crate) fn exchange(
+    state: &State,
+    client: &Netns,
+    to: &[SocketAddr],
+    exchange: Exchange,
+) -> Result<Exchanges> {
+    let first = to.first().context("no address")?;
+    let script = state.path("wrk.lua");
+    fs::write(&script, SCRIPT).with_context(|| format!("write {}", script.display()))?;
+    let addresses: Vec<String> = to.iter().map(ToString::to_string).collect();
+    let line = format!(
+        "ADDRESSES={} exec wrk --threads {THREADS} --connections {CONNECTIONS} --duration 1s \
+         --timeout 2s --script {} {} http://{first}/",
+        addresses.join(","),
+        script.display(),
+        match exchange {
+            Exchange::Request => "",
+            Exchange::Connection => "--header 'Connection: close'",
+        }
+    );
+    let said = client.check(&["sh", "-c", &line])?;
+    let figures = said.lines().find_map(|line| line.strip_prefix("figures "));
+    let figures = figures.with_context(|| format!("wrk said no figures: {said}"))?;
+    let figures: Vec<f64> = figures
+        .split(' ')
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    let [count, duration, p50, p99, p999, errors] = figures[..] else {
+        bail!("wrk said other figures than wanted: {said}");
+    };
+    ensure!(
+        errors == 0.0,
+        "{errors} of {count} exchanges failed: {said}"
+    );
+    Ok(Exchanges {
+        count,
+        per_second: count / duration * 1e6,
+        p50: p50 / 1e3,
+        p99: p99 / 1e3,
+        p999: p999 / 1e3,
+    })
+}
+
+/// Runs iperf3 for a second.
+pub(crate) fn stream(client: &Netns, to: SocketAddr, stream: Stream) -> Result<Received> {
+    let (address, port) = (to.ip().to_string(), to.port().to_string());
+    let mut argv = vec!["iperf3", "--client", &address, "--port", &port];
+    argv.extend(["--time", "1", "--json"]);
+    let length = match stream {
+        Stream::Tcp => None,
+        Stream::Udp(length) => Some(length.to_string()),
+    };
+    if let Some(length) = &length {
+        argv.extend(["--udp", "--bitrate", "0", "--length", length]);
+    }
+    // It serves one client at a time, and takes a moment to leave the one before.
+    let begun = Instant::now();
+    let said = loop {
+        match client.check(&argv) {
+            Err(error) if begun.elapsed() > FREE => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            Ok(said) => break said,
+        }
+    };
+    let said: Value = serde_json::from_str(&said).context("understand iperf3")?;
+    let end = &said["end"];
+    let number = |value: &Value| value.as_f64().context("iperf3 left a figure out");
+    match stream {
+        Stream::Tcp => Ok(Received {
+            bits_per_second: number(&end["sum_received"]["bits_per_second"])?,
+            packets_per_second: 0.0,
+            lost: 0.0,
+        }),
+        Stream::Udp(length) => {
+            let sum = &end["sum"];
+            let (sent, lost) = (number(&sum["packets"])?, number(&sum["lost_packets"])?);
+            let packets_per_second = (sent - lost) / number(&sum["seconds"])?;
+            Ok(Received {
+                bits_per_second: packets_per_second * f64::from(length) * 8.0,
+                packets_per_second,
+                lost: lost / sent,
+            })
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! More Services, so that the measured ones are some of many.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use highwire_e2e::{Pod, Unit, wait_for};
+use serde_json::{Value, json};
+
+use crate::data_path::bed::Bed;
+use crate::data_path::cpu::process_time;
+
+/// Ports of one Service, at most.
+const EACH: usize = 100;
+/// The first of the ports.
+const FIRST: usize = 20_000;
+const AT_A_TIME: usize = 8;
+/// For kube-proxy to program thousands of ports.
+const PROGRAMMED: Duration = Duration::from_secs(300);
+/// For everything to come to rest after that.
+const CALM: Duration = Duration::from_secs(180);
+/// Over which the cluster must have been calm.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Services that only fill tables: their only endpoint is this Pod.
+pub(crate) struct Filling {
+    _pod: Pod,
+    ports: usize,
+}
+
+impl Filling {
+    /// Starts the Pod.
+    pub(crate) async fn start(bed: &Bed) -> Result<Self> {
+        let pod = bed.scope.pod("filling").tcp(8079).start().await?;
+        Ok(Self {
+            _pod: pod,
+            ports: 0,
+        })
+    }
+
+    /// Creates Services until the node forwards `total` ports, and waits until kube-proxy has
+    /// them all and nothing moves any more.
+    ///
+    /// They get no NodePorts: there are fewer of those than ports here.
+    pub(crate) async fn grow_to(&mut self, bed: &Bed, total: usize) -> Result<()> {
+        let before = bed.agent.metric("highwire_agent_ports")? as usize;
+        let missing = total.saturating_sub(before);
+        let first = FIRST + self.ports;
+        let ports: Vec<usize> = (first..first + missing).collect();
+        let services = ports.chunks(EACH).map(|ports| {
+            let service = bed.scope.service(&format!("filling-{}", ports[0]));
+            let service = service.load_balancer().select("app", "filling");
+            let service = service.spec("allocateLoadBalancerNodePorts", json!(false));
+            let ports: Vec<Value> = ports.iter().map(|port| one(*port)).collect();
+            service.spec("ports", json!(ports)).create()
+        });
+        stream::iter(services)
+            .buffer_unordered(AT_A_TIME)
+            .try_collect::<Vec<_>>()
+            .await?;
+        self.ports += missing;
+        wait_for(&format!("{total} ports"), PROGRAMMED, || async {
+            let programmed = bed.agent.metric("highwire_agent_ports")?;
+            let awaited = bed.agent.metric("highwire_agent_awaited_ports")?;
+            let seen = format!("{programmed} programmed, {awaited} awaited of kube-proxy");
+            (programmed as usize == total && awaited == 0.0)
+                .then_some(())
+                .context(seen)
+        })
+        .await;
+        calm(bed).await;
+        Ok(())
+    }
+}
+
+fn one(port: usize) -> Value {
+    json!({ "name": format!("p{port}"), "port": port, "targetPort": 8079 })
+}
+
+/// Waits until the cluster's processes use less than a tenth of a processor.
+async fn calm(bed: &Bed) {
+    let busy = || -> f64 {
+        let units = Unit::list(bed.cluster.state());
+        let pids = units.iter().filter_map(Unit::pid);
+        pids.filter_map(|pid| process_time(pid).ok()).sum()
+    };
+    wait_for("the cluster to be calm", CALM, || async {
+        let before = busy();
+        tokio::time::sleep(WINDOW).await;
+        let used = busy() - before;
+        (used < WINDOW.as_secs_f64() / 10.0)
+            .then_some(())
+            .with_context(|| format!("{used:.2} s of processor time in {WINDOW:?}"))
+    })
+    .await;
+}

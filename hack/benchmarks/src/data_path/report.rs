@@ -1,0 +1,343 @@
+//! The document of the data path.
+
+use anyhow::Result;
+
+use crate::data_path::load::{CONNECTIONS, Exchange, Exchanges, LARGE, Received, SMALL, Stream};
+use crate::data_path::path::Path;
+use crate::data_path::rounds::{Measured, Rounds};
+use crate::output::document::Document;
+use crate::output::plot::{Axis, Plot};
+use crate::output::stats::Sample;
+use crate::output::table::{Table, number};
+
+/// What wrk found with so many ports on the node.
+pub(crate) struct Level {
+    pub(crate) ports: usize,
+    pub(crate) requests: Rounds<Exchanges>,
+    pub(crate) connections: Rounds<Exchanges>,
+}
+
+impl Level {
+    fn rounds(&self, exchange: Exchange) -> &Rounds<Exchanges> {
+        match exchange {
+            Exchange::Request => &self.requests,
+            Exchange::Connection => &self.connections,
+        }
+    }
+}
+
+/// What iperf3 found by each stream.
+pub(crate) struct Streams<T> {
+    tcp: T,
+    large: T,
+    small: T,
+}
+
+/// A ratio that the design asks for.
+struct Target {
+    what: &'static str,
+    path: Path,
+    to: Path,
+    figure: fn(&Measured<Exchanges>) -> f64,
+    wanted: Wanted,
+}
+
+#[derive(Clone, Copy)]
+enum Wanted {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Wanted {
+    fn allows(self, ratio: f64) -> bool {
+        match self {
+            Self::AtLeast(limit) => ratio >= limit,
+            Self::AtMost(limit) => ratio <= limit,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::AtLeast(limit) => format!("≥ {limit:.2}"),
+            Self::AtMost(limit) => format!("≤ {limit:.2}"),
+        }
+    }
+}
+
+fn per_second(measured: &Measured<Exchanges>) -> f64 {
+    measured.figure.per_second
+}
+
+fn p99(measured: &Measured<Exchanges>) -> f64 {
+    measured.figure.p99
+}
+
+const TARGETS: [Target; 5] = [
+    Target {
+        what: "per second, Highwire ÷ NodePort",
+        path: Path::Highwire,
+        to: Path::NodePort,
+        figure: per_second,
+        wanted: Wanted::AtLeast(0.97),
+    },
+    Target {
+        what: "p99, Highwire ÷ NodePort",
+        path: Path::Highwire,
+        to: Path::NodePort,
+        figure: p99,
+        wanted: Wanted::AtMost(1.05),
+    },
+    Target {
+        what: "per second, Highwire ÷ NodePort, both with policy Local",
+        path: Path::HighwireLocal,
+        to: Path::NodePortLocal,
+        figure: per_second,
+        wanted: Wanted::AtLeast(0.97),
+    },
+    Target {
+        what: "p99, Highwire ÷ NodePort, both with policy Local",
+        path: Path::HighwireLocal,
+        to: Path::NodePortLocal,
+        figure: p99,
+        wanted: Wanted::AtMost(1.05),
+    },
+    Target {
+        what: "per second, Highwire ÷ klipper-lb",
+        path: Path::Highwire,
+        to: Path::Klipper,
+        figure: per_second,
+        wanted: Wanted::AtLeast(1.15),
+    },
+];
+
+/// Writes everything down.
+pub(crate) fn report(
+    document: &mut Document,
+    versions: &str,
+    levels: &[Level],
+    streams: &Streams<Rounds<Received>>,
+) -> Result<()> {
+    document.paragraph(&format!(
+        "One client outside the cluster, one node, four Pods with nginx on it, and paths in \
+         turn within each round: whatever disturbs the machine disturbs all of them. {versions}. \
+         Nothing but these processes and one cluster ran. Client, node and Pods share the \
+         processors, and offloads of the veths are off, so rates are those of this machine \
+         and only their ratios say something about the paths."
+    ));
+    document.paragraph(
+        "*klipper-lb* is what K3s ServiceLB and Akrobateo do: the rules of the CNI plugin \
+         portmap on the node and of klipper-lb in one Pod. *nginx on the node* forwards HTTP \
+         with connections to the Pods kept open, and TCP and UDP streams, without an access log. \
+         Ports that are not measured belong to Services of 100 ports with one endpoint \
+         and without NodePorts; klipper-lb and nginx have no ports but the measured ones. \
+         `spread` is the distance of the quartiles as a share of the median.",
+    );
+    for exchange in [Exchange::Request, Exchange::Connection] {
+        document.heading(headline(exchange));
+        targets(document, levels, exchange)?;
+        for level in levels {
+            exchanges(document, level, exchange)?;
+        }
+        plots(document, levels, exchange)?;
+    }
+    document.paragraph(
+        "Processor time is that of the whole machine for one exchange. The kernel charges the \
+         node's work on a packet (softirq) to whatever process runs, so it can't be told from the \
+         processes' own work in the kernel; *more than straight* is what the path costs \
+         beyond the one straight to the Pods. Client and servers are their time in user space.",
+    );
+    bulk(document, streams)
+}
+
+fn headline(exchange: Exchange) -> &'static str {
+    match exchange {
+        Exchange::Request => "Requests on connections that stay open",
+        Exchange::Connection => "A new connection for each request",
+    }
+}
+
+fn targets(document: &mut Document, levels: &[Level], exchange: Exchange) -> Result<()> {
+    let mut table = Table::new(&[
+        "ratio, round by round",
+        "ports",
+        "median",
+        "quartiles",
+        "target",
+        "",
+    ]);
+    for target in &TARGETS {
+        for level in levels {
+            let rounds = level.rounds(exchange);
+            let ratio = rounds.ratio(target.path, target.to, target.figure)?;
+            let reached = target.wanted.allows(ratio.median());
+            table.row([
+                target.what.to_owned(),
+                number(level.ports as f64),
+                format!("{:.3}", ratio.median()),
+                quartiles(&ratio),
+                target.wanted.text(),
+                if reached { "reached" } else { "MISSED" }.to_owned(),
+            ]);
+        }
+    }
+    document.table(table);
+    Ok(())
+}
+
+fn quartiles(ratio: &Sample) -> String {
+    format!(
+        "{:.3} to {:.3}",
+        ratio.percentile(0.25),
+        ratio.percentile(0.75)
+    )
+}
+
+fn exchanges(document: &mut Document, level: &Level, exchange: Exchange) -> Result<()> {
+    let rounds = level.rounds(exchange);
+    let straight = microseconds(rounds, Path::Pod)?;
+    let mut table = Table::new(&[
+        &format!(
+            "{} ports, {CONNECTIONS} connections at a time",
+            number(level.ports as f64)
+        ),
+        "per second",
+        "spread",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "CPU µs",
+        "more than straight",
+        "client",
+        "servers",
+    ]);
+    for path in Path::ALL {
+        let rate = rounds.sample(path, per_second)?;
+        let figure = |of: fn(&Exchanges) -> f64| -> Result<String> {
+            let sample = rounds.sample(path, |measured| of(&measured.figure))?;
+            Ok(number(sample.median()))
+        };
+        let cpu = |of: fn(&Measured<Exchanges>) -> f64| -> Result<String> {
+            let sample = rounds.sample(path, |it| of(it) * 1e6 / it.figure.count)?;
+            Ok(format!("{:.1}", sample.median()))
+        };
+        table.row([
+            path.name().to_owned(),
+            number(rate.median()),
+            percent(rate.spread()),
+            figure(|it| it.p50)?,
+            figure(|it| it.p99)?,
+            figure(|it| it.p999)?,
+            cpu(|it| it.cpu.machine)?,
+            format!("{:.1}", microseconds(rounds, path)? - straight),
+            cpu(|it| it.cpu.client)?,
+            cpu(|it| it.cpu.servers)?,
+        ]);
+    }
+    document.table(table);
+    Ok(())
+}
+
+/// Of the whole machine for an exchange.
+fn microseconds(rounds: &Rounds<Exchanges>, path: Path) -> Result<f64> {
+    let sample = rounds.sample(path, |it| it.cpu.machine * 1e6 / it.figure.count)?;
+    Ok(sample.median())
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+fn plots(document: &mut Document, levels: &[Level], exchange: Exchange) -> Result<()> {
+    let (name, unit) = match exchange {
+        Exchange::Request => ("requests", "requests per second"),
+        Exchange::Connection => ("connections", "connections per second"),
+    };
+    let mut plot = Plot::new(
+        headline(exchange),
+        Axis::logarithmic("ports on the node"),
+        Axis::linear(unit),
+    );
+    for path in Path::ALL {
+        let mut points = Vec::new();
+        for level in levels {
+            let rate = level.rounds(exchange).sample(path, per_second)?;
+            points.push((level.ports as f64, rate.median()));
+        }
+        plot.line(path.name(), points);
+    }
+    document.plot(name, plot);
+    Ok(())
+}
+
+fn bulk(document: &mut Document, streams: &Streams<Rounds<Received>>) -> Result<()> {
+    document.heading("One stream as fast as it goes");
+    document.paragraph(&format!(
+        "By iperf3, one stream, as received. Lost are datagrams that the receiver had no time \
+         for. Large datagrams carry {LARGE} bytes, small ones {SMALL}."
+    ));
+    let mut table = Table::new(&[
+        "stream",
+        "TCP Gbit/s",
+        "spread",
+        "UDP Gbit/s",
+        "spread",
+        "lost",
+        "small UDP packets/s",
+        "spread",
+        "lost",
+    ]);
+    for path in Path::ALL {
+        let tcp = streams
+            .tcp
+            .sample(path, |it| it.figure.bits_per_second / 1e9)?;
+        let large = streams
+            .large
+            .sample(path, |it| it.figure.bits_per_second / 1e9)?;
+        let small = streams
+            .small
+            .sample(path, |it| it.figure.packets_per_second)?;
+        let lost = |of: &Rounds<Received>| of.sample(path, |it| it.figure.lost);
+        table.row([
+            path.name().to_owned(),
+            number(tcp.median()),
+            percent(tcp.spread()),
+            number(large.median()),
+            percent(large.spread()),
+            percent(lost(&streams.large)?.median()),
+            number(small.median()),
+            percent(small.spread()),
+            percent(lost(&streams.small)?.median()),
+        ]);
+    }
+    document.table(table);
+    let mut table = Table::new(&["Highwire ÷ NodePort, round by round", "median", "quartiles"]);
+    let tcp = streams.tcp.ratio(Path::Highwire, Path::NodePort, |it| {
+        it.figure.bits_per_second
+    })?;
+    let large = streams.large.ratio(Path::Highwire, Path::NodePort, |it| {
+        it.figure.bits_per_second
+    })?;
+    let small = streams.small.ratio(Path::Highwire, Path::NodePort, |it| {
+        it.figure.packets_per_second
+    })?;
+    for (what, ratio) in [("TCP", tcp), ("UDP", large), ("small UDP packets", small)] {
+        table.row([
+            what.to_owned(),
+            format!("{:.3}", ratio.median()),
+            quartiles(&ratio),
+        ]);
+    }
+    document.table(table);
+    Ok(())
+}
+
+impl<T> Streams<T> {
+    /// Measures all of them, one after the other.
+    pub(crate) fn run(measure: impl Fn(Stream) -> Result<T>) -> Result<Self> {
+        Ok(Self {
+            tcp: measure(Stream::Tcp)?,
+            large: measure(Stream::Udp(LARGE))?,
+            small: measure(Stream::Udp(SMALL))?,
+        })
+    }
+}
