@@ -35,6 +35,20 @@ pub(crate) const OWN_PORTS: usize = 6;
 const READY: Duration = Duration::from_secs(30);
 const ATTEMPT: Duration = Duration::from_millis(500);
 
+/// Whether Highwire's table sees the node's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Presence {
+    /// Its chains are at no hook, as if it were not there.
+    Absent,
+    /// As always.
+    Present,
+}
+
+impl Presence {
+    /// In the order in which they are measured.
+    pub(crate) const BOTH: [Self; 2] = [Self::Absent, Self::Present];
+}
+
 /// What is measured on.
 pub(crate) struct Bed {
     pub(crate) cluster: Cluster,
@@ -165,6 +179,17 @@ impl Bed {
             netns.check(&["conntrack", "--flush"])?;
         }
         Ok(())
+    }
+
+    /// Takes the chains of Highwire's table from their hooks or puts them there. An agent that
+    /// runs would put them back.
+    pub(crate) fn set_table(&self, presence: Presence) -> Result<()> {
+        let flags = match presence {
+            Presence::Absent => "{ flags dormant; }",
+            Presence::Present => "",
+        };
+        let command = format!("add table inet highwire {flags}");
+        self.node.netns().check(&["nft", &command]).map(drop)
     }
 
     fn prepare_namespaces(&self) -> Result<()> {

@@ -68,10 +68,21 @@ impl Cpu {
     }
 }
 
-/// Seconds in user space and in the kernel, of a process that runs.
-pub(crate) fn process_time(pid: i32) -> Result<f64> {
-    let [user, system, ..] = times(&pid.to_string())?;
-    Ok(user + system)
+/// Seconds that all processes in the PID namespace of `pid` have used, those that have ended
+/// included: all processes of a cluster, for one of them.
+pub(crate) fn namespace_time(pid: i32) -> Result<f64> {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid"));
+    let wanted = namespace(&pid.to_string()).with_context(|| format!("process {pid}"))?;
+    let mut total = 0.0;
+    for entry in fs::read_dir("/proc").context("read /proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str() else { continue };
+        if namespace(pid).is_ok_and(|found| found == wanted) {
+            // It may have ended meanwhile; then its parent has its time.
+            total += times(pid).map_or(0.0, |times| times.iter().sum());
+        }
+    }
+    Ok(total)
 }
 
 /// Seconds in user space and in the kernel: its own, then those of its children that have

@@ -81,18 +81,20 @@ pub(crate) fn exchange(
             Exchange::Connection => "--header 'Connection: close'",
         }
     );
-    let said = client.check(&["sh", "-c", &line])?;
+    exchanges(&client.check(&["sh", "-c", &line])?)
+}
+
+/// Reads the line that `wrk.lua` prints.
+fn exchanges(said: &str) -> Result<Exchanges> {
     let figures = said.lines().find_map(|line| line.strip_prefix("figures "));
     let figures = figures.with_context(|| format!("wrk said no figures: {said}"))?;
-    let figures: Vec<f64> = figures
-        .split(' ')
-        .map(str::parse)
-        .collect::<Result<_, _>>()?;
+    let figures = figures.split(' ').map(str::parse);
+    let figures: Vec<f64> = figures.collect::<Result<_, _>>()?;
     let [count, duration, p50, p99, p999, errors] = figures[..] else {
         bail!("wrk said other figures than wanted: {said}");
     };
     ensure!(
-        errors == 0.0,
+        errors == 0.0 && count > 0.0,
         "{errors} of {count} exchanges failed: {said}"
     );
     Ok(Exchanges {
@@ -125,24 +127,63 @@ pub(crate) fn stream(client: &Netns, to: SocketAddr, stream: Stream) -> Result<R
             Ok(said) => break said,
         }
     };
-    let said: Value = serde_json::from_str(&said).context("understand iperf3")?;
-    let end = &said["end"];
-    let number = |value: &Value| value.as_f64().context("iperf3 left a figure out");
+    received(
+        &serde_json::from_str(&said).context("understand iperf3")?,
+        stream,
+    )
+}
+
+/// Reads what iperf3 prints with `--json`.
+fn received(said: &Value, stream: Stream) -> Result<Received> {
+    let number = |sum: &str, field: &str| {
+        let value = said["end"][sum][field].as_f64();
+        value.with_context(|| format!("iperf3 left end.{sum}.{field} out"))
+    };
     match stream {
         Stream::Tcp => Ok(Received {
-            bits_per_second: number(&end["sum_received"]["bits_per_second"])?,
+            bits_per_second: number("sum_received", "bits_per_second")?,
             packets_per_second: 0.0,
             lost: 0.0,
         }),
         Stream::Udp(length) => {
-            let sum = &end["sum"];
-            let (sent, lost) = (number(&sum["packets"])?, number(&sum["lost_packets"])?);
-            let packets_per_second = (sent - lost) / number(&sum["seconds"])?;
+            let (sent, lost) = (number("sum", "packets")?, number("sum", "lost_packets")?);
+            ensure!(sent > lost, "{lost} of {sent} datagrams were lost");
+            let packets_per_second = (sent - lost) / number("sum", "seconds")?;
             Ok(Received {
                 bits_per_second: packets_per_second * f64::from(length) * 8.0,
                 packets_per_second,
                 lost: lost / sent,
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn wrk_counts_in_microseconds() {
+        let read = exchanges("Running 1s test\nfigures 50000 2000000 110 900 2500 0\n").unwrap();
+        assert_eq!(read.per_second, 25_000.0);
+        assert_eq!((read.p50, read.p99, read.p999), (0.11, 0.9, 2.5));
+    }
+
+    #[test]
+    fn a_round_with_failures_is_none() {
+        assert!(exchanges("figures 50000 2000000 110 900 2500 1").is_err());
+        assert!(exchanges("figures 0 2000000 0 0 0 0").is_err());
+        assert!(exchanges("unable to connect").is_err());
+    }
+
+    #[test]
+    fn of_datagrams_those_received_count() {
+        let said = json!({"end": {"sum": {"packets": 3000, "lost_packets": 1000, "seconds": 2.0}}});
+        let read = received(&said, Stream::Udp(64)).unwrap();
+        assert_eq!(read.packets_per_second, 1000.0);
+        assert_eq!(read.bits_per_second, 512_000.0);
+        assert!(received(&said, Stream::Tcp).is_err());
     }
 }

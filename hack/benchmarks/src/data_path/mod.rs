@@ -20,11 +20,11 @@ use highwire_e2e::{Cluster, Programs as _, highwire};
 use crate::Effort;
 use crate::output::counts::Counts;
 use crate::output::document::Document;
-use bed::{Bed, OWN_PORTS};
+use bed::{Bed, OWN_PORTS, Presence};
 use load::{Exchange, Exchanges, exchange, stream};
 use path::Path;
 use ports::Filling;
-use report::{Level, Streams, report};
+use report::{ByPresence, Level, Streams, report};
 use rounds::Rounds;
 
 /// Rounds of each figure.
@@ -58,33 +58,56 @@ async fn measure_all(bed: &Bed, document: &mut Document) -> Result<()> {
     let mut filling = Filling::start(bed).await?;
     filling.grow_to(bed, OWN_PORTS).await?;
     let streams = Streams::run(|what| {
-        Rounds::run(bed, ROUNDS, |path| {
+        Rounds::run(bed, ROUNDS, &Path::POLICY_CLUSTER, |path| {
             stream(&bed.client, bed.bulk(path), what)
         })
     })?;
+    let presence = presence(bed).await?;
     let mut levels = Vec::new();
     for ports in PORTS {
         filling.grow_to(bed, ports).await?;
         levels.push(level(bed, ports)?);
     }
-    report(document, &versions()?, &levels, &streams)
+    report(document, &versions()?, &levels, &presence, &streams)
 }
 
 /// Whether every path carries what is measured in a full run.
 fn try_all(bed: &Bed) -> Result<()> {
-    Rounds::run(bed, 1, |path| requests(bed, path, Exchange::Request))?;
+    for path in Path::ALL {
+        requests(bed, path, Exchange::Request).context(path.name())?;
+    }
     requests(bed, Path::Highwire, Exchange::Connection)?;
     Streams::run(|what| stream(&bed.client, bed.bulk(Path::Highwire), what))?;
     Ok(())
 }
 
 fn level(bed: &Bed, ports: usize) -> Result<Level> {
-    let run = |what| Rounds::run(bed, ROUNDS, |path| requests(bed, path, what));
+    let run = |what| Rounds::run(bed, ROUNDS, &Path::ALL, |path| requests(bed, path, what));
     Ok(Level {
         ports,
         requests: run(Exchange::Request)?,
         connections: run(Exchange::Connection)?,
     })
+}
+
+/// What the table costs packets to a NodePort, which pass it without being changed.
+async fn presence(bed: &Bed) -> Result<ByPresence> {
+    // It would wake the table up.
+    bed.agent.stop()?;
+    let run = |what| {
+        Rounds::run(bed, ROUNDS, &Presence::BOTH, |presence| {
+            bed.set_table(presence)?;
+            requests(bed, Path::NodePort, what)
+        })
+    };
+    let measured = ByPresence {
+        requests: run(Exchange::Request)?,
+        connections: run(Exchange::Connection)?,
+    };
+    bed.set_table(Presence::Present)?;
+    bed.agent.unit().start_again()?;
+    bed.agent.wait_ready(highwire::READY).await?;
+    Ok(measured)
 }
 
 fn requests(bed: &Bed, path: Path, what: Exchange) -> Result<Exchanges> {

@@ -31,6 +31,15 @@ impl Path {
         Self::Proxy,
     ];
 
+    /// Those that do the same for a Service with `externalTrafficPolicy: Cluster`.
+    pub(crate) const POLICY_CLUSTER: [Self; 5] = [
+        Self::Pod,
+        Self::NodePort,
+        Self::Highwire,
+        Self::Klipper,
+        Self::Proxy,
+    ];
+
     /// What documents call it.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use highwire_e2e::{Pod, Unit, wait_for};
+use highwire_e2e::{Pod, wait_for};
 use serde_json::{Value, json};
 
 use crate::data_path::bed::Bed;
-use crate::data_path::cpu::process_time;
+use crate::data_path::cpu::namespace_time;
 
 /// Ports of one Service, at most.
 const EACH: usize = 100;
@@ -77,18 +77,14 @@ fn one(port: usize) -> Value {
     json!({ "name": format!("p{port}"), "port": port, "targetPort": 8079 })
 }
 
-/// Waits until the cluster's processes use less than a tenth of a processor.
+/// Waits until all processes of the cluster together use less than a third of a processor.
 async fn calm(bed: &Bed) {
-    let busy = || -> f64 {
-        let units = Unit::list(bed.cluster.state());
-        let pids = units.iter().filter_map(Unit::pid);
-        pids.filter_map(|pid| process_time(pid).ok()).sum()
-    };
     wait_for("the cluster to be calm", CALM, || async {
-        let before = busy();
+        let pid = bed.agent.unit().pid().context("the agent has ended")?;
+        let before = namespace_time(pid)?;
         tokio::time::sleep(WINDOW).await;
-        let used = busy() - before;
-        (used < WINDOW.as_secs_f64() / 10.0)
+        let used = namespace_time(pid)? - before;
+        (used < WINDOW.as_secs_f64() / 3.0)
             .then_some(())
             .with_context(|| format!("{used:.2} s of processor time in {WINDOW:?}"))
     })

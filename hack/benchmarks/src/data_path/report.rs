@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::data_path::bed::Presence;
 use crate::data_path::load::{CONNECTIONS, Exchange, Exchanges, LARGE, Received, SMALL, Stream};
 use crate::data_path::path::Path;
 use crate::data_path::rounds::{Measured, Rounds};
@@ -13,17 +14,23 @@ use crate::output::table::{Table, number};
 /// What wrk found with so many ports on the node.
 pub(crate) struct Level {
     pub(crate) ports: usize,
-    pub(crate) requests: Rounds<Exchanges>,
-    pub(crate) connections: Rounds<Exchanges>,
+    pub(crate) requests: Rounds<Path, Exchanges>,
+    pub(crate) connections: Rounds<Path, Exchanges>,
 }
 
 impl Level {
-    fn rounds(&self, exchange: Exchange) -> &Rounds<Exchanges> {
+    fn rounds(&self, exchange: Exchange) -> &Rounds<Path, Exchanges> {
         match exchange {
             Exchange::Request => &self.requests,
             Exchange::Connection => &self.connections,
         }
     }
+}
+
+/// What wrk found by the NodePort, with Highwire's table and without.
+pub(crate) struct ByPresence {
+    pub(crate) requests: Rounds<Presence, Exchanges>,
+    pub(crate) connections: Rounds<Presence, Exchanges>,
 }
 
 /// What iperf3 found by each stream.
@@ -33,12 +40,14 @@ pub(crate) struct Streams<T> {
     small: T,
 }
 
+type Figure = fn(&Measured<Exchanges>) -> f64;
+
 /// A ratio that the design asks for.
 struct Target {
     what: &'static str,
     path: Path,
     to: Path,
-    figure: fn(&Measured<Exchanges>) -> f64,
+    figure: Figure,
     wanted: Wanted,
 }
 
@@ -115,7 +124,8 @@ pub(crate) fn report(
     document: &mut Document,
     versions: &str,
     levels: &[Level],
-    streams: &Streams<Rounds<Received>>,
+    presence: &ByPresence,
+    streams: &Streams<Rounds<Path, Received>>,
 ) -> Result<()> {
     document.paragraph(&format!(
         "One client outside the cluster, one node, four Pods with nginx on it, and paths in \
@@ -146,6 +156,7 @@ pub(crate) fn report(
          processes' own work in the kernel; *more than straight* is what the path costs \
          beyond the one straight to the Pods. Client and servers are their time in user space.",
     );
+    others(document, presence)?;
     bulk(document, streams)
 }
 
@@ -238,7 +249,7 @@ fn exchanges(document: &mut Document, level: &Level, exchange: Exchange) -> Resu
 }
 
 /// Of the whole machine for an exchange.
-fn microseconds(rounds: &Rounds<Exchanges>, path: Path) -> Result<f64> {
+fn microseconds(rounds: &Rounds<Path, Exchanges>, path: Path) -> Result<f64> {
     let sample = rounds.sample(path, |it| it.cpu.machine * 1e6 / it.figure.count)?;
     Ok(sample.median())
 }
@@ -269,7 +280,35 @@ fn plots(document: &mut Document, levels: &[Level], exchange: Exchange) -> Resul
     Ok(())
 }
 
-fn bulk(document: &mut Document, streams: &Streams<Rounds<Received>>) -> Result<()> {
+fn others(document: &mut Document, presence: &ByPresence) -> Result<()> {
+    document.heading("What Highwire's table costs other traffic");
+    document.paragraph(
+        "The same NodePort with the table and without (its chains at no hook, the agent \
+         stopped), in turn. Packets to a NodePort, like all others, pass the table unchanged.",
+    );
+    let mut table = Table::new(&[
+        "NodePort, with the table ÷ without, round by round",
+        "median",
+        "quartiles",
+    ]);
+    for (rounds, unit) in [
+        (&presence.requests, "requests"),
+        (&presence.connections, "connections"),
+    ] {
+        for (figure, what) in [(per_second as Figure, "per second"), (p99, "p99")] {
+            let ratio = rounds.ratio(Presence::Present, Presence::Absent, figure)?;
+            table.row([
+                format!("{unit}, {what}"),
+                format!("{:.3}", ratio.median()),
+                quartiles(&ratio),
+            ]);
+        }
+    }
+    document.table(table);
+    Ok(())
+}
+
+fn bulk(document: &mut Document, streams: &Streams<Rounds<Path, Received>>) -> Result<()> {
     document.heading("One stream as fast as it goes");
     document.paragraph(&format!(
         "By iperf3, one stream, as received. Lost are datagrams that the receiver had no time \
@@ -286,7 +325,7 @@ fn bulk(document: &mut Document, streams: &Streams<Rounds<Received>>) -> Result<
         "spread",
         "lost",
     ]);
-    for path in Path::ALL {
+    for path in Path::POLICY_CLUSTER {
         let tcp = streams
             .tcp
             .sample(path, |it| it.figure.bits_per_second / 1e9)?;
@@ -296,7 +335,7 @@ fn bulk(document: &mut Document, streams: &Streams<Rounds<Received>>) -> Result<
         let small = streams
             .small
             .sample(path, |it| it.figure.packets_per_second)?;
-        let lost = |of: &Rounds<Received>| of.sample(path, |it| it.figure.lost);
+        let lost = |of: &Rounds<Path, Received>| of.sample(path, |it| it.figure.lost);
         table.row([
             path.name().to_owned(),
             number(tcp.median()),

@@ -1,12 +1,12 @@
 //! Rounds in turn: A B C, A B C, …, so that whatever disturbs the machine disturbs all alike.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use anyhow::{Context, Result};
 
 use crate::data_path::bed::Bed;
 use crate::data_path::cpu::Cpu;
-use crate::data_path::path::Path;
 use crate::output::stats::Sample;
 
 /// A figure and the processor time that it took.
@@ -16,53 +16,50 @@ pub(crate) struct Measured<T> {
     pub(crate) cpu: Cpu,
 }
 
-/// What came of all rounds, by path, in the order of the rounds.
+/// What came of all rounds, by what was compared, in the order of the rounds.
 #[derive(Clone, Debug)]
-pub(crate) struct Rounds<T>(BTreeMap<Path, Vec<Measured<T>>>);
+pub(crate) struct Rounds<K, T>(BTreeMap<K, Vec<Measured<T>>>);
 
-impl<T> Rounds<T> {
-    /// Measures every path once in each of `count` rounds.
+impl<K: Copy + Ord + Debug, T> Rounds<K, T> {
+    /// Measures each of `compared` once in each of `count` rounds.
     pub(crate) fn run(
         bed: &Bed,
         count: usize,
-        measure: impl Fn(Path) -> Result<T>,
+        compared: &[K],
+        measure: impl Fn(K) -> Result<T>,
     ) -> Result<Self> {
-        let mut rounds = BTreeMap::<Path, Vec<Measured<T>>>::new();
+        let mut rounds = BTreeMap::<K, Vec<Measured<T>>>::new();
         for _ in 0..count {
-            for path in Path::ALL {
+            for one in compared {
                 bed.forget_connections()?;
                 let before = Cpu::read(&bed.servers)?;
-                let figure = measure(path).with_context(|| path.name())?;
+                let figure = measure(*one).with_context(|| format!("{one:?}"))?;
                 let cpu = Cpu::read(&bed.servers)?.since(before);
                 let measured = Measured { figure, cpu };
-                rounds.entry(path).or_default().push(measured);
+                rounds.entry(*one).or_default().push(measured);
             }
         }
         Ok(Self(rounds))
     }
 
-    /// A figure of each round by one path.
-    pub(crate) fn sample(
-        &self,
-        path: Path,
-        figure: impl Fn(&Measured<T>) -> f64,
-    ) -> Result<Sample> {
-        sample(self.of(path).iter().map(figure))
+    /// A figure of one of them in each round.
+    pub(crate) fn sample(&self, one: K, figure: impl Fn(&Measured<T>) -> f64) -> Result<Sample> {
+        sample(self.of(one).iter().map(figure))
     }
 
-    /// A figure by one path divided by the same by another, round by round.
+    /// A figure of one divided by the same of another, round by round.
     pub(crate) fn ratio(
         &self,
-        path: Path,
-        to: Path,
+        one: K,
+        to: K,
         figure: impl Fn(&Measured<T>) -> f64,
     ) -> Result<Sample> {
-        let pairs = self.of(path).iter().zip(self.of(to));
+        let pairs = self.of(one).iter().zip(self.of(to));
         sample(pairs.map(|(one, other)| figure(one) / figure(other)))
     }
 
-    fn of(&self, path: Path) -> &[Measured<T>] {
-        self.0.get(&path).map(Vec::as_slice).unwrap_or_default()
+    fn of(&self, one: K) -> &[Measured<T>] {
+        self.0.get(&one).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
