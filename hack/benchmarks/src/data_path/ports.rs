@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use highwire_e2e::{Pod, wait_for};
+use highwire_e2e::{Pod, Svc, wait_for};
 use serde_json::{Value, json};
 
 use crate::data_path::bed::Bed;
@@ -56,7 +56,8 @@ impl Filling {
         });
         stream::iter(services)
             .buffer_unordered(AT_A_TIME)
-            .try_collect::<Vec<_>>()
+            .map(unless_there)
+            .try_collect::<Vec<()>>()
             .await?;
         self.ports += missing;
         wait_for(&format!("{total} ports"), PROGRAMMED, || async {
@@ -70,6 +71,16 @@ impl Filling {
         .await;
         calm(bed).await;
         Ok(())
+    }
+}
+
+/// The client sends a request again whose answer does not come, and may then find what it
+/// created itself.
+fn unless_there(created: Result<Svc>) -> Result<()> {
+    let Err(error) = created else { return Ok(()) };
+    match error.downcast_ref() {
+        Some(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        _ => Err(error),
     }
 }
 
