@@ -13,7 +13,10 @@ use highwire_runtime::{
 };
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::{Api, core::DeserializeGuard};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+};
 use tracing::info;
 
 use crate::{
@@ -24,7 +27,7 @@ use crate::{
     metrics::Metrics,
     report::{Report, writer::Writer},
     start::{self, Started, until_answered},
-    table::{Nft, notifications},
+    table::{Nft, counters, notifications},
     udp::{self, Cleaner},
 };
 
@@ -47,7 +50,7 @@ pub async fn run(config: Config) -> Result<()> {
     let metrics = Metrics::new()?;
     let sockets = admin::sockets(&config.listen_address, config.port);
     let admin = match Admin::bind(&sockets).await {
-        Ok(admin) => admin.refreshed_by(read_counters(&nft, &metrics)),
+        Ok(admin) => admin.refreshed_by(read_counters(&metrics)),
         Err(error) => {
             let holder = port_holder(&error);
             return Err(error).context(holder);
@@ -167,12 +170,12 @@ pub async fn run(config: Config) -> Result<()> {
 }
 
 /// Reads the kernel's counters of connections when the metrics are read.
-fn read_counters(nft: &Nft, metrics: &Metrics) -> Refresh {
-    let (nft, metrics) = (nft.clone(), metrics.clone());
+fn read_counters(metrics: &Metrics) -> Refresh {
+    let metrics = metrics.clone();
     Arc::new(move || {
-        let (nft, metrics) = (nft.clone(), metrics.clone());
+        let metrics = metrics.clone();
         Box::pin(async move {
-            if let Ok(counters) = nft.counters().await {
+            if let Ok(Ok(counters)) = spawn_blocking(counters::read).await {
                 metrics.show_connections(&counters);
             }
         })

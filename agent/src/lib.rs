@@ -13,6 +13,7 @@ pub mod facts;
 pub mod leave;
 pub mod metrics;
 pub mod netlink;
+pub mod nftables_key;
 pub mod port_ranges;
 pub mod report;
 pub mod start;

@@ -38,6 +38,7 @@ pub struct Metrics {
     conflicts: IntGaugeVec,
     applies: IntCounterVec,
     elements: IntCounter,
+    apply_bytes: IntCounter,
     apply_seconds: Histogram,
     connections: IntGaugeVec,
 }
@@ -58,10 +59,13 @@ impl Metrics {
                 IntCounterVec::new(Opts::new(name(suffix), help), labels),
             )
         };
-        let seconds = HistogramOpts::new(name("apply_seconds"), "Duration of one nft transaction")
-            .buckets(vec![
-                0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
-            ]);
+        let seconds = HistogramOpts::new(
+            name("apply_seconds"),
+            "Duration of one nftables transaction",
+        )
+        .buckets(vec![
+            0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
+        ]);
         Ok(Self {
             watch_errors: counters("watch_errors_total", "Failed watches", &["kind"])?,
             drift_repairs: counter(
@@ -105,7 +109,15 @@ impl Metrics {
                 "awaited_ports",
                 "Ports that kube-proxy has yet to program before they are advertised",
             )?,
-            applies: counters("applies_total", "nft transactions", &["kind", "result"])?,
+            applies: counters(
+                "applies_total",
+                "nftables transactions",
+                &["kind", "result"],
+            )?,
+            apply_bytes: counter(
+                "apply_bytes_total",
+                "Bytes given to nft or the kernel for transactions",
+            )?,
             elements: counter("elements_changed_total", "nft elements added or deleted")?,
             apply_seconds: add(&registry, Histogram::with_opts(seconds))?,
             connections: add(
@@ -131,14 +143,15 @@ impl Metrics {
         }
     }
 
-    /// Counts a transaction of that kind which took `seconds`.
-    pub fn applied(&self, kind: &str, elements: usize, seconds: f64, ok: bool) {
-        let result = if ok { "ok" } else { "error" };
+    /// Counts a transaction of that kind which took `seconds`; `bytes` if it succeeded.
+    pub fn applied(&self, kind: &str, elements: usize, bytes: Option<usize>, seconds: f64) {
+        let result = if bytes.is_some() { "ok" } else { "error" };
         self.applies.with_label_values(&[kind, result]).inc();
         self.apply_seconds.observe(seconds);
-        if ok {
-            self.elements
-                .inc_by(u64::try_from(elements).unwrap_or(u64::MAX));
+        if let Some(bytes) = bytes {
+            let number = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+            self.elements.inc_by(number(elements));
+            self.apply_bytes.inc_by(number(bytes));
         }
     }
 

@@ -34,18 +34,36 @@ pub fn ask<M>(
     socket: &Socket,
     flags: u16,
     request: M,
-    mut each: impl FnMut(M),
+    each: impl FnMut(M),
 ) -> Result<u64, NetlinkError>
 where
     M: NetlinkDeserializable + NetlinkSerializable,
 {
+    let mut bytes = Vec::new();
+    write(&mut bytes, flags, request);
+    socket.send(&bytes, 0)?;
+    answer(socket, each)
+}
+
+/// Appends a request, as the kernel reads it; one that is sent may consist of several.
+pub fn write<M: NetlinkSerializable>(bytes: &mut Vec<u8>, flags: u16, request: M) {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | flags;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
     message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
+    let start = bytes.len();
+    bytes.resize(start + message.buffer_len(), 0);
+    message.serialize(&mut bytes[start..]);
+}
+
+/// Hands each message of the answer to what was sent to `each`, as [`ask`] does.
+///
+/// # Errors
+/// If there is no answer, or the kernel refused.
+pub fn answer<M: NetlinkDeserializable>(
+    socket: &Socket,
+    mut each: impl FnMut(M),
+) -> Result<u64, NetlinkError> {
     let mut unreadable = 0;
     loop {
         let (datagram, _) = socket.recv_from_full()?;

@@ -33,7 +33,7 @@ use highwire_agent::{
         listeners,
     },
     table::{
-        DataPath, Element, Elements, Nft, Set, Transaction,
+        DataPath, Element, Elements, Nft, Set, Transaction, counters,
         nft::NftError,
         notifications::{self, TableEvent},
         sets::Key,
@@ -143,7 +143,7 @@ fn what_was_applied_is_read_back() {
 #[test]
 fn changes_lead_where_a_replacement_would() {
     in_new_namespace(async || {
-        let mut steps = vec![services(); 4];
+        let mut steps = vec![services(); 5];
         steps[1].forwards.pop_last();
         steps[2].addresses.pop_first();
         let (slot, target) = plans::forward(Family::V4, Protocol::Tcp, 80, "10.96.0.99");
@@ -166,6 +166,26 @@ fn changes_lead_where_a_replacement_would() {
 }
 
 #[test]
+fn a_change_of_thousands_of_elements_is_one_transaction() {
+    in_new_namespace(async || {
+        let mut many = services();
+        for port in 10_000..13_000 {
+            let (slot, forward) = plans::forward(Family::V4, Protocol::Tcp, port, "10.96.0.99");
+            many.forwards.insert(slot, forward);
+        }
+        let (few, many) = (elements(&services()), elements(&many));
+        let table = Transaction::Replace(DataPath::FirstPacket, few.clone());
+        nft().apply(&table).await.unwrap();
+        for (before, after) in [(&few, &many), (&many, &few)] {
+            let change = Transaction::between(before, after).unwrap();
+            assert_eq!(change.cost(), 6_000);
+            nft().apply(&change).await.unwrap();
+            assert_eq!(nft().elements().await.unwrap().as_ref(), Some(after));
+        }
+    });
+}
+
+#[test]
 fn a_transaction_that_fails_changes_nothing() {
     in_new_namespace(async || {
         nft()
@@ -182,7 +202,7 @@ fn a_transaction_that_fails_changes_nothing() {
             add: vec![],
         };
         let error = nft().apply(&change).await.unwrap_err();
-        assert!(matches!(error, NftError::Absent { .. }), "{error}");
+        assert!(matches!(error, NftError::NotChanged { .. }), "{error}");
         assert_eq!(nft().elements().await.unwrap(), Some(elements(&services())));
     });
 }
@@ -215,7 +235,7 @@ fn the_counters_can_be_read() {
             .apply(&replace(DataPath::FirstPacket, &services()))
             .await
             .unwrap();
-        let mut counters = nft().counters().await.unwrap();
+        let mut counters = counters::read().unwrap();
         counters.sort();
         let zero = |name: &str| (name.to_owned(), 0);
         assert_eq!(

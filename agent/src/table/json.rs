@@ -1,81 +1,14 @@
-//! Changes of elements as nft's JSON (libnftables-json(5)), and the table read back.
+//! The table as nft's JSON lists it (libnftables-json(5)).
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use highwire_api::{PortKey, Protocol};
 use ipnet::IpNet;
-use nftables::{
-    expr::{Expression, NamedExpression, Prefix},
-    schema::{self, NfCmd, NfListObject, NfObject, Nftables},
-    types::NfFamily,
-};
 use serde_json::Value as Json;
 
-use super::{
-    TABLE,
-    sets::{Element, Elements, Key, Set, Value, protocol_name},
-};
+use super::sets::{Element, Elements, Key, Set, Value};
 
-/// The document that makes nft delete and add these elements.
-#[must_use]
-pub(super) fn change(delete: &[Element], add: &[(Element, Option<Value>)]) -> Nftables<'static> {
-    let deleted = delete.iter().map(|element| (*element, None));
-    let commands = grouped(deleted)
-        .map(NfCmd::Delete)
-        .chain(grouped(add.iter().copied()).map(NfCmd::Add));
-    let objects: Vec<_> = commands.map(NfObject::CmdObject).collect();
-    Nftables {
-        objects: objects.into(),
-    }
-}
-
-/// One command per set, however many elements.
-fn grouped(
-    elements: impl Iterator<Item = (Element, Option<Value>)>,
-) -> impl Iterator<Item = NfListObject<'static>> {
-    let mut groups: BTreeMap<Set, Vec<Expression<'static>>> = BTreeMap::new();
-    for (element, value) in elements {
-        let group = groups.entry(element.set).or_default();
-        group.push(expression(element.key, value));
-    }
-    groups.into_iter().map(|(set, elements)| {
-        NfListObject::Element(schema::Element {
-            family: NfFamily::INet,
-            table: TABLE.into(),
-            name: set.name().into(),
-            elem: elements.into(),
-        })
-    })
-}
-
-fn expression(key: Key, value: Option<Value>) -> Expression<'static> {
-    let text = |text: String| Expression::String(text.into());
-    let port = |key: PortKey| {
-        let protocol = Expression::String(protocol_name(key.protocol).into());
-        vec![protocol, Expression::Number(key.port.get().into())]
-    };
-    let concat = |parts| Expression::Named(NamedExpression::Concat(parts));
-    let key = match key {
-        Key::Address(address) => text(address.to_string()),
-        Key::Port(key) => concat(port(key)),
-        Key::PortAndNetwork(key, network) => {
-            let prefix = Expression::Named(NamedExpression::Prefix(Prefix {
-                addr: Box::new(text(network.network().to_string())),
-                len: network.prefix_len().into(),
-            }));
-            concat([port(key), vec![prefix]].concat())
-        }
-    };
-    let value = match value {
-        None => return key,
-        Some(Value::Address(address)) => text(address.to_string()),
-        Some(Value::Port(port)) => Expression::Number(port.get().into()),
-    };
-    Expression::List(vec![key, value])
-}
-
-/// Reads the elements out of `nft -j list table inet highwire`. The crate's own
-/// types cannot read nft's output (design §2.3), so this searches it for the few
+/// Reads the elements out of `nft -j list table inet highwire`: searches it for the few
 /// fields it needs. `None` if an element is not of a kind that we write.
 #[must_use]
 pub(super) fn read_elements(listing: &Json) -> Option<Elements> {

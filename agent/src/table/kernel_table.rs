@@ -215,9 +215,7 @@ impl KernelTable {
         match self.apply(&transaction).await {
             Ok(()) => {}
             // Elements or the whole table are not as we left them.
-            Err(NftError::Absent { .. } | NftError::Refused { .. })
-                if matches!(transaction, Transaction::Change { .. }) =>
-            {
+            Err(NftError::NotChanged { .. }) => {
                 let replacement = Transaction::Replace(path, wanted.clone());
                 self.table = Table::Unknown;
                 self.apply(&replacement).await?;
@@ -234,8 +232,8 @@ impl KernelTable {
         let result = self.nft.apply(transaction).await;
         let seconds = start.elapsed().as_secs_f64();
         let (kind, elements) = (transaction.kind(), transaction.cost());
-        self.metrics
-            .applied(kind, elements, seconds, result.is_ok());
+        let bytes = result.as_ref().ok().copied();
+        self.metrics.applied(kind, elements, bytes, seconds);
         result?;
         self.drift.applied(Instant::now());
         info!(

@@ -3,13 +3,15 @@
 //! We own one table, `inet highwire`, and touch nothing else. Its chains and
 //! rules are the same on every node with a kube-proxy of the same kind ([`DataPath`]);
 //! everything that changes is an element of a set or map ([`sets`]). A [`Transaction`] is
-//! a value with one canonical text, which is itself a valid nft script. [`nft`] gets that
-//! text; changes of elements it gets as JSON, and the kernel tests prove that both are the
-//! same. [`kernel_table`] brings the kernel to what is decided and keeps it there.
+//! a value with one canonical text, which is itself a valid nft script. nft gets that
+//! text ([`nft`]); changes of elements go to the kernel by netlink, and the kernel tests
+//! prove that both are the same. [`kernel_table`] brings the kernel to what is decided and keeps it there.
 
+pub mod counters;
 mod data_path;
 mod drift;
 mod json;
+mod kernel_change;
 pub mod kernel_table;
 pub mod left_out;
 pub mod nft;

@@ -1,15 +1,15 @@
-//! The one place that runs nft.
+//! The one place that runs nft, and that has transactions carried out.
 
 use std::{io, path::PathBuf, process::Stdio, time::Duration};
 
 use serde_json::Value;
 use thiserror::Error;
-use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+use tokio::{io::AsyncWriteExt, process::Command, task::spawn_blocking, time::timeout};
 
 use super::{
-    DataPath, Elements, Structure, TABLE, Transaction,
-    json::{change, read_elements},
+    DataPath, Elements, Structure, TABLE, Transaction, json::read_elements, kernel_change,
 };
+use crate::netlink::NetlinkError;
 
 /// How long one run of nft may take (`--nft-timeout`). Replacing 10,000 elements beside a
 /// large kube-proxy table takes a tenth of a second.
@@ -76,6 +76,15 @@ pub enum NftError {
         status: std::process::ExitStatus,
         /// Its first line.
         message: String,
+    },
+    /// The kernel did not change the elements, for example because some to be deleted are not
+    /// there.
+    #[error(
+        "the kernel did not change the elements: {source}; did another program change table inet {TABLE}?"
+    )]
+    NotChanged {
+        /// Why.
+        source: NetlinkError,
     },
     /// What it printed is not understood.
     #[error("cannot read what nft {step} printed: {message}")]
@@ -146,13 +155,26 @@ impl Nft {
         Ok(format!("{}.{}.{}", version.0, version.1, version.2))
     }
 
-    /// Carries a transaction out, all of it or nothing.
+    /// Carries a transaction out, all of it or nothing. Returns how many bytes nft or the
+    /// kernel was given.
     ///
     /// # Errors
     /// If nft or the kernel refuses; then nothing has changed.
-    pub async fn apply(&self, transaction: &Transaction) -> Result<(), NftError> {
-        let Script { arguments, text } = script(transaction)?;
-        self.run("apply", arguments, Some(text)).await.map(drop)
+    pub async fn apply(&self, transaction: &Transaction) -> Result<usize, NftError> {
+        if let Transaction::Change { delete, add } = transaction {
+            let (delete, add) = (delete.clone(), add.clone());
+            let not_changed = |source| NftError::NotChanged { source };
+            // On a thread of its own: the kernel makes it wait for other programs' changes.
+            let work = spawn_blocking(move || kernel_change::carry_out(&delete, &add));
+            let (step, limit) = ("change", self.limit);
+            let done = timeout(limit, work).await;
+            let done = done.map_err(|_| NftError::TimedOut { step, limit })?;
+            return done
+                .unwrap_or_else(|error| Err(io::Error::other(error).into()))
+                .map_err(not_changed);
+        }
+        self.run_script("apply", &["--file", "-"], transaction)
+            .await
     }
 
     /// Finds out whether [`Self::apply`] would succeed, without changing anything.
@@ -160,9 +182,20 @@ impl Nft {
     /// # Errors
     /// Those it would have.
     pub async fn check(&self, transaction: &Transaction) -> Result<(), NftError> {
-        let Script { arguments, text } = script(transaction)?;
-        let arguments = [&["--check"], arguments].concat();
-        self.run("--check", &arguments, Some(text)).await.map(drop)
+        self.run_script("--check", &["--check", "--file", "-"], transaction)
+            .await
+            .map(drop)
+    }
+
+    async fn run_script(
+        &self,
+        step: &'static str,
+        arguments: &[&str],
+        transaction: &Transaction,
+    ) -> Result<usize, NftError> {
+        let text = transaction.to_string().into_bytes();
+        let bytes = text.len();
+        self.run(step, arguments, Some(text)).await.map(|_| bytes)
     }
 
     /// The elements of our table as the kernel has them; `None` if there is no
@@ -197,30 +230,6 @@ impl Nft {
             .list_json(&["--json", "--terse", "list", "table", "inet", TABLE])
             .await?;
         Ok(listing.as_ref().map(Structure::of))
-    }
-
-    /// How many new connections each of the table's counters has seen.
-    ///
-    /// # Errors
-    /// If nft cannot be run or its output not be read.
-    pub async fn counters(&self) -> Result<Vec<(String, u64)>, NftError> {
-        let arguments = ["--json", "list", "counters", "table", "inet", TABLE];
-        let listing = self.list_json(&arguments).await?;
-        let objects = listing
-            .as_ref()
-            .and_then(|listing| listing["nftables"].as_array());
-        let counters = objects
-            .into_iter()
-            .flatten()
-            .filter_map(|object| object.get("counter"));
-        Ok(counters
-            .filter_map(|counter| {
-                Some((
-                    counter["name"].as_str()?.to_owned(),
-                    counter["packets"].as_u64()?,
-                ))
-            })
-            .collect())
     }
 
     async fn list_json(&self, arguments: &[&str]) -> Result<Option<Value>, NftError> {
@@ -288,30 +297,6 @@ impl Nft {
             }
         })
     }
-}
-
-/// What nft is given to read.
-struct Script {
-    arguments: &'static [&'static str],
-    text: Vec<u8>,
-}
-
-/// Structure goes as text: nft's JSON has no `typeof` before 1.1. Elements go as JSON.
-fn script(transaction: &Transaction) -> Result<Script, NftError> {
-    let Transaction::Change { delete, add } = transaction else {
-        return Ok(Script {
-            arguments: &["--file", "-"],
-            text: transaction.to_string().into_bytes(),
-        });
-    };
-    let text = serde_json::to_vec(&change(delete, add)).map_err(|error| NftError::Unreadable {
-        step: "encode",
-        message: error.to_string(),
-    })?;
-    Ok(Script {
-        arguments: &["--json", "--file", "-"],
-        text,
-    })
 }
 
 /// From `nftables v1.0.6 (Lester Gooch #5)`.

@@ -16,7 +16,7 @@ use std::{
 
 use highwire_agent::{
     decide::{Plan, Target},
-    table::DataPath,
+    table::{DataPath, counters},
 };
 use highwire_api::{Family, Protocol, service::TrafficPolicy};
 use nix::{
@@ -196,7 +196,7 @@ async fn node() -> Namespace {
 }
 
 async fn counted(name: &str) -> u64 {
-    let counters = nft().counters().await.unwrap();
+    let counters = counters::read().unwrap();
     counters.into_iter().find(|(n, _)| n == name).unwrap().1
 }
 

@@ -21,19 +21,24 @@ use netlink_packet_netfilter::{
 use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use ring::digest::{SHA256, digest};
 
-use crate::{facts::endpoints::ServicePortName, netlink::ask};
+use crate::{
+    facts::endpoints::ServicePortName,
+    netlink::ask,
+    nftables_key::{address, protocol_and_port},
+};
 
 /// Where kube-proxy takes connections to a port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entrance {
+    /// The address and port. It nearly always distinguishes two of them, and costs less to
+    /// compare than names.
+    pub socket: SocketAddr,
     /// The port of the Service.
     pub port_name: ServicePortName,
     /// Its protocol.
     pub protocol: Protocol,
     /// Whether it is a ClusterIP or a NodePort.
     pub kind: EntranceKind,
-    /// The address and port.
-    pub socket: SocketAddr,
 }
 
 /// The kind of an [`Entrance`].
@@ -79,18 +84,13 @@ impl Entrance {
     }
 
     /// Its key there: `ip daddr . meta l4proto . th dport`, of a NodePort without the
-    /// address. Each part is padded to four bytes (kernel net/netfilter/nf_tables_api.c).
+    /// address.
     fn map_key(&self) -> Vec<u8> {
         let mut key = Vec::new();
         if self.kind == EntranceKind::ClusterIp {
-            match self.socket.ip() {
-                IpAddr::V4(ip) => key.extend(ip.octets()),
-                IpAddr::V6(ip) => key.extend(ip.octets()),
-            }
+            key.extend(address(self.socket.ip()));
         }
-        key.extend([number(self.protocol), 0, 0, 0]);
-        key.extend(self.socket.port().to_be_bytes());
-        key.extend([0, 0]);
+        key.extend(protocol_and_port(self.protocol, self.socket.port()));
         key
     }
 
@@ -161,15 +161,6 @@ fn netfilter_family(entrance: &Entrance) -> NetfilterProtoFamily {
     }
 }
 
-/// The protocol in an IP header.
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    }
-}
-
 /// Whether nftables has an object: one question to the kernel about it alone. nft would
 /// load all tables for it. If the kernel cannot be asked there is none.
 pub(super) fn exists(
@@ -189,7 +180,7 @@ mod tests {
         Entrance {
             port_name: ServicePortName {
                 service: "default/kubernetes".parse().unwrap(),
-                port: port.to_owned(),
+                port: port.into(),
             },
             protocol: Protocol::Tcp,
             kind,
