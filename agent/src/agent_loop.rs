@@ -184,7 +184,7 @@ impl AgentLoop {
                 self.sources.served_beside(&decision.beside);
                 Report {
                     node_uid,
-                    decision,
+                    decision: decision.into(),
                     revision,
                     observed,
                     proxy_mode,
@@ -223,7 +223,7 @@ impl AgentLoop {
             for entrance in self.awaited.give_up(syncs.as_ref(), Now::read()) {
                 let ServicePortName { service, port } = &entrance.port_name;
                 let at = entrance.socket;
-                info!(%service, port, %at, "advertised, though kube-proxy shows no endpoint of it");
+                info!(%service, %port, %at, "advertised, though kube-proxy shows no endpoint of it");
             }
         }
     }

@@ -46,9 +46,17 @@ pub fn advertised(
 /// The ports without an error in `status.loadBalancer.ingress`, by address.
 ///
 /// Nearly always every address lists the same ports, so addresses are grouped
-/// by their set of ports.
+/// by their set of ports. All is sorted, and in slices: there is one of these for every
+/// Service, and a node of a tree has room for eleven.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Advertised(BTreeMap<BTreeSet<PortKey>, BTreeSet<IpAddr>>);
+pub struct Advertised(Box<[Group]>);
+
+/// Addresses that list the same ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Group {
+    ports: Box<[PortKey]>,
+    addresses: Box<[IpAddr]>,
+}
 
 impl Advertised {
     /// Reads a Service's status.
@@ -60,7 +68,11 @@ impl Advertised {
                 groups.entry(ports).or_default().insert(address);
             }
         }
-        Self(groups)
+        let groups = groups.into_iter().map(|(ports, addresses)| Group {
+            ports: ports.into_iter().collect(),
+            addresses: addresses.into_iter().collect(),
+        });
+        Self(groups.collect())
     }
 
     /// How the Service ranks for the port on a node with these addresses.
@@ -68,12 +80,12 @@ impl Advertised {
     pub fn rank(&self, port: PortKey, node_addresses: &BTreeSet<IpAddr>) -> Rank {
         self.0
             .iter()
-            .filter(|(ports, _)| ports.contains(&port))
-            .map(|(_, addresses)| {
-                if addresses.is_disjoint(node_addresses) {
-                    Rank::Elsewhere
-                } else {
+            .filter(|group| group.ports.contains(&port))
+            .map(|group| {
+                if group.addresses.iter().any(|ip| node_addresses.contains(ip)) {
                     Rank::Here
+                } else {
+                    Rank::Elsewhere
                 }
             })
             .min()

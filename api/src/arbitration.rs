@@ -304,13 +304,12 @@ impl<'a> Contest<'a> {
 
     fn serve(&mut self, winner: usize) {
         self.outcome[winner] = Outcome::Served;
-        let slots: Vec<Slot> = self.claims[winner].slots.keys().copied().collect();
         let mut losers = BTreeSet::new();
-        for slot in slots {
-            self.owner.insert(slot, winner);
-            losers.extend(self.rivals.remove(&slot).unwrap_or_default());
+        for slot in self.claims[winner].slots.keys() {
+            self.owner.insert(*slot, winner);
+            let rivals = self.rivals.remove(slot).unwrap_or_default();
+            losers.extend(rivals.into_iter().filter(|rival| *rival != winner));
         }
-        losers.remove(&winner);
         for loser in losers {
             self.refuse(loser);
         }

@@ -39,7 +39,7 @@ fn served(claims: &[Claim]) -> Vec<String> {
     arbitrate(claims)
         .served
         .into_iter()
-        .map(|key| key.name)
+        .map(|key| key.name.to_string())
         .collect()
 }
 
@@ -54,7 +54,7 @@ fn the_oldest_newcomer_wins() {
     assert_eq!(served(&claims), ["old"]);
     let refused = &arbitrate(&claims).refused;
     let (loser, reasons) = refused.iter().next().unwrap();
-    assert_eq!(loser.name, "young");
+    assert_eq!(&*loser.name, "young");
     assert_eq!(
         *reasons,
         [Refusal {
@@ -212,7 +212,7 @@ fn any_claims() -> impl Strategy<Value = Vec<Claim>> {
             Claim {
                 service: ServiceKey {
                     namespace: "ns".into(),
-                    name: format!("s{index:02}"),
+                    name: format!("s{index:02}").into(),
                 },
                 created: Timestamp::from_second(created).unwrap(),
                 taken: taken.collect(),

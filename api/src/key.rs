@@ -1,12 +1,13 @@
 //! The name of a Service.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use k8s_openapi::api::core::v1::Service;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A Service's namespace and name, written `namespace/name`.
+// Clones share the text: every decision names each Service several times.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -15,9 +16,9 @@ use serde::{Deserialize, Serialize};
 #[schemars(with = "String", extend("maxLength" = 317, "pattern" = "^[^/]+/[^/]+$"))]
 pub struct ServiceKey {
     /// The Service's namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The Service's name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl ServiceKey {
@@ -25,8 +26,13 @@ impl ServiceKey {
     #[must_use]
     pub fn of(service: &Service) -> Self {
         Self {
-            namespace: service.metadata.namespace.clone().unwrap_or_default(),
-            name: service.metadata.name.clone().unwrap_or_default(),
+            namespace: service
+                .metadata
+                .namespace
+                .as_deref()
+                .unwrap_or_default()
+                .into(),
+            name: service.metadata.name.as_deref().unwrap_or_default().into(),
         }
     }
 }
@@ -49,8 +55,8 @@ impl FromStr for ServiceKey {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('/') {
             Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(Self {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
+                namespace: namespace.into(),
+                name: name.into(),
             }),
             _ => Err(format!("{text:?} is not namespace/name")),
         }

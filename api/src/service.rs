@@ -5,6 +5,7 @@ use std::{
     fmt::Display,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU16,
+    sync::Arc,
 };
 
 use crate::{
@@ -113,7 +114,7 @@ pub enum TargetPort {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// Its name, by which EndpointSlices refer to it; empty if it has none.
-    pub name: String,
+    pub name: Arc<str>,
     /// The Pods' port.
     pub target: TargetPort,
     /// The NodePort, if one is allocated.
@@ -411,7 +412,7 @@ fn service_port(key: PortKey, port: &ApiPort) -> ServicePort {
         None => TargetPort::Number(key.port),
     };
     ServicePort {
-        name: port.name.clone().unwrap_or_default(),
+        name: port.name.as_deref().unwrap_or_default().into(),
         target,
         node_port: port.node_port.and_then(number),
     }

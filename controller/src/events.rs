@@ -184,7 +184,7 @@ fn object(event: &ServiceEvent, identity: &str, now: Timestamp) -> Event {
     Event {
         metadata: ObjectMeta {
             name: Some(format!("{}.{}", key.name, event.id)),
-            namespace: Some(key.namespace.clone()),
+            namespace: Some(key.namespace.to_string()),
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(now)),
@@ -195,8 +195,8 @@ fn object(event: &ServiceEvent, identity: &str, now: Timestamp) -> Event {
         regarding: Some(ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Service".to_owned()),
-            name: Some(key.name.clone()),
-            namespace: Some(key.namespace.clone()),
+            name: Some(key.name.to_string()),
+            namespace: Some(key.namespace.to_string()),
             uid: Some(event.uid.clone()),
             ..ObjectReference::default()
         }),

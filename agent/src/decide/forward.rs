@@ -98,14 +98,14 @@ pub fn sockets(slot: Slot, addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item =
     of_family.map(move |address| SocketAddr::new(*address, slot.port.port.get()))
 }
 
-/// What a Service asks of this node: its ports in those of its families in which the node
-/// has an address, with the node's `primary` addresses.
+/// What a Service asks of this node, by slot in order: its ports in those of its families in
+/// which the node has an address, with the node's `primary` addresses.
 pub(super) fn forwards(
     spec: &ServiceSpec,
     families: &BTreeSet<Family>,
     primary: &BTreeMap<Family, IpAddr>,
-) -> BTreeMap<Slot, Forward> {
-    let mut forwards = BTreeMap::new();
+) -> Vec<(Slot, Forward)> {
+    let mut forwards = Vec::new();
     for family in families {
         let Some(cluster_ip) = spec.cluster_ips.get(*family) else {
             continue;
@@ -136,7 +136,7 @@ pub(super) fn forwards(
                 family: *family,
                 port: *key,
             };
-            forwards.insert(slot, forward);
+            forwards.push((slot, forward));
         }
     }
     forwards

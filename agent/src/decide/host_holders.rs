@@ -177,7 +177,7 @@ impl<'a> HostHolders<'a> {
         self.facts.pods.values().filter(move |pod| {
             let mut wanted = service.selector.iter();
             !service.selector.is_empty()
-                && pod.namespace == service.key.namespace
+                && *pod.namespace == *service.key.namespace
                 && wanted.all(|(key, value)| pod.labels.get(key) == Some(value))
         })
     }

@@ -54,8 +54,8 @@ pub struct Decision {
 /// A Service of ours that this node is meant to serve, and what it asks of it.
 struct Candidate<'a> {
     ours: &'a OurService,
-    /// Never empty.
-    forwards: BTreeMap<Slot, Forward>,
+    /// By slot, in order; never empty.
+    forwards: Vec<(Slot, Forward)>,
 }
 
 impl Candidate<'_> {
@@ -63,22 +63,26 @@ impl Candidate<'_> {
         &self.ours.spec.key
     }
 
+    fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.forwards.iter().map(|(slot, _)| *slot)
+    }
+
     /// What it asks for, with what it holds already at these addresses of the node.
     fn claim(&self, own: &BTreeSet<IpAddr>, host: &HostHolders<'_>, has_room: bool) -> Claim {
         let OurService { spec, advertised } = self.ours;
-        let slots = self.forwards.keys();
-        let taken = slots
-            .clone()
-            .filter_map(|slot| Some((*slot, host.holder(*slot, spec)?)));
+        let taken = self
+            .slots()
+            .filter_map(|slot| Some((slot, host.holder(slot, spec)?)));
         let most = MOST_ON_NODE;
-        let first = slots.clone().take(usize::from(!has_room));
-        let no_room = first.map(|slot| (*slot, Holder::SourceRanges { most }));
+        let first = self.slots().take(usize::from(!has_room));
+        let no_room = first.map(|slot| (slot, Holder::SourceRanges { most }));
         Claim {
             service: spec.key.clone(),
             created: spec.created,
             taken: taken.chain(no_room).collect(),
-            slots: slots
-                .map(|slot| (*slot, advertised.rank(slot.port, own)))
+            slots: self
+                .slots()
+                .map(|slot| (slot, advertised.rank(slot.port, own)))
                 .collect(),
         }
     }
@@ -95,7 +99,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     let own: BTreeSet<IpAddr> = addresses.union(&node.addresses).copied().collect();
     let families: BTreeSet<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
     let host = HostHolders::new(facts, &addresses);
-    let ours = facts.services.values().filter_map(|it| it.ours.as_ref());
+    let ours = facts.services.values().filter_map(|it| it.ours.as_deref());
     let (left_out, candidates): (Vec<_>, Vec<_>) = ours
         .filter(|ours| ours.spec.node_selector.matches(&node.labels))
         .map(|ours| Candidate {
@@ -119,8 +123,8 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     });
     let left_out = left_out.iter().flat_map(|candidate| {
         let (key, reason) = (candidate.key(), ConflictReason::RefusedByNft);
-        let slots = candidate.forwards.keys();
-        slots.map(move |slot| conflict(key, *slot, reason, facts.left_out[key].clone()))
+        let slots = candidate.slots();
+        slots.map(move |slot| conflict(key, slot, reason, facts.left_out[key].clone()))
     });
     let conflicts: BTreeSet<Conflict> = refused.chain(left_out).collect();
 
@@ -140,20 +144,17 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         beside,
         ..
     } = &mut decision;
-    for candidate in candidates
+    let winners = candidates
         .into_iter()
-        .filter(|it| served.contains(it.key()))
-    {
-        for slot in candidate
-            .forwards
-            .keys()
-            .filter(|it| host.has_listener(**it))
-        {
+        .filter(|it| served.contains(it.key()));
+    let winners: Vec<Candidate<'_>> = winners.collect();
+    for candidate in &winners {
+        for slot in candidate.slots().filter(|it| host.has_listener(*it)) {
             let services = beside.entry(slot.port).or_default();
             services.insert(candidate.key().clone());
         }
-        plan.forwards.extend(candidate.forwards);
     }
+    plan.forwards = winners.into_iter().flat_map(|it| it.forwards).collect();
     decision.readiness = Readiness::of(facts, &decision.plan, &decision.conflicts);
     decision
 }

@@ -87,7 +87,7 @@ impl Known {
         let facts = |ours: OurService| {
             let facts = ServiceFacts {
                 key: ours.spec.key.clone(),
-                ours: Some(ours),
+                ours: Some(ours.into()),
                 managed_elsewhere: None,
                 node_ports: NodePorts::default(),
             };
@@ -267,7 +267,7 @@ fn the_selector_leaves_other_nodes_out() {
         decision
             .served
             .iter()
-            .map(|key| key.name.as_str())
+            .map(|key| &*key.name)
             .collect::<Vec<_>>(),
         ["edge"]
     );
@@ -441,11 +441,7 @@ fn a_service_whose_source_ranges_find_no_room_is_refused_alone() {
         ]
     };
     let decision = decided(services(), &["192.0.2.11"]);
-    let served: Vec<&str> = decision
-        .served
-        .iter()
-        .map(|key| key.name.as_str())
-        .collect();
+    let served: Vec<&str> = decision.served.iter().map(|key| &*key.name).collect();
     assert_eq!(served, ["older", "oldest", "open", "small"]);
     assert_eq!(decision.conflicts.len(), 1);
     assert_eq!(
@@ -459,5 +455,5 @@ fn a_service_whose_source_ranges_find_no_room_is_refused_alone() {
     let object = json!({"metadata": {}, "status": status});
     services[2].advertised = Advertised::of(&serde_json::from_value(object).unwrap());
     let served = decided(services, &["192.0.2.11"]).served;
-    assert!(served.iter().any(|key| key.name == "big"), "{served:?}");
+    assert!(served.iter().any(|key| &*key.name == "big"), "{served:?}");
 }

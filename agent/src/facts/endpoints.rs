@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use highwire_api::{ServiceKey, names::SERVICE_NAME_LABEL};
@@ -16,7 +17,7 @@ pub struct ServicePortName {
     /// The Service.
     pub service: ServiceKey,
     /// The port's name; empty if it has none.
-    pub port: String,
+    pub port: Arc<str>,
 }
 
 /// Who answers one port of a Service.
@@ -67,7 +68,7 @@ impl EndpointIndex {
             for (port, endpoints) in &slice.ports {
                 let port = ServicePortName {
                     service: slice.service.clone(),
-                    port: port.clone(),
+                    port: port.as_str().into(),
                 };
                 let known = found.entry(port).or_default();
                 known.all.extend(&endpoints.all);
@@ -92,8 +93,8 @@ impl EndpointIndex {
 
 fn service(slice: &EndpointSlice) -> Option<ServiceKey> {
     Some(ServiceKey {
-        namespace: slice.namespace()?,
-        name: slice.labels().get(SERVICE_NAME_LABEL)?.clone(),
+        namespace: slice.namespace()?.into(),
+        name: slice.labels().get(SERVICE_NAME_LABEL)?.as_str().into(),
     })
 }
 

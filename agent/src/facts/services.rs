@@ -17,7 +17,7 @@ pub struct ServiceFacts {
     /// Its namespace and name.
     pub key: ServiceKey,
     /// If it is of ours.
-    pub ours: Option<OurService>,
+    pub ours: Option<Box<OurService>>,
     /// The other load balancer that serves it, though it has no class.
     pub managed_elsewhere: Option<Manager>,
     /// What kube-proxy answers for it on the nodes' own addresses.
@@ -181,10 +181,9 @@ fn read(service: &Service, policy: ClassPolicy, last: Option<ServiceSpec>) -> Op
             last
         }
     };
-    let advertised = || Advertised::of(service);
-    let ours = spec.map(|spec| OurService {
-        spec,
-        advertised: advertised(),
+    let ours = spec.map(|spec| {
+        let advertised = Advertised::of(service);
+        Box::new(OurService { spec, advertised })
     });
     let node_ports = NodePorts::of(service);
     let matters =

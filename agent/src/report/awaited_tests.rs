@@ -16,7 +16,7 @@ fn plan(ports: &[u16]) -> Plan {
             clients: None,
             port_name: ServicePortName {
                 service: "shop/web".parse().unwrap(),
-                port: format!("p{port}"),
+                port: format!("p{port}").into(),
             },
         };
         (slot, forward)
@@ -74,7 +74,10 @@ impl World {
             time: self.start.time + after,
         };
         let given_up = self.awaited.give_up(syncs, now);
-        given_up.into_iter().map(|it| it.port_name.port).collect()
+        given_up
+            .into_iter()
+            .map(|it| it.port_name.port.to_string())
+            .collect()
     }
 }
 
@@ -86,7 +89,7 @@ fn a_version_counts_once_kube_proxy_has_what_it_asks_for() {
     world.plan(&[80, 81, 82], 9);
     assert_eq!((world.observed(9), world.awaited.count()), (5, 2));
     let mut missing = world.awaited.entrances();
-    missing.retain(|entrance| entrance.port_name.port == "p82");
+    missing.retain(|entrance| &*entrance.port_name.port == "p82");
     world.awaited.still_missing(&missing);
     assert_eq!(world.observed(9), 7, "the first of the two changes");
     world.awaited.still_missing(&BTreeSet::new());

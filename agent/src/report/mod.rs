@@ -6,7 +6,7 @@ mod lease;
 mod objects;
 pub mod writer;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use highwire_api::{
     LoadBalancerNodeStatus, ResourceVersion,
@@ -31,11 +31,11 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct Report {
     /// The Node's UID.
     pub node_uid: String,
-    /// What it forwards and refuses.
-    pub decision: Decision,
     /// Grows when what some Service asks for has changed; see
     /// [`crate::facts::services::Services::revision`].
     pub revision: u64,
+    /// What it forwards and refuses.
+    pub decision: Arc<Decision>,
     /// Every Service event up to this version is in the kernel.
     pub observed: ResourceVersion,
     /// How kube-proxy works here, if known.
@@ -61,7 +61,7 @@ impl Report {
             None => Readiness::ApplyFailed(failure.message.clone()),
         };
         let mut report = last.unwrap_or_default();
-        report.decision.readiness = readiness;
+        Arc::make_mut(&mut report.decision).readiness = readiness;
         report
     }
 
@@ -106,7 +106,7 @@ impl Report {
             served,
             conflicts,
             ..
-        } = &self.decision;
+        } = &*self.decision;
         let (explained, refused) = for_report(conflicts);
         LoadBalancerNodeStatus {
             conditions: vec![self.condition(previous, now)],

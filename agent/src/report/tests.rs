@@ -10,7 +10,8 @@ fn report(readiness: Readiness) -> Report {
         decision: Decision {
             readiness,
             ..Decision::default()
-        },
+        }
+        .into(),
         revision: 1,
         observed: ResourceVersion(5),
         proxy_mode: None,
@@ -84,8 +85,9 @@ fn a_report_is_bounded_and_names_every_refused_service() {
                 held_by: "Service a/b".into(),
             })
         });
-        report.decision.conflicts = all.collect();
-        report.decision.conflicts.sort();
+        let decision = Arc::make_mut(&mut report.decision);
+        decision.conflicts = all.collect();
+        decision.conflicts.sort();
         report.status(None, Timestamp::UNIX_EPOCH)
     };
     let small = refusing(10, 3, 4);
@@ -155,6 +157,6 @@ fn only_what_tells_nothing_but_unready_services_waits_for_kube_proxy() {
     };
     assert!(!one_ready.can_wait_after(&reported));
     let mut not_ready = awaiting;
-    not_ready.decision.readiness = Readiness::NoAddresses;
+    Arc::make_mut(&mut not_ready.decision).readiness = Readiness::NoAddresses;
     assert!(!not_ready.can_wait_after(&reported));
 }

@@ -22,7 +22,7 @@ fn to_cluster_ip(ip: IpAddr) -> Forward {
         clients: None,
         port_name: ServicePortName {
             service: "ns/web".parse().unwrap(),
-            port: String::new(),
+            port: "".into(),
         },
     }
 }

@@ -107,7 +107,7 @@ mod tests {
                 clients: None,
                 port_name: ServicePortName {
                     service: "ns/dns".parse().unwrap(),
-                    port: String::new(),
+                    port: "".into(),
                 },
             };
             (Slot { family, port }, forward)

@@ -49,7 +49,7 @@ fn entrance(protocol: Protocol, kind: EntranceKind, socket: &str) -> Entrance {
     Entrance {
         port_name: ServicePortName {
             service: "default/kubernetes".parse().unwrap(),
-            port: "https".to_owned(),
+            port: "https".into(),
         },
         protocol,
         kind,
@@ -114,7 +114,7 @@ fn kube_proxys_iptables_are_asked_for_single_services() {
         let six = entrance(Protocol::Tcp, NodePort, "[2001:db8:1::11]:30080");
         let there = [four.clone(), six.clone()];
         let mut other = four.clone();
-        other.port_name.port = "http".to_owned();
+        other.port_name.port = "http".into();
         let not_there = [
             Entrance {
                 kind: NodePort,

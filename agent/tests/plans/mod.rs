@@ -59,7 +59,7 @@ pub(crate) fn forward(family: Family, protocol: Protocol, port: i32, ip: &str) -
         clients: None,
         port_name: ServicePortName {
             service: "ns/web".parse().unwrap(),
-            port: String::new(),
+            port: "".into(),
         },
     };
     (Slot { family, port }, forward)

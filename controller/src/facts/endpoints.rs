@@ -32,8 +32,13 @@ impl SliceFacts {
         });
         Self {
             service: service.map(|name| ServiceKey {
-                namespace: slice.metadata.namespace.clone().unwrap_or_default(),
-                name: name.clone(),
+                namespace: slice
+                    .metadata
+                    .namespace
+                    .as_deref()
+                    .unwrap_or_default()
+                    .into(),
+                name: name.as_str().into(),
             }),
             family: match slice.address_type.as_str() {
                 "IPv4" => Some(Family::V4),

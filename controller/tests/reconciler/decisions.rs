@@ -241,7 +241,7 @@ fn a_report_concerns_the_services_that_it_newly_names_or_confirms() {
             report["status"]["conflicts"] = json!(conflicts);
         });
         let touched = world.reconciler.take_touched().into_iter();
-        touched.map(|key| key.name).collect::<Vec<_>>()
+        touched.map(|key| key.name.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(refuse(&mut world, &["a", "b"]), ["a", "b"]);
     assert_eq!(refuse(&mut world, &["b"]), ["a"]);
@@ -264,7 +264,10 @@ fn endpoints_concern_only_services_with_the_policy_local() {
         world.endpoints(name, &[1]);
     }
     let touched = world.reconciler.take_touched().into_iter();
-    assert_eq!(touched.map(|key| key.name).collect::<Vec<_>>(), ["local"]);
+    assert_eq!(
+        touched.map(|key| key.name.to_string()).collect::<Vec<_>>(),
+        ["local"]
+    );
 }
 
 /// An object that is as it is.
@@ -354,7 +357,7 @@ fn feed(world: &mut World, object: &Object) {
 }
 
 fn advertised(world: &World) -> BTreeMap<String, Vec<String>> {
-    let names = world.services().keys().map(|key| key.name.clone());
+    let names = world.services().keys().map(|key| key.name.to_string());
     names
         .map(|name| (name.clone(), world.advertised(&name)))
         .collect()

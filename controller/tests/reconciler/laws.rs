@@ -286,7 +286,7 @@ impl Cluster {
     /// The laws that hold when nothing happens any more.
     fn check_rest(&self) {
         for (key, object) in self.world.services() {
-            if key.name == "np" {
+            if &*key.name == "np" {
                 continue;
             }
             let live = || self.nodes.iter().filter(|node| node.alive);

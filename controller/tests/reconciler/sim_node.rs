@@ -169,7 +169,7 @@ impl SimNode {
     /// The Services of ours that it has read.
     fn ours(&self) -> BTreeMap<&ServiceKey, &OurService> {
         let services = self.index.known().unwrap().values();
-        let ours = services.filter_map(|it| Some((&it.key, it.ours.as_ref()?)));
+        let ours = services.filter_map(|it| Some((&it.key, it.ours.as_deref()?)));
         ours.collect()
     }
 
@@ -236,7 +236,7 @@ impl SimNode {
     pub fn report(&mut self) -> Value {
         let report = Report {
             node_uid: String::new(),
-            decision: self.decision.clone(),
+            decision: self.decision.clone().into(),
             revision: self.index.revision(),
             observed: self.index.observed(),
             proxy_mode: None,
