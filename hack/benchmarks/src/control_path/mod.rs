@@ -1,199 +1,190 @@
-//! From a Service in the API to its port in the kernel and its ingress.
+//! From a Service in the API to its port in the kernel and its ingress; what the agent costs
+//! while nothing or much changes.
 
-use std::net::SocketAddr;
-use std::thread;
-use std::time::{Duration, Instant};
+mod changes;
+mod churn;
+mod created;
+mod kernel;
+mod process;
+mod quick;
+mod report;
+mod services;
+mod start;
 
-use anyhow::{Context, Result, ensure};
-use highwire_e2e::traffic::http_get;
-use highwire_e2e::{Cluster, Netns, Program, Programs as _, Scope, Svc, highwire, wait_for};
+use std::time::Duration;
 
+use anyhow::Result;
+use highwire_e2e::{Cluster, Program, Programs as _, Scope, highwire};
+
+use self::report::{At, Report, Resident};
+use self::services::Crowd;
 use crate::Effort;
 use crate::output::counts::Counts;
 use crate::output::document::Document;
 
-/// Services created one after the other for the latency figures.
-const CREATED: usize = 100;
-/// How long one Service may take before the run is given up.
-const LIMIT: Duration = Duration::from_secs(20);
-const ATTEMPT: Duration = Duration::from_millis(250);
-/// Between two attempts of one prober.
-const PAUSE: Duration = Duration::from_millis(2);
+/// Services that are created one after the other at each size.
+const CREATED: usize = 200;
+/// How often endpoints change, and a node is lost.
+const MOVES: usize = 20;
+const LOSSES: usize = 3;
+/// How long CPU is measured while nothing changes, and while much does.
+const IDLE: Duration = Duration::from_secs(40);
+const BUSY: Duration = Duration::from_secs(60);
+/// Changes a second then.
+const CHANGES: u32 = 50;
+/// Nothing has been written for this long before a measurement begins.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Measures the control path.
 pub(crate) async fn measure(
     cluster: &Cluster,
     effort: Effort,
-    _counts: &mut Counts,
+    counts: &mut Counts,
 ) -> Result<Document> {
-    let mode = cluster.config().proxy_modes.as_str();
-    let document = Document::new(&format!("control-path-{mode}"), "Control path");
-    if effort == Effort::Quick {
-        return Ok(document);
-    }
     highwire::require(cluster)?;
     let scope = Scope::new(cluster, "control-path").await?;
     for (pod, node) in [("web-1", "n1"), ("web-2", "n2")] {
-        let pod = scope.pod(pod).on(node).label("app", "web").tcp(8080);
-        pod.start().await?;
+        let pod = scope
+            .pod(pod)
+            .on(node)
+            .label("app", "web")
+            .label("pod", pod);
+        pod.tcp(8080).udp(8080).start().await?;
     }
-    latency(cluster, &scope).await?;
-    memory(cluster, &scope).await?;
-    Ok(document)
-}
-
-async fn create(scope: &Scope, name: &str) -> Result<(u16, Svc)> {
-    let port = scope.free_port()?;
-    let service = scope
-        .service(name)
-        .load_balancer()
-        .select("app", "web")
-        .tcp(port, 8080);
-    Ok((port, service.create().await?))
-}
-
-/// Waits until the ingress lists every opted-in node.
-async fn advertised(service: &Svc) -> Result<()> {
-    let start = Instant::now();
-    while service.ingress().await?.len() < highwire::SERVING.len() {
-        ensure!(start.elapsed() < LIMIT, "no ingress within {LIMIT:?}");
-        tokio::time::sleep(PAUSE).await;
+    let mode = cluster.config().proxy_modes.as_str();
+    if effort == Effort::Quick {
+        quick::measure(cluster, &scope, counts).await?;
+        return Ok(Document::new(
+            &format!("control-path-{mode}"),
+            "Control path",
+        ));
     }
-    Ok(())
+    let mut report = Report::default();
+    resident(cluster, &scope, &mut report).await?;
+    sizes(cluster, &scope, &mut report).await?;
+    let (_, service) = services::create(&scope, "lost").await?;
+    report.moved = Some(changes::endpoints(cluster, &scope, MOVES).await?);
+    report.lost = Some(changes::node_loss(cluster, &service, LOSSES).await?);
+    service.delete().await?;
+    Ok(report.document(mode, &cluster.config().proxy_sync.min))
 }
 
-/// Milliseconds from the request to create a Service.
-struct Times {
-    /// Until its port answered on every opted-in node.
-    answered: Vec<f64>,
-    /// Until its NodePort answered on every opted-in node.
-    node_port: Vec<f64>,
-    /// Until its ingress listed every opted-in node.
-    ingress: Vec<f64>,
-    /// From then until its port answered there; negative if it did before.
-    late: Vec<f64>,
+/// The agents of the serving nodes.
+fn agents(cluster: &Cluster) -> Result<Vec<Program>> {
+    let nodes = highwire::SERVING.iter();
+    nodes.map(|node| cluster.agent(node)).collect()
 }
 
-async fn latency(cluster: &Cluster, scope: &Scope) -> Result<()> {
-    let mut times = Times {
-        answered: vec![],
-        node_port: vec![],
-        ingress: vec![],
-        late: vec![],
+/// The agent's memory with Services of one port each, from a fresh start on.
+async fn resident(cluster: &Cluster, scope: &Scope, report: &mut Report) -> Result<()> {
+    let agents = agents(cluster)?;
+    let agent = &agents[0];
+    agent.restart()?;
+    agent.wait_ready(highwire::READY).await?;
+    services::settled(scope, QUIET).await?;
+    let read = |what: &str, report: &mut Report| -> Result<()> {
+        let (memory, connections) = (process::memory(agent.unit())?, agent.connections()?);
+        report.resident.push(Resident {
+            what: what.to_owned(),
+            memory,
+            connections,
+        });
+        Ok(())
     };
-    for index in 0..CREATED {
-        let start = Instant::now();
-        let (port, service) = create(scope, &format!("latency-{index}")).await?;
-        let node_port = service.node_port(port)?;
-        let mut answered = Vec::new();
-        let mut by_node_port = Vec::new();
-        for node in highwire::SERVING {
-            let node = cluster.node(node)?;
-            answered.push(probe(cluster.outside(), node.v4(port), start));
-            by_node_port.push(probe(cluster.outside(), node.v4(node_port), start));
-        }
-        advertised(&service).await?;
-        let ingress = milliseconds(start);
-        let answered = last_of(answered)?;
-        times.late.push(answered - ingress);
-        times.ingress.push(ingress);
-        times.answered.push(answered);
-        times.node_port.push(last_of(by_node_port)?);
-        service.delete().await?;
+    read("no Service", report)?;
+    let mut first = 0;
+    for services in [50, 1_000] {
+        let crowd = Crowd {
+            prefix: "tcp",
+            services,
+            ports: 1,
+            protocol: "TCP",
+        };
+        crowd.create(scope, first, &agents, services).await?;
+        first = services;
+        services::settled(scope, QUIET).await?;
+        read(&format!("{services} TCP Services of one port"), report)?;
     }
-    println!("Service created → …, {CREATED} Services one by one, ms      p50      p99      max");
-    let answered = row(
-        "first byte through every opted-in node",
-        &mut times.answered,
-    );
-    let node_port = row(
-        "first byte through their NodePorts (kube-proxy)",
-        &mut times.node_port,
-    );
-    row("ingress lists every opted-in node", &mut times.ingress);
-    row("first byte − ingress", &mut times.late);
-    println!(
-        "first byte, Highwire ÷ NodePort: p50 {:.2}, p99 {:.2}\n",
-        answered.0 / node_port.0,
-        answered.1 / node_port.1
-    );
-    Ok(())
+    services::delete_all(scope, &agents).await?;
+    let crowd = Crowd {
+        prefix: "udp",
+        services: 2_000,
+        ports: 1,
+        protocol: "UDP",
+    };
+    crowd.create(scope, 0, &agents, crowd.services).await?;
+    services::settled(scope, QUIET).await?;
+    read("2,000 UDP Services of one port", report)?;
+    services::delete_all(scope, &agents).await?;
+    services::settled(scope, QUIET).await?;
+    read("all of them deleted", report)
 }
 
-/// Asks until there is an answer; the milliseconds since `start`.
-fn probe(from: Netns, to: SocketAddr, start: Instant) -> thread::JoinHandle<Result<f64>> {
-    thread::spawn(move || {
-        from.run(|| {
-            while http_get(to, ATTEMPT).is_err() {
-                ensure!(
-                    start.elapsed() < LIMIT,
-                    "{to} does not answer within {LIMIT:?}"
-                );
-                thread::sleep(PAUSE);
-            }
-            Ok(milliseconds(start))
+/// Everything at 10, 1,000 and 10,000 ports.
+async fn sizes(cluster: &Cluster, scope: &Scope, report: &mut Report) -> Result<()> {
+    let agents = agents(cluster)?;
+    let agent = agents[0].unit();
+    let proxy = cluster.unit("kube-proxy-n1");
+    let mut first = 0;
+    let read = |what: &str| -> Result<Resident> {
+        Ok(Resident {
+            what: what.to_owned(),
+            memory: process::memory(agent)?,
+            connections: agents[0].connections()?,
         })
-    })
-}
-
-fn last_of(probes: Vec<thread::JoinHandle<Result<f64>>>) -> Result<f64> {
-    let mut last = 0.0_f64;
-    for probe in probes {
-        let time = probe.join().ok().context("a prober panicked")??;
-        last = last.max(time);
+    };
+    for services in [1, 100, 1_000] {
+        let crowd = Crowd {
+            prefix: "there",
+            services,
+            ports: 10,
+            protocol: "TCP",
+        };
+        let ports = crowd.all_ports();
+        eprintln!("{ports} ports");
+        crowd.create(scope, first, &agents, services).await?;
+        first = services;
+        services::settled(scope, QUIET).await?;
+        let prefix = format!("at-{services}");
+        let created = created::measure(cluster, scope, &prefix, CREATED).await?;
+        services::served(&agents, services).await;
+        services::settled(scope, QUIET).await?;
+        let idle = process::load([agent, &proxy], IDLE).await?;
+        let warm = start::agent(cluster, services, true).await?;
+        let cold = start::agent(cluster, services, false).await?;
+        let proxy = start::kube_proxy(cluster).await?;
+        services::served(&agents, services).await;
+        report.sizes.push(At {
+            ports,
+            created,
+            idle,
+            warm,
+            cold,
+            proxy,
+        });
     }
-    Ok(last)
-}
-
-fn milliseconds(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1000.0
-}
-
-/// Prints a row and returns p50 and p99.
-fn row(what: &str, times: &mut [f64]) -> (f64, f64) {
-    times.sort_by(f64::total_cmp);
-    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
-    let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
-    println!("  {what:<55}{p50:8.0} {p99:8.0} {max:8.0}");
-    (p50, p99)
-}
-
-async fn memory(cluster: &Cluster, scope: &Scope) -> Result<()> {
-    let agent = cluster.agent("n1")?;
-    println!("agent on n1                              RSS MiB");
-    let mut services = Vec::new();
-    for wanted in [0, 50, 1000] {
-        while services.len() < wanted {
-            services.push(create(scope, &format!("memory-{}", services.len())).await?);
-        }
-        settled(&agent, wanted).await;
-        let rss = agent.unit().rss_kib().context("the agent does not run")? as f64 / 1024.0;
-        println!("  {wanted:>5} Services                         {rss:8.1}");
-    }
-    let version = services.last().context("no Services")?;
-    wait_for("the last ingress", LIMIT * 3, || async {
-        version
-            .1
-            .ingress()
-            .await
-            .is_ok_and(|ingress| ingress.len() == highwire::SERVING.len())
-    })
-    .await;
-    let rss = agent.unit().rss_kib().context("the agent does not run")? as f64 / 1024.0;
-    println!("  the same once every status is written  {rss:8.1}");
+    report
+        .resident
+        .push(read("10,000 ports of 1,000 Services")?);
+    let churn = churn::run(scope, &[agent, &proxy], CHANGES, BUSY).await?;
+    services::served(&agents, 1_000).await;
+    services::settled(scope, QUIET).await?;
+    let after = format!(
+        "{:.0} changes a second for {} s later",
+        churn.rate,
+        BUSY.as_secs()
+    );
+    report.resident.push(read(&after)?);
+    report.churn = Some(churn);
+    let churn = churn::run(scope, &[agent, &proxy], CHANGES, BUSY).await?;
+    services::served(&agents, 1_000).await;
+    services::settled(scope, QUIET).await?;
+    report.resident.push(read(&format!(
+        "{:.0} a second for as long again",
+        churn.rate
+    ))?);
+    services::delete_all(scope, &agents).await?;
+    services::settled(scope, QUIET).await?;
+    report.resident.push(read("all of them deleted")?);
     Ok(())
-}
-
-async fn settled(agent: &Program, services: usize) {
-    wait_for(&format!("{services} Services"), LIMIT * 3, || async {
-        let served = agent
-            .metric("highwire_agent_services")
-            .map_err(|error| error.to_string())?;
-        if served == services as f64 {
-            Ok(())
-        } else {
-            Err(served.to_string())
-        }
-    })
-    .await;
 }
