@@ -10,7 +10,7 @@ mod data_path;
 mod output;
 mod scale;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -19,6 +19,7 @@ use highwire_e2e::{Cluster, checkout};
 
 use output::counts::{Counts, Expected};
 use output::document::{Document, Head};
+use scale::Size;
 
 /// Measures parts of Highwire on the cluster that HIGHWIRE_CLUSTER names.
 #[derive(Parser)]
@@ -36,6 +37,9 @@ struct Cli {
     /// Folder for the documents; docs/benchmarks of the checkout if left out.
     #[arg(long)]
     documents: Option<PathBuf>,
+    /// How many simulated nodes and Services, for scale.
+    #[arg(long, value_name = "NODESxSERVICES", default_value = "100x1000")]
+    size: Size,
     /// What to measure.
     #[arg(required = true)]
     parts: Vec<Part>,
@@ -67,12 +71,14 @@ impl Part {
         self,
         cluster: &Cluster,
         effort: Effort,
+        size: Size,
+        folder: &Path,
         counts: &mut Counts,
     ) -> Result<Document> {
         match self {
             Self::DataPath => data_path::measure(cluster, effort, counts).await,
             Self::ControlPath => control_path::measure(cluster, effort, counts).await,
-            Self::Scale => scale::measure(cluster, effort, counts).await,
+            Self::Scale => scale::measure(cluster, effort, size, folder).await,
         }
     }
 }
@@ -101,7 +107,9 @@ async fn run(cli: Cli) -> Result<()> {
     let head = Head::read(&cluster, cli.command).await?;
     let mut counts = Counts::default();
     for part in cli.parts {
-        let document = part.measure(&cluster, effort, &mut counts).await?;
+        let document = part
+            .measure(&cluster, effort, cli.size, &folder, &mut counts)
+            .await?;
         if effort == Effort::Full {
             println!("{}", document.text(&head));
             document.write(&head, &folder)?;

@@ -85,6 +85,11 @@ impl Plot {
         });
     }
 
+    /// Whether it has no lines.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.series.is_empty()
+    }
+
     /// Its title.
     pub(crate) fn title(&self) -> &str {
         &self.title

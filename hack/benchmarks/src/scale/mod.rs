@@ -1,17 +1,69 @@
-//! Many nodes and many Services.
+//! Many nodes and many Services: a real API server, etcd and controllers, and simulated nodes
+//! with the agents' own deciding and reporting.
 
-use anyhow::Result;
+mod agents;
+mod api_metrics;
+mod nodes;
+mod report;
+mod results;
+mod scenarios;
+mod services;
+mod simulation;
+mod size;
+mod step;
+mod traffic;
+mod usage;
+mod view;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use highwire_e2e::Cluster;
+use tokio::runtime::Builder;
 
 use crate::Effort;
-use crate::output::counts::Counts;
 use crate::output::document::Document;
+use results::{Measured, Results};
+use scenarios::{Steps, Trouble};
+use simulation::Simulation;
+pub(crate) use size::Size;
 
-/// Measures what grows with nodes and Services.
+/// Fewer nodes, or other numbers of Services, are not troubled: that takes minutes.
+const TROUBLED: Size = Size {
+    nodes: 100,
+    services: 1000,
+};
+
+/// Measures what grows with nodes and Services, at one size; nothing yet if it has to be
+/// quick. The document is of all sizes that were measured; `scale.json` in `folder` keeps
+/// them.
 pub(crate) async fn measure(
-    _cluster: &Cluster,
-    _effort: Effort,
-    _counts: &mut Counts,
+    cluster: &Cluster,
+    effort: Effort,
+    size: Size,
+    folder: &Path,
 ) -> Result<Document> {
-    Ok(Document::new("scale", "Scale"))
+    let mut results = Results::read(folder)?;
+    if effort == Effort::Full {
+        // The threads of a runtime are in the namespace of who starts it.
+        let build = || Builder::new_multi_thread().enable_all().build();
+        let runtime = cluster.netns("cp")?.run(build)?;
+        let steps = runtime.spawn(simulate(cluster.clone(), size)).await;
+        runtime.shutdown_background();
+        let steps = steps.context("the simulation panicked")??;
+        results.add(Measured::new(size, steps)?);
+        results.write(folder)?;
+    }
+    Ok(report::document(&results))
+}
+
+async fn simulate(cluster: Cluster, size: Size) -> Result<Steps> {
+    let simulation = Simulation::start(cluster, size.nodes).await?;
+    let is_troubled = size.nodes >= TROUBLED.nodes && size.services == TROUBLED.services;
+    let trouble = if is_troubled {
+        Trouble::All
+    } else {
+        Trouble::None
+    };
+    scenarios::run(&simulation, size, trouble).await
 }

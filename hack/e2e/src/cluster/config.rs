@@ -158,8 +158,8 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         check_name(&self.name)?;
         ensure!(
-            (1..=MAX_NODES).contains(&self.nodes),
-            "--nodes must be 1 to {MAX_NODES}"
+            self.nodes <= MAX_NODES,
+            "--nodes must be at most {MAX_NODES}"
         );
         if self.proxy_modes == ProxyModes::Ipvs {
             requirements::check_ipvs()?;

@@ -28,7 +28,8 @@ pub const CONTROLLERS: [&str; 2] = ["c1", "c2"];
 pub const READY: Duration = Duration::from_secs(30);
 
 /// Applies `deploy/`, opts n1 and n2 in, starts their agents and two controllers,
-/// and waits until all are ready. Safe to call again.
+/// and waits until all are ready. A cluster without nodes has controllers only. Safe to call
+/// again.
 pub async fn start(cluster: &Cluster) -> Result<()> {
     match cluster.config().node_kind {
         NodeKind::Bare => start_with(cluster, &[], &[]).await,
@@ -39,7 +40,8 @@ pub async fn start(cluster: &Cluster) -> Result<()> {
 /// The same on bare nodes with additional flags for the agents and for the controllers.
 pub async fn start_with(cluster: &Cluster, agents: &[&str], controllers: &[&str]) -> Result<()> {
     apply(cluster)?;
-    for node in SERVING {
+    let exists = |node: &&str| cluster.node(node).is_ok();
+    for node in SERVING.into_iter().filter(exists) {
         cluster.opt_in(node).await?;
         ensure_running(&cluster.agent(node)?, agents).await?;
     }
