@@ -6,6 +6,7 @@
 
 mod control_path;
 mod data_path;
+mod footprint;
 #[allow(dead_code, reason = "until each part uses it")]
 mod output;
 mod scale;
@@ -54,6 +55,8 @@ enum Part {
     ControlPath,
     /// Many nodes and many Services.
     Scale,
+    /// Pods, containers and memory, beside one DaemonSet per Service. On nodes with kubelets.
+    Footprint,
 }
 
 /// How thoroughly to measure.
@@ -79,6 +82,7 @@ impl Part {
             Self::DataPath => data_path::measure(cluster, effort, counts).await,
             Self::ControlPath => control_path::measure(cluster, effort, counts).await,
             Self::Scale => scale::measure(cluster, effort, size, folder).await,
+            Self::Footprint => footprint::measure(cluster).await,
         }
     }
 }
