@@ -61,6 +61,7 @@ pub(crate) struct Bed {
     pods: Vec<Pod>,
     bulk_pod: Pod,
     klipper: Pod,
+    proxy: Unit,
     web: Svc,
     web_local: Svc,
 }
@@ -113,7 +114,7 @@ impl Bed {
         let klipper = klipper::start(&scope, node.netns(), &forwards).await?;
         let backends: Vec<SocketAddr> = pods.iter().map(|pod| pod.at(WEB)).collect();
         let listen = (PROXY_WEB, PROXY_BULK);
-        servers::proxy(cluster, node.netns(), listen, &backends, bulk_pod.at(BULK))?;
+        let proxy = servers::proxy(cluster, node.netns(), listen, &backends, bulk_pod.at(BULK))?;
 
         let bed = Self {
             cluster: cluster.clone(),
@@ -123,6 +124,7 @@ impl Bed {
             pods,
             bulk_pod,
             klipper,
+            proxy,
             web,
             web_local,
             scope,
@@ -171,6 +173,11 @@ impl Bed {
     /// The network namespace of klipper-lb's Pod.
     pub(crate) fn klipper(&self) -> Netns {
         self.klipper.netns()
+    }
+
+    /// What the proxy logged last.
+    pub(crate) fn proxy_log(&self) -> String {
+        self.proxy.tail(10)
     }
 
     /// Makes the kernel forget all connections, so that no round pays for the one before.

@@ -111,7 +111,11 @@ async fn presence(bed: &Bed) -> Result<ByPresence> {
 }
 
 fn requests(bed: &Bed, path: Path, what: Exchange) -> Result<Exchanges> {
-    exchange(bed.cluster.state(), &bed.client, &bed.web(path)?, what)
+    let exchanged = exchange(bed.cluster.state(), &bed.client, &bed.web(path)?, what);
+    if path == Path::Proxy {
+        return exchanged.with_context(|| format!("nginx logged: {}", bed.proxy_log()));
+    }
+    exchanged
 }
 
 /// Their kube-proxies and agents would use processor time for nothing that is measured.

@@ -38,7 +38,9 @@ pub(crate) fn proxy(
     pods: &[SocketAddr],
     bulk: SocketAddr,
 ) -> Result<Unit> {
-    let servers: String = pods.iter().map(|pod| format!("server {pod}; ")).collect();
+    // As ingress-nginx does: a connection that fails does not take its Pod out for 10 s.
+    let servers = pods.iter().map(|pod| format!("server {pod} max_fails=0; "));
+    let servers: String = servers.collect();
     let (http, stream) = ports;
     let proxy = format!(
         "http {{ {HTTP}
