@@ -53,6 +53,8 @@ enum Part {
     DataPath,
     /// From a change in the API to the kernel and the status.
     ControlPath,
+    /// Whether a Service answers before it is advertised.
+    FirstByte,
     /// Many nodes and many Services.
     Scale,
     /// Pods, containers and memory, beside one DaemonSet per Service. On nodes with kubelets.
@@ -81,6 +83,7 @@ impl Part {
         match self {
             Self::DataPath => data_path::measure(cluster, effort, counts).await,
             Self::ControlPath => control_path::measure(cluster, effort, counts).await,
+            Self::FirstByte => control_path::first_byte(cluster).await,
             Self::Scale => scale::measure(cluster, effort, size, folder).await,
             Self::Footprint => footprint::measure(cluster).await,
         }

@@ -28,6 +28,7 @@ struct Times {
     answered: Vec<f64>,
     node_port: Vec<f64>,
     ingress: Vec<f64>,
+    after_ingress: Vec<f64>,
 }
 
 /// What was measured of many Services.
@@ -40,6 +41,8 @@ pub(crate) struct Created {
     pub(crate) node_port: Sample,
     /// Until its ingress listed every serving node.
     pub(crate) ingress: Sample,
+    /// From then until it answered: below 0 if it answered before.
+    pub(crate) after_ingress: Sample,
     /// What that cost the agent of the first node, by Service.
     pub(crate) cost: Cost,
 }
@@ -109,6 +112,7 @@ pub(crate) async fn measure(
         answered: sample(times.answered)?,
         node_port: sample(times.node_port)?,
         ingress: sample(times.ingress)?,
+        after_ingress: sample(times.after_ingress)?,
         cost: Counters::of(&agent)?.since(&before, count, cpu),
     })
 }
@@ -130,9 +134,12 @@ async fn one(cluster: &Cluster, scope: &Scope, name: &str, times: &mut Times) ->
         by_node_port.push(probe(cluster.outside(), node.v4(node_port), start));
     }
     advertised(&service, start).await?;
-    times.ingress.push(milliseconds(start));
+    let ingress = milliseconds(start);
+    let answered = last_of(answered)?;
+    times.ingress.push(ingress);
+    times.answered.push(answered);
+    times.after_ingress.push(answered - ingress);
     times.kernel.push(last_of(in_kernel)?);
-    times.answered.push(last_of(answered)?);
     times.node_port.push(last_of(by_node_port)?);
     service.delete().await
 }

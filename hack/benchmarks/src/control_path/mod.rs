@@ -41,16 +41,7 @@ pub(crate) async fn measure(
     effort: Effort,
     counts: &mut Counts,
 ) -> Result<Document> {
-    highwire::require(cluster)?;
-    let scope = Scope::new(cluster, "control-path").await?;
-    for (pod, node) in [("web-1", "n1"), ("web-2", "n2")] {
-        let pod = scope
-            .pod(pod)
-            .on(node)
-            .label("app", "web")
-            .label("pod", pod);
-        pod.tcp(8080).udp(8080).start().await?;
-    }
+    let scope = scope_with_pods(cluster, "control-path").await?;
     let mode = cluster.config().proxy_modes.as_str();
     if effort == Effort::Quick {
         quick::measure(cluster, &scope, counts).await?;
@@ -67,6 +58,29 @@ pub(crate) async fn measure(
     report.lost = Some(changes::node_loss(cluster, &service, LOSSES).await?);
     service.delete().await?;
     Ok(report.document(mode, &cluster.config().proxy_sync.min))
+}
+
+/// Measures only what is advertised when, with the `minSyncPeriod` that the cluster has.
+pub(crate) async fn first_byte(cluster: &Cluster) -> Result<Document> {
+    let scope = scope_with_pods(cluster, "first-byte").await?;
+    let created = created::measure(cluster, &scope, "first", CREATED).await?;
+    let config = cluster.config();
+    let mode = config.proxy_modes.as_str();
+    Ok(report::first_byte(&created, mode, &config.proxy_sync.min))
+}
+
+async fn scope_with_pods(cluster: &Cluster, name: &str) -> Result<Scope> {
+    highwire::require(cluster)?;
+    let scope = Scope::new(cluster, name).await?;
+    for (pod, node) in [("web-1", "n1"), ("web-2", "n2")] {
+        let pod = scope
+            .pod(pod)
+            .on(node)
+            .label("app", "web")
+            .label("pod", pod);
+        pod.tcp(8080).udp(8080).start().await?;
+    }
+    Ok(scope)
 }
 
 /// The agents of the serving nodes.

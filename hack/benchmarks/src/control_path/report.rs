@@ -45,6 +45,47 @@ pub(crate) struct Resident {
     pub(crate) connections: usize,
 }
 
+type Pick = fn(&Created) -> &Sample;
+
+/// What is measured of a Service that is created.
+const ROWS: [(&str, Pick); 5] = [
+    ("port in the kernel", |created| &created.kernel),
+    ("first byte", |created| &created.answered),
+    ("first byte at the NodePort", |created| &created.node_port),
+    ("ingress", |created| &created.ingress),
+    ("first byte − ingress", |created| &created.after_ingress),
+];
+
+fn explained(services: usize) -> String {
+    format!(
+        "Milliseconds from the request that creates it until it is so on both nodes, {services} \
+         Services one after the other. That the port is in the kernel is found by asking the \
+         kernel every 0.5 ms; that it answers, by connecting every 2 ms; the ingress, by reading \
+         the Service every 2 ms. The NodePort's answer is kube-proxy's work alone. *First byte \
+         − ingress* is below 0 for a Service that answered on every node before it was listed."
+    )
+}
+
+fn figures(sample: &Sample) -> [String; 3] {
+    [sample.median(), sample.percentile(0.99), sample.max()].map(number)
+}
+
+/// The document of what is advertised when.
+pub(crate) fn first_byte(created: &Created, mode: &str, sync: &str) -> Document {
+    let title = format!("First byte and ingress, kube-proxy in {mode} mode");
+    let mut document = Document::new(&format!("first-byte-{mode}"), &title);
+    document.paragraph(&format!(
+        "Release builds. Two nodes serve; kube-proxy's `minSyncPeriod` is {sync}. {}",
+        explained(created.kernel.count())
+    ));
+    let mut table = Table::new(&["", "p50", "p99", "max"]);
+    for (name, pick) in ROWS {
+        table.row([name.to_owned()].into_iter().chain(figures(pick(created))));
+    }
+    document.table(table);
+    document
+}
+
 impl Report {
     /// The document for a mode of kube-proxy and its `minSyncPeriod`.
     pub(crate) fn document(&self, mode: &str, sync: &str) -> Document {
@@ -67,34 +108,20 @@ impl Report {
     fn created(&self, document: &mut Document) {
         document.heading("A Service is created");
         let count = self.sizes.first().map_or(0, |at| at.created.kernel.count());
-        document.paragraph(&format!(
-            "Milliseconds from the request that creates it until it is so on both nodes, {count} \
-             Services one after the other. That the port is in the kernel is found by asking \
-             the kernel every 0.5 ms; that it answers, by connecting every 2 ms; the ingress, by \
-             reading the Service every 2 ms. The NodePort's answer is kube-proxy's work alone."
-        ));
+        document.paragraph(&explained(count));
         let mut table = Table::new(&["ports there", "", "p50", "p99", "max"]);
         let mut plot = Plot::new(
             "Service created → …, p99",
             Axis::logarithmic("ports there"),
             Axis::linear("ms"),
         );
-        type Pick = fn(&Created) -> &Sample;
-        let rows: [(&str, Pick); 4] = [
-            ("port in the kernel", |created| &created.kernel),
-            ("first byte", |created| &created.answered),
-            ("first byte at the NodePort", |created| &created.node_port),
-            ("ingress", |created| &created.ingress),
-        ];
         for at in &self.sizes {
-            for (name, pick) in rows {
-                let sample = pick(&at.created);
-                let figures = [sample.median(), sample.percentile(0.99), sample.max()];
+            for (name, pick) in ROWS {
                 let cells = [number(at.ports as f64), name.to_owned()];
-                table.row(cells.into_iter().chain(figures.map(number)));
+                table.row(cells.into_iter().chain(figures(pick(&at.created))));
             }
         }
-        for (name, pick) in rows {
+        for (name, pick) in &ROWS[..4] {
             let point = |at: &At| (at.ports as f64, pick(&at.created).percentile(0.99));
             plot.line(name, self.sizes.iter().map(point).collect());
         }

@@ -78,7 +78,7 @@ impl Bed {
             let pod = scope.pod(&format!("web-{number}")).label("app", "web");
             // The harness's own server stays idle.
             let pod = pod.tcp(8079).start().await?;
-            let name = format!("bench-web-{number}");
+            let name = format!("web-{number}");
             running.push(servers::web(cluster, &pod.netns(), &name)?);
             pods.push(pod);
         }

@@ -4,6 +4,7 @@
 mod bed;
 mod counted;
 mod cpu;
+mod frozen;
 mod klipper;
 mod load;
 mod path;
@@ -11,6 +12,7 @@ mod ports;
 mod report;
 mod rounds;
 mod servers;
+mod stalls;
 
 use std::process::Command;
 
@@ -21,11 +23,13 @@ use crate::Effort;
 use crate::output::counts::Counts;
 use crate::output::document::Document;
 use bed::{Bed, OWN_PORTS, Presence};
-use load::{Exchange, Exchanges, exchange, stream};
+use frozen::Frozen;
+use load::{Exchange, Exchanges, MANY, exchange, stream};
 use path::Path;
 use ports::Filling;
-use report::{ByPresence, Level, Streams, report};
+use report::{Exchanged, Found, Level, Streams, report};
 use rounds::Rounds;
+use stalls::Stalls;
 
 /// Rounds of each figure.
 const ROUNDS: usize = 7;
@@ -66,52 +70,67 @@ async fn measure_all(bed: &Bed, document: &mut Document) -> Result<()> {
     let mut levels = Vec::new();
     for ports in PORTS {
         filling.grow_to(bed, ports).await?;
-        levels.push(level(bed, ports)?);
+        levels.push(level(bed, ports, MANY)?);
     }
-    report(document, &versions()?, &levels, &presence, &streams)
+    let alone = level(bed, PORTS[PORTS.len() - 1], 1)?;
+    let stalls = {
+        let _frozen = Frozen::all_but_servers(bed)?;
+        Stalls::look()
+    };
+    let found = Found {
+        versions: versions()?,
+        stalls,
+        levels,
+        alone,
+        presence,
+        streams,
+    };
+    report(document, &found)
 }
 
 /// Whether every path carries what is measured in a full run.
 fn try_all(bed: &Bed) -> Result<()> {
     for path in Path::ALL {
-        requests(bed, path, Exchange::Request).context(path.name())?;
+        requests(bed, path, Exchange::Request, MANY).context(path.name())?;
     }
-    requests(bed, Path::Highwire, Exchange::Connection)?;
+    requests(bed, Path::Highwire, Exchange::Connection, MANY)?;
     Streams::run(|what| stream(&bed.client, bed.bulk(Path::Highwire), what))?;
     Ok(())
 }
 
-fn level(bed: &Bed, ports: usize) -> Result<Level> {
-    let run = |what| Rounds::run(bed, ROUNDS, &Path::ALL, |path| requests(bed, path, what));
+fn level(bed: &Bed, ports: usize, at_a_time: u8) -> Result<Level> {
+    let _frozen = Frozen::all_but_servers(bed)?;
+    let found = Exchanged::run(|what| {
+        Rounds::run(bed, ROUNDS, &Path::ALL, |path| {
+            requests(bed, path, what, at_a_time)
+        })
+    })?;
     Ok(Level {
         ports,
-        requests: run(Exchange::Request)?,
-        connections: run(Exchange::Connection)?,
+        at_a_time,
+        found,
     })
 }
 
 /// What the table costs packets to a NodePort, which pass it without being changed.
-async fn presence(bed: &Bed) -> Result<ByPresence> {
+async fn presence(bed: &Bed) -> Result<Exchanged<Presence>> {
     // It would wake the table up.
     bed.agent.stop()?;
-    let run = |what| {
+    let measured = Exchanged::run(|what| {
         Rounds::run(bed, ROUNDS, &Presence::BOTH, |presence| {
             bed.set_table(presence)?;
-            requests(bed, Path::NodePort, what)
+            requests(bed, Path::NodePort, what, MANY)
         })
-    };
-    let measured = ByPresence {
-        requests: run(Exchange::Request)?,
-        connections: run(Exchange::Connection)?,
-    };
+    })?;
     bed.set_table(Presence::Present)?;
     bed.agent.unit().start_again()?;
     bed.agent.wait_ready(highwire::READY).await?;
     Ok(measured)
 }
 
-fn requests(bed: &Bed, path: Path, what: Exchange) -> Result<Exchanges> {
-    let exchanged = exchange(bed.cluster.state(), &bed.client, &bed.web(path)?, what);
+fn requests(bed: &Bed, path: Path, what: Exchange, at_a_time: u8) -> Result<Exchanges> {
+    let to = bed.web(path)?;
+    let exchanged = exchange(bed.cluster.state(), &bed.client, &to, what, at_a_time);
     if path == Path::Proxy {
         return exchanged.with_context(|| format!("nginx logged: {}", bed.proxy_log()));
     }

@@ -16,10 +16,17 @@ pub(crate) const WEB: u16 = 8080;
 /// Port of iperf3 in its Pod.
 pub(crate) const BULK: u16 = 5201;
 
+const PREFIX: &str = "bench-";
+
 /// Lines that keep nginx from logging, and its connections open for as long as a round.
 const HTTP: &str = "access_log off; keepalive_requests 1000000000;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
   uwsgi_temp_path uwsgi; scgi_temp_path scgi;";
+
+/// Whether this is one of the programs that [`web`], [`proxy`] and [`bulk`] start.
+pub(crate) fn is_server(unit: &Unit) -> bool {
+    unit.name().starts_with(PREFIX)
+}
 
 /// nginx that answers every request with two bytes.
 pub(crate) fn web(cluster: &Cluster, netns: &Netns, name: &str) -> Result<Unit> {
@@ -52,7 +59,7 @@ pub(crate) fn proxy(
            server {{ listen {stream} udp; proxy_pass {bulk}; }} }}"
     );
     let workers = std::thread::available_parallelism()?.get();
-    nginx(cluster, netns, "bench-proxy", workers, &proxy)
+    nginx(cluster, netns, "proxy", workers, &proxy)
 }
 
 /// iperf3's server, for TCP and UDP.
@@ -60,7 +67,7 @@ pub(crate) fn bulk(cluster: &Cluster, netns: &Netns) -> Result<Unit> {
     let argv = ["iperf3", "--server", "--port", &BULK.to_string()].map(str::to_owned);
     Unit::spawn(
         cluster.state(),
-        Spec::new("bench-iperf3", netns, argv.into()),
+        Spec::new(format!("{PREFIX}iperf3"), netns, argv.into()),
     )
 }
 
@@ -81,7 +88,8 @@ fn nginx(
     workers: usize,
     serve: &str,
 ) -> Result<Unit> {
-    let folder = cluster.state().path(name);
+    let name = format!("{PREFIX}{name}");
+    let folder = cluster.state().path(&name);
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let configuration = folder.join("nginx.conf");
     let module = unpacked()?.join("usr/lib/nginx/modules/ngx_stream_module.so");

@@ -13,8 +13,8 @@ end
 
 function done(summary, latency, requests)
   local errors = summary.errors
-  print(string.format("figures %d %d %d %d %d %d",
+  print(string.format("figures %d %d %d %d %d %d %d",
     summary.requests, summary.duration,
-    latency:percentile(50), latency:percentile(99), latency:percentile(99.9),
+    latency:percentile(50), latency:percentile(90), latency:percentile(99), latency:percentile(99.9),
     errors.connect + errors.read + errors.write + errors.status + errors.timeout))
 end
