@@ -92,20 +92,38 @@ impl Counters {
     }
 }
 
-/// Creates so many Services, measures each, and deletes it.
+/// How many Services are created.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Number {
+    /// Followed until they are in the kernel.
+    pub(crate) all: usize,
+    /// Of those, followed until they answer and are listed.
+    pub(crate) to_the_end: usize,
+}
+
+/// Creates Services, measures each, and deletes it.
 pub(crate) async fn measure(
     cluster: &Cluster,
     scope: &Scope,
     prefix: &str,
-    count: usize,
+    number: Number,
 ) -> Result<Created> {
     let agent = cluster.agent(highwire::SERVING[0])?;
     let (before, cpu) = (Counters::of(&agent)?, Cpu::of(agent.unit())?);
     let mut times = Times::default();
-    for index in 0..count {
-        one(cluster, scope, &format!("{prefix}-{index}"), &mut times).await?;
+    for index in 0..number.to_the_end {
+        to_the_end(cluster, scope, &format!("{prefix}-{index}"), &mut times).await?;
     }
     let cpu = Cpu::of(agent.unit())?.since(cpu);
+    let cost = Counters::of(&agent)?.since(&before, number.to_the_end, cpu);
+    for index in number.to_the_end..number.all {
+        let start = Instant::now();
+        let (port, service) = services::create(scope, &format!("{prefix}-{index}")).await?;
+        times
+            .kernel
+            .push(last_of(in_kernels(cluster, port, start)?)?);
+        service.delete().await?;
+    }
     let sample = |values| Sample::new(values).context("nothing was measured");
     Ok(Created {
         kernel: sample(times.kernel)?,
@@ -113,23 +131,35 @@ pub(crate) async fn measure(
         node_port: sample(times.node_port)?,
         ingress: sample(times.ingress)?,
         after_ingress: sample(times.after_ingress)?,
-        cost: Counters::of(&agent)?.since(&before, count, cpu),
+        cost,
     })
 }
 
-async fn one(cluster: &Cluster, scope: &Scope, name: &str, times: &mut Times) -> Result<()> {
+/// Until the serving nodes' kernels have the port.
+fn in_kernels(
+    cluster: &Cluster,
+    port: u16,
+    start: Instant,
+) -> Result<Vec<thread::JoinHandle<Result<f64>>>> {
+    let nodes = highwire::SERVING.iter();
+    nodes
+        .map(|node| {
+            let place = cluster.node(node)?.netns().clone();
+            Ok(watch(place, start, KERNEL_PAUSE, move || {
+                kernel::serves_tcp(port)
+            }))
+        })
+        .collect()
+}
+
+async fn to_the_end(cluster: &Cluster, scope: &Scope, name: &str, times: &mut Times) -> Result<()> {
     let start = Instant::now();
     let (port, service) = services::create(scope, name).await?;
     let node_port = service.node_port(port)?;
-    let (mut in_kernel, mut answered, mut by_node_port) = (vec![], vec![], vec![]);
+    let in_kernel = in_kernels(cluster, port, start)?;
+    let (mut answered, mut by_node_port) = (vec![], vec![]);
     for node in highwire::SERVING {
         let node = cluster.node(node)?;
-        in_kernel.push(watch(
-            node.netns().clone(),
-            start,
-            KERNEL_PAUSE,
-            move || kernel::serves_tcp(port),
-        ));
         answered.push(probe(cluster.outside(), node.v4(port), start));
         by_node_port.push(probe(cluster.outside(), node.v4(node_port), start));
     }

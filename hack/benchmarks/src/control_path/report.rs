@@ -56,10 +56,10 @@ const ROWS: [(&str, Pick); 5] = [
     ("first byte − ingress", |created| &created.after_ingress),
 ];
 
-fn explained(services: usize) -> String {
+fn explained(services: &str) -> String {
     format!(
         "Milliseconds from the request that creates it until it is so on both nodes, {services} \
-         Services one after the other. That the port is in the kernel is found by asking the \
+         one after the other. That the port is in the kernel is found by asking the \
          kernel every 0.5 ms; that it answers, by connecting every 2 ms; the ingress, by reading \
          the Service every 2 ms. The NodePort's answer is kube-proxy's work alone. *First byte \
          − ingress* is below 0 for a Service that answered on every node before it was listed."
@@ -76,7 +76,7 @@ pub(crate) fn first_byte(created: &Created, mode: &str, sync: &str) -> Document 
     let mut document = Document::new(&format!("first-byte-{mode}"), &title);
     document.paragraph(&format!(
         "Release builds. Two nodes serve; kube-proxy's `minSyncPeriod` is {sync}. {}",
-        explained(created.kernel.count())
+        explained(&format!("{} Services", created.kernel.count()))
     ));
     let mut table = Table::new(&["", "p50", "p99", "max"]);
     for (name, pick) in ROWS {
@@ -107,8 +107,15 @@ impl Report {
 
     fn created(&self, document: &mut Document) {
         document.heading("A Service is created");
-        let count = self.sizes.first().map_or(0, |at| at.created.kernel.count());
-        document.paragraph(&explained(count));
+        let count = |pick: Pick| {
+            let counts = self.sizes.iter().map(|at| pick(&at.created).count());
+            counts.map(|count| count.to_string()).collect::<Vec<_>>()
+        };
+        document.paragraph(&explained(&format!(
+            "{} Services, of which {} were followed to the end,",
+            count(|created| &created.kernel).join(", "),
+            count(|created| &created.answered).join(", "),
+        )));
         let mut table = Table::new(&["ports there", "", "p50", "p99", "max"]);
         let mut plot = Plot::new(
             "Service created → …, p99",
