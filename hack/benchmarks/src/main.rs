@@ -7,7 +7,7 @@
 mod control_path;
 mod data_path;
 mod footprint;
-#[allow(dead_code, reason = "until each part uses it")]
+mod frozen;
 mod output;
 mod scale;
 

@@ -11,6 +11,7 @@ use highwire_e2e::{Cluster, Netns, Program, Programs as _, Scope, Svc, highwire}
 
 use super::process::Cpu;
 use super::{kernel, services};
+use crate::frozen::Frozen;
 use crate::output::stats::Sample;
 
 /// How long one Service may take before the run is given up.
@@ -25,6 +26,7 @@ const KERNEL_PAUSE: Duration = Duration::from_micros(500);
 #[derive(Default)]
 struct Times {
     kernel: Vec<f64>,
+    kernel_alone: Vec<f64>,
     answered: Vec<f64>,
     node_port: Vec<f64>,
     ingress: Vec<f64>,
@@ -35,6 +37,8 @@ struct Times {
 pub(crate) struct Created {
     /// Until its port was in the kernel.
     pub(crate) kernel: Sample,
+    /// The same of others, while the kube-proxies were stopped.
+    pub(crate) kernel_alone: Sample,
     /// Until it answered.
     pub(crate) answered: Sample,
     /// Until its NodePort answered, which is kube-proxy's own work.
@@ -95,10 +99,11 @@ impl Counters {
 /// How many Services are created.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Number {
-    /// Followed until they are in the kernel.
-    pub(crate) all: usize,
-    /// Of those, followed until they answer and are listed.
+    /// Followed until they answer and are listed.
     pub(crate) to_the_end: usize,
+    /// Others, followed until they are in the kernel while the kube-proxies are stopped: these
+    /// use the same processors, and take their time of the kernel's lock of nftables.
+    pub(crate) alone: usize,
 }
 
 /// Creates Services, measures each, and deletes it.
@@ -116,17 +121,20 @@ pub(crate) async fn measure(
     }
     let cpu = Cpu::of(agent.unit())?.since(cpu);
     let cost = Counters::of(&agent)?.since(&before, number.to_the_end, cpu);
-    for index in number.to_the_end..number.all {
+    let frozen = Frozen::kube_proxies(cluster)?;
+    for index in 0..number.alone {
         let start = Instant::now();
-        let (port, service) = services::create(scope, &format!("{prefix}-{index}")).await?;
+        let (port, service) = services::create(scope, &format!("{prefix}-alone-{index}")).await?;
         times
-            .kernel
+            .kernel_alone
             .push(last_of(in_kernels(cluster, port, start)?)?);
         service.delete().await?;
     }
+    drop(frozen);
     let sample = |values| Sample::new(values).context("nothing was measured");
     Ok(Created {
         kernel: sample(times.kernel)?,
+        kernel_alone: sample(times.kernel_alone)?,
         answered: sample(times.answered)?,
         node_port: sample(times.node_port)?,
         ingress: sample(times.ingress)?,

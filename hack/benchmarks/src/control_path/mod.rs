@@ -29,29 +29,29 @@ const SIZES: [(usize, Number); 3] = [
     (
         1,
         Number {
-            all: 200,
             to_the_end: 200,
+            alone: 200,
         },
     ),
     (
         100,
         Number {
-            all: 200,
             to_the_end: 200,
+            alone: 200,
         },
     ),
     (
         1_000,
         Number {
-            all: 200,
             to_the_end: 30,
+            alone: 200,
         },
     ),
 ];
 /// For [`first_byte`].
 const FIRST_BYTES: Number = Number {
-    all: 100,
     to_the_end: 100,
+    alone: 20,
 };
 /// How often endpoints change, and a node is lost.
 const MOVES: usize = 20;

@@ -4,7 +4,6 @@
 mod bed;
 mod counted;
 mod cpu;
-mod frozen;
 mod klipper;
 mod load;
 mod path;
@@ -20,10 +19,10 @@ use anyhow::{Context, Result};
 use highwire_e2e::{Cluster, Programs as _, highwire};
 
 use crate::Effort;
+use crate::frozen::Frozen;
 use crate::output::counts::Counts;
 use crate::output::document::Document;
 use bed::{Bed, OWN_PORTS, Presence};
-use frozen::Frozen;
 use load::{Exchange, Exchanges, MANY, exchange, stream};
 use path::Path;
 use ports::Filling;
@@ -74,7 +73,7 @@ async fn measure_all(bed: &Bed, document: &mut Document) -> Result<()> {
     }
     let alone = level(bed, PORTS[PORTS.len() - 1], 1)?;
     let stalls = {
-        let _frozen = Frozen::all_but_servers(bed)?;
+        let _frozen = without_the_cluster(bed)?;
         Stalls::look()
     };
     let found = Found {
@@ -99,7 +98,7 @@ fn try_all(bed: &Bed) -> Result<()> {
 }
 
 fn level(bed: &Bed, ports: usize, at_a_time: u8) -> Result<Level> {
-    let _frozen = Frozen::all_but_servers(bed)?;
+    let _frozen = without_the_cluster(bed)?;
     let found = Exchanged::run(|what| {
         Rounds::run(bed, ROUNDS, &Path::ALL, |path| {
             requests(bed, path, what, at_a_time)
@@ -126,6 +125,11 @@ async fn presence(bed: &Bed) -> Result<Exchanged<Presence>> {
     bed.agent.unit().start_again()?;
     bed.agent.wait_ready(highwire::READY).await?;
     Ok(measured)
+}
+
+/// Packets need none of the programs that make the cluster.
+fn without_the_cluster(bed: &Bed) -> Result<Frozen> {
+    Frozen::all(&bed.cluster, |unit| !servers::is_server(unit))
 }
 
 fn requests(bed: &Bed, path: Path, what: Exchange, at_a_time: u8) -> Result<Exchanges> {

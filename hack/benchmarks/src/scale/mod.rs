@@ -28,11 +28,11 @@ use scenarios::{Steps, Trouble};
 use simulation::Simulation;
 pub(crate) use size::Size;
 
-/// Fewer nodes, or other numbers of Services, are not troubled: that takes minutes.
-const TROUBLED: Size = Size {
-    nodes: 100,
-    services: 1000,
-};
+/// Failures take minutes, so they are measured with so many Services only.
+const WITH_FAILURES: usize = 1000;
+/// The most nodes on which many Services want one port: each of their nodes writes each of
+/// them into its report.
+const WITH_ONE_PORT: usize = 10;
 
 /// Measures what grows with nodes and Services, at one size; nothing yet if it has to be
 /// quick. The document is of all sizes that were measured; `scale.json` in `folder` keeps
@@ -59,11 +59,10 @@ pub(crate) async fn measure(
 
 async fn simulate(cluster: Cluster, size: Size) -> Result<Steps> {
     let simulation = Simulation::start(cluster, size.nodes).await?;
-    let is_troubled = size.nodes >= TROUBLED.nodes && size.services == TROUBLED.services;
-    let trouble = if is_troubled {
-        Trouble::All
-    } else {
-        Trouble::None
+    let failures = size.services == WITH_FAILURES;
+    let trouble = Trouble {
+        failures,
+        one_port: failures && size.nodes <= WITH_ONE_PORT,
     };
     scenarios::run(&simulation, size, trouble).await
 }

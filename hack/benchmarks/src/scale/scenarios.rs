@@ -63,11 +63,11 @@ pub(super) type Steps = Vec<(String, Step)>;
 
 /// What is done beyond creating Services and waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// Nothing.
-    None,
-    /// Nodes, controllers and the API server fail, and all want one port.
-    All,
+pub(super) struct Trouble {
+    /// Nodes, controllers and the API server fail.
+    pub(super) failures: bool,
+    /// Many Services want one port.
+    pub(super) one_port: bool,
 }
 
 /// Does all of it.
@@ -85,12 +85,14 @@ pub(super) async fn run(simulation: &Simulation, size: Size, trouble: Trouble) -
     add(ONE, one(simulation).await?);
     add(CHANGES, fan_out(simulation, size).await?);
     add(LOST, node_loss(simulation, size).await?);
-    if trouble == Trouble::All {
+    if trouble.failures {
         add(KILLED, controller_killed(simulation).await?);
         add(RESTARTED, api_server_restarts(simulation).await?);
         let (lost, back) = half_lost(simulation, size).await?;
         add(HALF_LOST, lost);
         add(HALF_BACK, back);
+    }
+    if trouble.one_port {
         add(ONE_PORT, one_port(simulation, size).await?);
     }
     Ok(steps)
