@@ -29,11 +29,6 @@ impl Sample {
         }
     }
 
-    /// The smallest value.
-    pub(crate) fn min(&self) -> f64 {
-        self.0[0]
-    }
-
     /// The largest value.
     pub(crate) fn max(&self) -> f64 {
         self.0[self.0.len() - 1]
@@ -70,7 +65,7 @@ mod tests {
         let hundred = sample(&hundred);
         assert_eq!(hundred.percentile(0.99), 99.0);
         assert_eq!(hundred.percentile(1.0), hundred.max());
-        assert_eq!(hundred.percentile(0.0), hundred.min());
+        assert_eq!(hundred.percentile(0.0), hundred.percentile(0.01));
         assert_eq!(hundred.spread(), 50.0 / 50.5);
         assert_eq!(hundred.count(), 100);
     }
