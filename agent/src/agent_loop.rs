@@ -206,8 +206,7 @@ impl AgentLoop {
         true
     }
 
-    /// Asks the kernel whether kube-proxy has what is awaited, and kube-proxy about what is
-    /// late.
+    /// Asks the kernel whether kube-proxy has what is awaited, and kube-proxy about its syncs.
     async fn ask_service_proxy(&mut self) {
         let entrances = self.awaited.entrances();
         let mode = self.report.as_ref().and_then(|report| report.proxy_mode);
@@ -218,9 +217,9 @@ impl AgentLoop {
             return;
         };
         self.awaited.still_missing(&missing);
-        if self.awaited.is_late(Instant::now()) {
+        if self.awaited.is_to_be_asked(Instant::now()) {
             let syncs = service_proxy::syncs().await;
-            for entrance in self.awaited.give_up(syncs.as_ref(), Now::read()) {
+            for entrance in self.awaited.heard(syncs.as_ref(), Now::read()) {
                 let ServicePortName { service, port } = &entrance.port_name;
                 let at = entrance.socket;
                 info!(%service, %port, %at, "advertised, though kube-proxy shows no endpoint of it");

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{ResourceVersion, arbitration::Slot};
+use highwire_api::{Family, ResourceVersion, arbitration::Slot};
 use jiff::Timestamp;
 
 use crate::{
@@ -23,12 +23,17 @@ const CHECK: Duration = Duration::from_millis(50);
 const LATE_CHECK: Duration = Duration::from_millis(500);
 /// When an entrance is late. By default kube-proxy syncs within a second of a change.
 const LATE: Duration = Duration::from_millis(1200);
-/// kube-proxy has nothing to program if its last sync is so long ago, and nothing came since.
+/// How often kube-proxy is asked about its syncs before anything is late: from two answers
+/// follows how long those in between took.
+const LISTEN: Duration = Duration::from_secs(1);
+/// kube-proxy has nothing to program if its last sync is so long ago, and nothing came since
+/// that began.
 const IDLE: Duration = Duration::from_millis(1100);
-/// A sync that ended so long after a Service was seen knew the Service and its endpoints:
-/// they are made right after it, and kube-proxy often syncs in between.
+/// A sync that began so long after a Service was seen knew the Service and its endpoints:
+/// they are made right after it.
 const SETTLED: Duration = Duration::from_secs(1);
-/// If kube-proxy does not say how its syncs went, a late entrance is awaited for so long.
+/// In place of [`IDLE`] if it is not known when the last sync began; and how long a late
+/// entrance is awaited if kube-proxy says nothing of its syncs.
 const LONGEST: Duration = Duration::from_secs(3);
 
 /// The entrances that the plan sends connections to, by whether kube-proxy has them.
@@ -39,6 +44,54 @@ pub struct Awaited {
     waiting: BTreeMap<Entrance, Since>,
     /// How far the Services were read when the plan last changed, or later.
     observed: ResourceVersion,
+    /// When kube-proxy was last asked about its syncs.
+    asked: Option<Instant>,
+    /// Its last sync of each family.
+    syncs: BTreeMap<Family, Sync>,
+}
+
+/// The last sync of a family.
+#[derive(Debug)]
+struct Sync {
+    ended: Timestamp,
+    /// Not earlier than this, if it is known.
+    began: Option<Timestamp>,
+    /// All syncs up to its end took so long together.
+    spent: Option<Duration>,
+    /// When a change last came.
+    queued: Option<Timestamp>,
+}
+
+impl Sync {
+    /// The last one that kube-proxy names, with what was known of the one before.
+    fn of(syncs: &Syncs, family: Family, before: Option<&Self>) -> Option<Self> {
+        let (ended, spent) = (syncs.last(family)?, syncs.spent(family));
+        let began = match before {
+            Some(before) if before.ended == ended => before.began,
+            Some(before) => spent.zip(before.spent).map(|(now, then)| {
+                // It has started anew if it is less.
+                ended - now.checked_sub(then).unwrap_or(now)
+            }),
+            None => None,
+        };
+        Some(Self {
+            ended,
+            began,
+            spent,
+            queued: syncs.queued(family),
+        })
+    }
+
+    /// Whether it had all that belongs to a Service that was first seen then.
+    fn knew(&self, seen: Timestamp, now: Timestamp) -> bool {
+        match self.began {
+            Some(began) => {
+                let is_idle = self.queued <= Some(began) && now >= self.ended + IDLE;
+                began >= seen + SETTLED || is_idle
+            }
+            None => self.queued <= Some(self.ended) && now >= self.ended + LONGEST,
+        }
+    }
 }
 
 /// A point in time, by both clocks: kube-proxy names its syncs by the wall clock.
@@ -104,29 +157,31 @@ impl Awaited {
         self.done.extend(found.map(|(entrance, _)| entrance));
     }
 
-    /// Whether one is late: then kube-proxy's own word on its syncs decides.
+    /// Whether kube-proxy is to be asked about its syncs: if one is late, its own word decides.
     #[must_use]
-    pub fn is_late(&self, now: Instant) -> bool {
+    pub fn is_to_be_asked(&self, now: Instant) -> bool {
+        let long_ago = |asked| now.duration_since(asked) >= LISTEN;
         let mut waiting = self.waiting.values();
-        waiting.any(|since| now.duration_since(since.seen.instant) >= LATE)
+        let is_late = waiting.any(|since| now.duration_since(since.seen.instant) >= LATE);
+        is_late || !self.waiting.is_empty() && self.asked.is_none_or(long_ago)
     }
 
-    /// No longer awaits what is late and will not come: kube-proxy has programmed all that it
-    /// can know, so the Service has no endpoints, or it says nothing of its syncs. Returns
-    /// those.
-    pub fn give_up(&mut self, syncs: Option<&Syncs>, now: Now) -> Vec<Entrance> {
+    /// Takes in what kube-proxy says of its syncs. No longer awaits what is late and will not
+    /// come: kube-proxy has programmed all that it can know, so the Service has no endpoints,
+    /// or it says nothing of its syncs. Returns those.
+    pub fn heard(&mut self, syncs: Option<&Syncs>, now: Now) -> Vec<Entrance> {
+        self.asked = Some(now.instant);
+        let last = Family::ALL.into_iter().filter_map(|family| {
+            let sync = Sync::of(syncs?, family, self.syncs.get(&family))?;
+            Some((family, sync))
+        });
+        self.syncs = last.collect();
         let given_up = self.waiting.extract_if(.., |entrance, Since { seen, .. }| {
             let waited = now.instant.duration_since(seen.instant);
-            let Some(syncs) = syncs else {
-                return waited >= LONGEST;
-            };
-            let family = entrance.family();
-            let Some(last) = syncs.last(family) else {
-                return waited >= LONGEST;
-            };
-            let knew_it = last >= seen.time + SETTLED;
-            let is_idle = syncs.queued(family) <= Some(last) && now.time >= last + IDLE;
-            waited >= LATE && (knew_it || is_idle)
+            match self.syncs.get(&entrance.family()) {
+                Some(sync) => waited >= LATE && sync.knew(seen.time, now.time),
+                None => waited >= LONGEST,
+            }
         });
         let given_up: Vec<Entrance> = given_up.map(|(entrance, _)| entrance).collect();
         self.done.extend(given_up.iter().cloned());

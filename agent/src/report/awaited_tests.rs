@@ -27,14 +27,16 @@ fn plan(ports: &[u16]) -> Plan {
     }
 }
 
-/// kube-proxy last synced so many seconds after the start, and was asked to then.
-fn synced(last: f64, queued: f64) -> Syncs {
+/// kube-proxy's last sync ended so many seconds after the start, a change last came then, and
+/// all syncs together took so long.
+fn synced(last: f64, queued: f64, spent: f64) -> Syncs {
     let start: Timestamp = START.parse().unwrap();
     let sample = |name: &str, after: f64| {
         let seconds = start.as_second() as f64 + after;
         format!("kubeproxy_sync_proxy_rules_last_{name}timestamp_seconds {seconds}\n")
     };
-    Syncs::parse(&(sample("", last) + &sample("queued_", queued))).unwrap()
+    let spent = format!("kubeproxy_sync_proxy_rules_duration_seconds_sum {spent}\n");
+    Syncs::parse(&(sample("", last) + &sample("queued_", queued) + &spent)).unwrap()
 }
 
 const START: &str = "2026-01-02T03:04:05Z";
@@ -68,12 +70,12 @@ impl World {
         self.awaited.observed(ResourceVersion(version)).0
     }
 
-    fn given_up(&mut self, syncs: Option<&Syncs>, after: Duration) -> Vec<String> {
+    fn heard(&mut self, syncs: Option<&Syncs>, after: Duration) -> Vec<String> {
         let now = Now {
             instant: self.start.instant + after,
             time: self.start.time + after,
         };
-        let given_up = self.awaited.give_up(syncs, now);
+        let given_up = self.awaited.heard(syncs, now);
         given_up
             .into_iter()
             .map(|it| it.port_name.port.to_string())
@@ -112,41 +114,82 @@ fn what_is_no_longer_wanted_is_no_longer_awaited() {
 #[test]
 fn a_late_entrance_is_given_up_once_kube_proxy_has_programmed_all_it_can_know() {
     let early = LATE.checked_sub(Duration::from_millis(1)).unwrap();
-    // Whether it is given up after a time, by the last sync and when a change last came, in
-    // seconds from when the Service was seen.
-    for (after, last, queued, given_up) in [
+    let after = |seconds: f64| Duration::from_secs_f64(seconds);
+    // Whether it is given up after a time, by the last sync (when it began and ended) and
+    // when a change last came, in seconds from when the Service was seen.
+    for (now, (began, ended), queued, given_up) in [
         // A sync long enough after it.
-        (early, 1.0, 0.9, false),
-        (LATE, 1.0, 0.9, true),
-        (LATE, 1.0, 1.1, true),
-        // Its endpoints may have come right after this sync, …
-        (LATE, 0.3, 0.2, false),
+        (early, (1.02, 1.1), 0.9, false),
+        (LATE, (1.02, 1.1), 0.9, true),
+        (LATE, (1.02, 1.1), 1.05, true),
+        // Its endpoints may have come while this sync ran, …
+        (LATE, (0.2, 1.1), 0.1, false),
         // … but not if kube-proxy is idle since.
-        (Duration::from_millis(300) + IDLE, 0.3, 0.2, true),
-        // It was idle when an agent started and saw an old Service.
-        (LATE, -60.0, -60.1, true),
+        (after(1.1) + IDLE, (0.2, 1.1), 0.1, true),
+        // This one ran already when a change came: one that takes as long may run now.
+        (after(0.9) + IDLE, (-2.0, 0.9), 0.0, false),
+        (LONGEST * 9, (-2.0, 0.9), 0.0, false),
         // It says itself that it is behind.
-        (LONGEST * 9, -60.0, 0.1, false),
+        (LONGEST * 9, (-60.1, -60.0), 0.1, false),
     ] {
         let mut world = World::new();
         world.plan(&[80, 81], 7);
-        assert!(!world.awaited.is_late(world.start.instant + early));
-        assert!(world.awaited.is_late(world.start.instant + LATE));
-        let gone = world.given_up(Some(&synced(last, queued)), after);
-        let case = format!("{after:?} {last} {queued}");
+        let earlier = world.heard(Some(&synced(-99.0, -99.1, 7.0)), Duration::ZERO);
+        assert_eq!(earlier, [""; 0]);
+        let syncs = synced(ended, queued, 7.0 + ended - began);
+        let gone = world.heard(Some(&syncs), now);
+        let case = format!("{now:?} {began} {ended} {queued}");
         assert_eq!(gone, if given_up { vec!["p81"] } else { vec![] }, "{case}");
         assert_eq!(world.observed(7), if given_up { 7 } else { 5 }, "{case}");
+        // The same answer once more says no more.
+        assert_eq!(world.heard(Some(&syncs), now), [""; 0], "{case}");
         world.plan(&[80, 81], 8);
         assert_eq!(world.awaited.count(), usize::from(!given_up), "not again");
     }
 }
 
 #[test]
+fn if_it_is_not_known_when_the_last_sync_began_it_must_have_ended_long_ago() {
+    for (ended, given_up) in [(-60.0, true), (-1.9, true), (-1.7, false), (0.5, false)] {
+        let mut world = World::new();
+        world.plan(&[80, 81], 7);
+        let gone = world.heard(Some(&synced(ended, ended - 0.1, 7.0)), LATE);
+        assert_eq!(!gone.is_empty(), given_up, "{ended}");
+    }
+}
+
+#[test]
+fn the_syncs_of_a_kube_proxy_that_started_anew_count_from_there() {
+    let mut world = World::new();
+    world.plan(&[80, 81], 7);
+    world.heard(Some(&synced(-9.0, -9.1, 70.0)), Duration::ZERO);
+    let gone = world.heard(Some(&synced(1.1, 0.9, 0.1)), LATE);
+    assert_eq!(gone, ["p81"]);
+}
+
+#[test]
+fn kube_proxy_is_asked_at_once_now_and_then_and_when_something_is_late() {
+    let mut world = World::new();
+    let at = |world: &World, after| world.awaited.is_to_be_asked(world.start.instant + after);
+    assert!(!at(&world, LATE), "nothing is awaited");
+    world.plan(&[80, 81], 7);
+    assert!(at(&world, Duration::ZERO));
+    world.heard(None, Duration::ZERO);
+    assert!(!at(
+        &world,
+        LISTEN.checked_sub(Duration::from_millis(1)).unwrap()
+    ));
+    assert!(at(&world, LISTEN));
+    world.heard(None, LATE);
+    assert!(at(&world, LATE));
+}
+
+#[test]
 fn of_a_kube_proxy_that_says_nothing_it_is_given_up_later() {
     let mut world = World::new();
     world.plan(&[80, 81], 7);
-    assert!(world.given_up(None, LATE).is_empty());
-    assert_eq!(world.given_up(None, LONGEST), ["p81"]);
+    assert!(world.heard(None, LATE).is_empty());
+    assert_eq!(world.heard(None, LONGEST), ["p81"]);
 }
 
 #[test]
