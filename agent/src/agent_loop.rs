@@ -11,7 +11,7 @@ use highwire_api::{ServiceKey, ServiceSpec};
 use highwire_runtime::heartbeat::Heartbeat;
 use tokio::{
     sync::{mpsc, watch},
-    task::spawn_blocking,
+    task::{JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tracing::{info, warn};
@@ -23,7 +23,7 @@ use crate::{
         Facts, News, Sources,
         endpoints::ServicePortName,
         host,
-        service_proxy::{self, entrances::missing},
+        service_proxy::{self, Syncs, entrances::missing},
     },
     metrics::Metrics,
     report::{
@@ -63,6 +63,8 @@ pub struct AgentLoop {
     /// Whether it may differ from what was reported.
     is_news: bool,
     awaited: Awaited,
+    /// A question to kube-proxy about its syncs. It may take a while to answer.
+    asked: Option<JoinHandle<Option<Syncs>>>,
     reports: watch::Sender<Option<Report>>,
     udp: watch::Sender<Option<Frontends>>,
     sources: Sources,
@@ -90,6 +92,7 @@ impl AgentLoop {
             report: None,
             is_news: false,
             awaited: Awaited::default(),
+            asked: None,
             reports,
             udp,
             left_out: LeftOut::default(),
@@ -217,13 +220,16 @@ impl AgentLoop {
             return;
         };
         self.awaited.still_missing(&missing);
-        if self.awaited.is_to_be_asked(Instant::now()) {
-            let syncs = service_proxy::syncs().await;
+        if let Some(asked) = self.asked.take_if(|asked| asked.is_finished()) {
+            let syncs = asked.await.ok().flatten();
             for entrance in self.awaited.heard(syncs.as_ref(), Now::read()) {
                 let ServicePortName { service, port } = &entrance.port_name;
                 let at = entrance.socket;
                 info!(%service, %port, %at, "advertised, though kube-proxy shows no endpoint of it");
             }
+        }
+        if self.asked.is_none() && self.awaited.is_to_be_asked(Instant::now()) {
+            self.asked = Some(tokio::spawn(service_proxy::syncs()));
         }
     }
 
