@@ -63,8 +63,9 @@ pub struct AgentLoop {
     /// Whether it may differ from what was reported.
     is_news: bool,
     awaited: Awaited,
-    /// A question to kube-proxy about its syncs. It may take a while to answer.
-    asked: Option<JoinHandle<Option<Syncs>>>,
+    /// A question to kube-proxy about its syncs, with the time at which it was asked. The
+    /// answer may take a while.
+    asked: Option<JoinHandle<(Option<Syncs>, Now)>>,
     reports: watch::Sender<Option<Report>>,
     udp: watch::Sender<Option<Frontends>>,
     sources: Sources,
@@ -221,15 +222,18 @@ impl AgentLoop {
         };
         self.awaited.still_missing(&missing);
         if let Some(asked) = self.asked.take_if(|asked| asked.is_finished()) {
-            let syncs = asked.await.ok().flatten();
-            for entrance in self.awaited.heard(syncs.as_ref(), Now::read()) {
+            let (syncs, then) = asked.await.unwrap_or_else(|_| (None, Now::read()));
+            for entrance in self.awaited.heard(syncs.as_ref(), then) {
                 let ServicePortName { service, port } = &entrance.port_name;
                 let at = entrance.socket;
                 info!(%service, %port, %at, "advertised, though kube-proxy shows no endpoint of it");
             }
         }
         if self.asked.is_none() && self.awaited.is_to_be_asked(Instant::now()) {
-            self.asked = Some(tokio::spawn(service_proxy::syncs()));
+            let then = Now::read();
+            self.asked = Some(tokio::spawn(
+                async move { (service_proxy::syncs().await, then) },
+            ));
         }
     }
 

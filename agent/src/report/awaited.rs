@@ -166,20 +166,20 @@ impl Awaited {
         is_late || !self.waiting.is_empty() && self.asked.is_none_or(long_ago)
     }
 
-    /// Takes in what kube-proxy says of its syncs. No longer awaits what is late and will not
-    /// come: kube-proxy has programmed all that it can know, so the Service has no endpoints,
-    /// or it says nothing of its syncs. Returns those.
-    pub fn heard(&mut self, syncs: Option<&Syncs>, now: Now) -> Vec<Entrance> {
-        self.asked = Some(now.instant);
+    /// Takes in what kube-proxy said of its syncs when it was asked `then`. No longer awaits
+    /// what is late and will not come: kube-proxy has programmed all that it can know, so the
+    /// Service has no endpoints, or it says nothing of its syncs. Returns those.
+    pub fn heard(&mut self, syncs: Option<&Syncs>, then: Now) -> Vec<Entrance> {
+        self.asked = Some(then.instant);
         let last = Family::ALL.into_iter().filter_map(|family| {
             let sync = Sync::of(syncs?, family, self.syncs.get(&family))?;
             Some((family, sync))
         });
         self.syncs = last.collect();
         let given_up = self.waiting.extract_if(.., |entrance, Since { seen, .. }| {
-            let waited = now.instant.duration_since(seen.instant);
+            let waited = then.instant.saturating_duration_since(seen.instant);
             match self.syncs.get(&entrance.family()) {
-                Some(sync) => waited >= LATE && sync.knew(seen.time, now.time),
+                Some(sync) => waited >= LATE && sync.knew(seen.time, then.time),
                 None => waited >= LONGEST,
             }
         });

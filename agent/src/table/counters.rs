@@ -18,7 +18,8 @@ const NFTA_OBJ_DATA: u16 = 4;
 const NFTA_COUNTER_PACKETS: u16 = 2;
 const NFT_OBJECT_COUNTER: u32 = 1;
 
-/// How many new connections each of the counters has seen; none without the table. Blocks.
+/// nft list counters table inet highwire: how many new connections each of the counters has
+/// seen; none without the table. Blocks.
 ///
 /// # Errors
 /// If the kernel does not answer.

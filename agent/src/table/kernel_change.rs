@@ -55,7 +55,7 @@ pub(super) fn carry_out(
     Ok(bytes.len())
 }
 
-/// The messages of one transaction.
+/// nft delete element inet highwire SET { … }; add element inet highwire SET { … }
 fn batch(delete: &[Element], add: &[(Element, Option<Value>)]) -> Vec<u8> {
     let deleted: Vec<_> = delete.iter().map(|element| (*element, None)).collect();
     let deletions = messages(&deleted, NfTablesMessage::DeleteSetElement);

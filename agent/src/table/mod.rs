@@ -5,7 +5,8 @@
 //! everything that changes is an element of a set or map ([`sets`]). A [`Transaction`] is
 //! a value with one canonical text, which is itself a valid nft script. nft gets that
 //! text ([`nft`]); changes of elements go to the kernel by netlink, and the kernel tests
-//! prove that both are the same. [`kernel_table`] brings the kernel to what is decided and keeps it there.
+//! prove that both are the same. [`kernel_table`] brings the kernel to what is decided and
+//! keeps it there.
 
 pub mod counters;
 mod data_path;

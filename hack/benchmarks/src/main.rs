@@ -9,6 +9,7 @@ mod data_path;
 mod footprint;
 mod frozen;
 mod output;
+mod proc;
 mod scale;
 
 use std::path::{Path, PathBuf};

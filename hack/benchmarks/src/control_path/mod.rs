@@ -131,12 +131,7 @@ async fn resident(cluster: &Cluster, scope: &Scope, report: &mut Report) -> Resu
     agent.wait_ready(highwire::READY).await?;
     services::settled(scope, QUIET).await?;
     let read = |what: &str, report: &mut Report| -> Result<()> {
-        let (memory, connections) = (process::memory(agent.unit())?, agent.connections()?);
-        report.resident.push(Resident {
-            what: what.to_owned(),
-            memory,
-            connections,
-        });
+        report.resident.push(Resident::read(what, agent)?);
         Ok(())
     };
     read("no Service", report)?;
@@ -174,20 +169,9 @@ async fn sizes(cluster: &Cluster, scope: &Scope, report: &mut Report) -> Result<
     let agent = agents[0].unit();
     let proxy = cluster.unit("kube-proxy-n1");
     let mut first = 0;
-    let read = |what: &str| -> Result<Resident> {
-        Ok(Resident {
-            what: what.to_owned(),
-            memory: process::memory(agent)?,
-            connections: agents[0].connections()?,
-        })
-    };
+    let read = |what: &str| Resident::read(what, &agents[0]);
     for (services, number) in SIZES {
-        let crowd = Crowd {
-            prefix: "there",
-            services,
-            ports: 10,
-            protocol: "TCP",
-        };
+        let crowd = Crowd::of_ten_ports(services);
         let ports = crowd.all_ports();
         eprintln!("{ports} ports");
         crowd.create(scope, first, &agents, services).await?;

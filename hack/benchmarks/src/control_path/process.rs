@@ -1,4 +1,4 @@
-//! What a process costs: CPU time, with that of the children it waited for, and memory.
+//! CPU time of a process, with that of the children it waited for.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use highwire_e2e::Unit;
 
-/// Ticks of `/proc/<pid>/stat` in a second (`USER_HZ`, the same on every architecture).
-const TICKS: f64 = 100.0;
+use crate::proc::Times;
 
 /// CPU seconds so far.
 #[derive(Clone, Copy, Debug)]
@@ -24,25 +23,20 @@ impl Cpu {
         let pid = unit
             .pid()
             .with_context(|| format!("{} does not run", unit.name()))?;
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // Fields follow the name, which is in parentheses and may hold anything (proc(5)).
-        let fields = stat.rsplit_once(')').context("no process name in stat")?.1;
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        let ticks = |field: usize| -> Result<f64> {
-            Ok(fields.get(field).context("stat is short")?.parse::<f64>()? / TICKS)
-        };
-        let children = ticks(13)? + ticks(14)?;
+        let times = Times::of(pid)?;
         // In nanoseconds, of every thread that is there.
         let mut own = 0.0;
         for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
             // It may have ended meanwhile.
-            let times = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-            let time = times.split_whitespace().next().unwrap_or("0");
+            let run = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            let time = run.split_whitespace().next().unwrap_or("0");
             own += time.parse::<f64>()? / 1e9;
         }
         // Threads that have ended count in ticks only.
-        let own = own.max(ticks(11)? + ticks(12)?);
-        Ok(Self { own, children })
+        Ok(Self {
+            own: own.max(times.own()),
+            children: times.children(),
+        })
     }
 
     /// CPU seconds since the process began.
@@ -70,12 +64,4 @@ pub(crate) async fn load<const N: usize>(units: [&Unit; N], time: Duration) -> R
     Ok(std::array::from_fn(|index| {
         after[index].since(before[index]) / elapsed * 100.0
     }))
-}
-
-/// Resident memory in MiB.
-pub(crate) fn memory(unit: &Unit) -> Result<f64> {
-    let kib = unit
-        .rss_kib()
-        .with_context(|| format!("{} does not run", unit.name()))?;
-    Ok(kib as f64 / 1024.0)
 }

@@ -25,12 +25,7 @@ pub(crate) async fn measure(cluster: &Cluster, scope: &Scope, counts: &mut Count
     services::served(&agents, 0).await;
     let mut first = 0;
     for services in CROWDS {
-        let crowd = Crowd {
-            prefix: "there",
-            services,
-            ports: 10,
-            protocol: "TCP",
-        };
+        let crowd = Crowd::of_ten_ports(services);
         crowd.create(scope, first, &agents, services).await?;
         first = services;
         services::settled(scope, Duration::from_millis(500)).await?;

@@ -1,5 +1,8 @@
 //! The document.
 
+use anyhow::{Context as _, Result};
+use highwire_e2e::Program;
+
 use super::changes::Moved;
 use super::churn::Churn;
 use super::created::Created;
@@ -8,6 +11,7 @@ use crate::output::document::Document;
 use crate::output::plot::{Axis, Plot};
 use crate::output::stats::Sample;
 use crate::output::table::{Table, number};
+use crate::proc::Memory;
 
 /// What was measured.
 #[derive(Default)]
@@ -87,6 +91,18 @@ pub(crate) fn first_byte(created: &Created, mode: &str, sync: &str) -> Document 
     }
     document.table(table);
     document
+}
+
+impl Resident {
+    /// Reads it of an agent that runs.
+    pub(crate) fn read(what: &str, agent: &Program) -> Result<Self> {
+        let pid = agent.unit().pid().context("the agent has ended")?;
+        Ok(Self {
+            what: what.to_owned(),
+            memory: Memory::of(pid)?.resident,
+            connections: agent.connections()?,
+        })
+    }
 }
 
 impl Report {

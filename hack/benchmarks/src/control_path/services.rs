@@ -32,6 +32,16 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
+    /// So many Services of ten TCP ports each.
+    pub(crate) fn of_ten_ports(services: usize) -> Self {
+        Self {
+            prefix: "there",
+            services,
+            ports: 10,
+            protocol: "TCP",
+        }
+    }
+
     /// How many ports they have together.
     pub(crate) fn all_ports(self) -> usize {
         self.services * self.ports

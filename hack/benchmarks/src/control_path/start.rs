@@ -1,6 +1,5 @@
 //! Starts: of an agent, beside that of a kube-proxy.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +8,7 @@ use highwire_e2e::{Cluster, Program, Programs as _, highwire};
 
 use super::created::milliseconds;
 use super::process::Cpu;
+use crate::proc::Memory;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(5);
@@ -93,10 +93,7 @@ pub(crate) async fn kube_proxy(cluster: &Cluster) -> Result<Start> {
 
 fn taken(start: Instant, cpu: Cpu, pid: i32) -> Result<Start> {
     let time = milliseconds(start);
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    let memory = kib.context("no VmHWM")?.parse::<f64>()? / 1024.0;
+    let memory = Memory::of(pid)?.peak;
     let cpu = cpu.total() * 1000.0;
     Ok(Start { time, cpu, memory })
 }

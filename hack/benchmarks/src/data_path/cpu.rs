@@ -10,8 +10,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use highwire_e2e::Unit;
 
-/// Ticks in a second of `/proc` (`USER_HZ`), the same on all architectures we build for.
-const TICKS: f64 = 100.0;
+use crate::proc::{TICKS, Times};
 
 /// Processor time in seconds, since some moment or between two.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,13 +45,13 @@ impl Cpu {
         let mut of_servers = 0.0;
         for pid in servers.iter().filter_map(Unit::pid) {
             for pid in family(pid) {
-                of_servers += times(&pid.to_string())?[0];
+                of_servers += Times::of(pid)?.user;
             }
         }
         Ok(Self {
             machine: (user + nice + system + irq + softirq) / TICKS,
             softirq: softirq / TICKS,
-            client: times("self")?[2],
+            client: Times::of("self")?.children_user,
             servers: of_servers,
         })
     }
@@ -79,27 +78,10 @@ pub(crate) fn namespace_time(pid: i32) -> Result<f64> {
         let Some(pid) = name.to_str() else { continue };
         if namespace(pid).is_ok_and(|found| found == wanted) {
             // It may have ended meanwhile; then its parent has its time.
-            total += times(pid).map_or(0.0, |times| times.iter().sum());
+            total += Times::of(pid).map_or(0.0, |times| times.own() + times.children());
         }
     }
     Ok(total)
-}
-
-/// Seconds in user space and in the kernel: its own, then those of its children that have
-/// ended and were waited for.
-fn times(pid: &str) -> Result<[f64; 4]> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    // The second field, a name in brackets, may hold anything.
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: Vec<f64> = fields
-        .split_whitespace()
-        .skip(11)
-        .map_while(number)
-        .collect();
-    let ticks = ticks.first_chunk::<4>();
-    let ticks = ticks.with_context(|| format!("understand {path}"))?;
-    Ok(ticks.map(|ticks| ticks / TICKS))
 }
 
 /// A process and its children.

@@ -195,7 +195,7 @@ pub(crate) fn report(document: &mut Document, found: &Found) -> Result<()> {
     let stalls = found.stalls;
     document.paragraph(&format!(
         "While as much is sent as the machine carries, how long an exchange takes is decided by \
-         whom its scheduler lets wait: the straight path has the longest p99 above. So delays are \
+         whom its scheduler lets wait, on whatever path. So delays are \
          compared with one exchange at a time. Even then a percentile says something about the path \
          only if the machine itself stalls less often. A process that did nothing but look at the \
          clock, with all else stopped, was kept from it {:.0} times a second on each processor, for \

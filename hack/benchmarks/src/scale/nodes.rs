@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
+use highwire_e2e::highwire::token;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 /// Where Highwire is installed.
@@ -19,8 +19,6 @@ const ACCOUNT: &str = "highwire-agent";
 pub(super) const LABEL: &str = "highwire-bench/simulated";
 /// Requests under way at once.
 const AT_ONCE: usize = 16;
-/// Longer than a run.
-const TOKEN_SECONDS: i64 = 24 * 3600;
 
 /// A node that was registered.
 #[derive(Clone, Debug)]
@@ -113,24 +111,7 @@ async fn token(client: Client, node: &str) -> Result<String> {
         },
     }))?;
     let pod = pods.create(&PostParams::default(), &pod).await?;
-    let request = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: vec!["https://kubernetes.default.svc".into()],
-            bound_object_ref: Some(BoundObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("Pod".into()),
-                name: pod.metadata.name.clone(),
-                uid: pod.uid(),
-            }),
-            expiration_seconds: Some(TOKEN_SECONDS),
-        },
-        ..TokenRequest::default()
-    };
-    let accounts: Api<ServiceAccount> = Api::namespaced(client, NAMESPACE);
-    let answer = accounts
-        .create_token_request(ACCOUNT, &PostParams::default(), &request)
-        .await?;
-    Ok(answer.status.context("the API server gave none")?.token)
+    token::of_pod(client, &pod).await
 }
 
 /// A Node as a kubelet registers it, with the images that it has.

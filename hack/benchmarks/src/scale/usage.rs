@@ -1,7 +1,6 @@
 //! What the processes of the control plane use: CPU time and memory from `/proc`, and the
 //! size of etcd's database from its metrics.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,10 +9,8 @@ use highwire_e2e::{Cluster, Netns, Unit};
 use serde::{Deserialize, Serialize};
 
 use super::api_metrics::Samples;
+use crate::proc::{Memory, Times};
 
-/// Clock ticks of `/proc/<pid>/stat` in a second: `USER_HZ`, 100 on every architecture that
-/// Linux runs containers on.
-const TICKS: f64 = 100.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// What a process has used so far.
@@ -31,24 +28,11 @@ impl Usage {
     /// Reads it; nothing of a process that does not run.
     pub(super) fn of(unit: &Unit) -> Option<Self> {
         let pid = unit.pid()?;
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The command's name is in parentheses and may hold anything; fields follow it.
-        let mut fields = stat
-            .get(stat.rfind(')')? + 1..)?
-            .split_whitespace()
-            .skip(11);
-        let mut ticks = || fields.next()?.parse::<f64>().ok();
-        let cpu = (ticks()? + ticks()?) / TICKS;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let mebibytes = |field: &str| {
-            let line = status.lines().find(|line| line.starts_with(field))?;
-            let kibibytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-            Some(kibibytes / 1024.0)
-        };
+        let (times, memory) = (Times::of(pid).ok()?, Memory::of(pid).ok()?);
         Some(Self {
-            cpu,
-            rss: mebibytes("VmRSS:")?,
-            peak: mebibytes("VmHWM:")?,
+            cpu: times.own(),
+            rss: memory.resident,
+            peak: memory.peak,
         })
     }
 

@@ -6,6 +6,7 @@ pub mod documented;
 pub mod installed;
 pub mod kubelet;
 pub mod program;
+pub mod token;
 pub mod workload;
 
 use std::time::Duration;

@@ -10,14 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
-use kube::api::{Api, PostParams};
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::cluster::controlplane::{api_address, api_url};
 use crate::cluster::handle::{Cluster, Node};
 use crate::cluster::layout::{AGENT_PORT, API_PORT, CONTROLLER_PORT};
 use crate::cluster::pki::token_kubeconfig;
+use crate::highwire::token;
 use crate::highwire::workload::{Install, Kind, Workload};
 use crate::lab::http::{ConnectError, http_text};
 use crate::lab::netns::Netns;
@@ -32,8 +31,6 @@ pub const AGENT_CAPABILITIES: &[&str] = &["+net_admin"];
 pub const CONTROLLER_CAPABILITIES: &[&str] = &[];
 /// How long a program may take to end after SIGTERM: terminationGracePeriodSeconds.
 const GRACE: Duration = Duration::from_secs(60);
-/// Longer than any cluster lives.
-const TOKEN_SECONDS: i64 = 7 * 24 * 3600;
 
 /// An agent or a controller: not started, running or ended.
 #[derive(Clone)]
@@ -289,26 +286,7 @@ impl Program {
 
     /// Replaces its token by a new one of its ServiceAccount that is bound to `pod`.
     pub async fn write_token(&self, pod: &Pod) -> Result<()> {
-        let (namespace, account) = (&self.workload.install.namespace, self.workload.account());
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.cluster.client(), namespace);
-        let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: vec!["https://kubernetes.default.svc".into()],
-                bound_object_ref: Some(BoundObjectReference {
-                    api_version: Some("v1".into()),
-                    kind: Some("Pod".into()),
-                    name: pod.metadata.name.clone(),
-                    uid: pod.metadata.uid.clone(),
-                }),
-                expiration_seconds: Some(TOKEN_SECONDS),
-            },
-            ..TokenRequest::default()
-        };
-        let answer = accounts
-            .create_token_request(&account, &PostParams::default(), &request)
-            .await
-            .with_context(|| format!("token of ServiceAccount {namespace}/{account}"))?;
-        let token = answer.status.context("the API server gave no token")?.token;
+        let token = token::of_pod(self.cluster.client(), pod).await?;
         // By renaming, as the kubelet does: nobody reads half of it.
         let (file, new) = (self.token_file(), self.token_file().with_extension("new"));
         fs::write(&new, token).and_then(|()| fs::rename(&new, &file))?;
