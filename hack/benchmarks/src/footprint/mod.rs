@@ -7,6 +7,7 @@
 //! small as klipper-lb's shell. ServiceLB has one such container per port, this one per Service.
 
 mod node;
+mod start;
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -48,19 +49,18 @@ pub(crate) async fn measure(cluster: &Cluster) -> Result<Document> {
     );
     let scope = Scope::alone(cluster, "footprint").await?;
     uninstall(cluster)?;
+    let starts = start::measure(cluster).await?;
     let pods = containers(cluster).await?.len();
     let empty = node::memory(cluster)?;
     let daemon_sets = daemon_sets(&scope, empty, pods).await?;
     let empty = node::memory(cluster)?;
     let highwire = highwire(&scope, empty, pods).await?;
     scope.remove();
-    Ok(document(
-        cluster,
-        &[
-            ("one DaemonSet per Service", daemon_sets),
-            ("Highwire", highwire),
-        ],
-    ))
+    let ways = [
+        ("one DaemonSet per Service", daemon_sets),
+        ("Highwire", highwire),
+    ];
+    Ok(document(cluster, &ways, starts))
 }
 
 /// One DaemonSet with a hostPort for each Service.
@@ -190,7 +190,7 @@ async fn containers(cluster: &Cluster) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-fn document(cluster: &Cluster, ways: &[(&str, Cost); 2]) -> Document {
+fn document(cluster: &Cluster, ways: &[(&str, Cost); 2], starts: Table) -> Document {
     let nodes = cluster.nodes().len();
     let most = STEPS[STEPS.len() - 1];
     let mut document = Document::new("footprint", "What serving Services adds to a cluster");
@@ -238,5 +238,9 @@ fn document(cluster: &Cluster, ways: &[(&str, Cost); 2]) -> Document {
         plot.line(name, points.collect());
     }
     document.plot("memory", plot);
+    document.paragraph(
+        "Installed and uninstalled in turn, its images being on the nodes, without any Service:",
+    );
+    document.table(starts);
     document
 }

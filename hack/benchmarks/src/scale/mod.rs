@@ -24,15 +24,12 @@ use tokio::runtime::Builder;
 use crate::Effort;
 use crate::output::document::Document;
 use results::{Measured, Results};
-use scenarios::{Steps, Trouble};
+use scenarios::Steps;
 use simulation::Simulation;
 pub(crate) use size::Size;
 
 /// Failures take minutes, so they are measured with so many Services only.
 const WITH_FAILURES: usize = 1000;
-/// The most nodes on which many Services want one port: each of their nodes writes each of
-/// them into its report.
-const WITH_ONE_PORT: usize = 10;
 
 /// Measures what grows with nodes and Services, at one size; nothing yet if it has to be
 /// quick. The document is of all sizes that were measured; `scale.json` in `folder` keeps
@@ -59,10 +56,6 @@ pub(crate) async fn measure(
 
 async fn simulate(cluster: Cluster, size: Size) -> Result<Steps> {
     let simulation = Simulation::start(cluster, size.nodes).await?;
-    let failures = size.services == WITH_FAILURES;
-    let trouble = Trouble {
-        failures,
-        one_port: failures && size.nodes <= WITH_ONE_PORT,
-    };
+    let trouble = size.services == WITH_FAILURES;
     scenarios::run(&simulation, size, trouble).await
 }

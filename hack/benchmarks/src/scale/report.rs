@@ -51,6 +51,11 @@ const TROUBLE: &str = "Times in seconds. A lost node stops renewing its Lease, w
     time counts from there. “Status writes to others” are those to Services that the step does \
     not concern: each would be a write that changes nothing.";
 
+const ONE_FOR_MANY: &str = "Every node writes each Service that it refuses into its report, so \
+    the length of a report and the number of reports both grow with the Services. Refusals of \
+    all nodes together are limited to 10,000 here. Nodes that hear of the Services in another \
+    order may give the port to different ones, which keep it on those nodes.";
+
 /// The document of all sizes.
 pub(super) fn document(results: &Results) -> Document {
     let mut document = Document::new("scale", "Many nodes and many Services");
@@ -75,6 +80,7 @@ pub(super) fn document(results: &Results) -> Document {
     document.paragraph(TROUBLE);
     document.table(failures(all));
     document.heading("One port for many Services");
+    document.paragraph(ONE_FOR_MANY);
     document.table(one_port(all));
     document
 }

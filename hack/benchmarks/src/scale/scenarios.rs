@@ -32,8 +32,11 @@ const SINGLE: usize = 5;
 const SILENT: Duration = Duration::from_secs(15);
 /// The port that all want in [`one_port`].
 const PORT: u16 = 9000;
-/// Most Services in [`one_port`], and most changes in [`fan_out`].
+/// Most changes in [`fan_out`].
 const MOST: usize = 1000;
+/// Conflicts in [`one_port`], of all nodes together: each node writes each of its own into its
+/// report, so both grow with the square.
+const CONFLICTS: usize = 10_000;
 /// Most watches in [`fan_out`].
 const WATCHES: usize = 100;
 
@@ -61,17 +64,8 @@ pub(super) const ONE_PORT: &str = "one port for many";
 /// The steps by name, in order.
 pub(super) type Steps = Vec<(String, Step)>;
 
-/// What is done beyond creating Services and waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
-    /// Nodes, controllers and the API server fail.
-    pub(super) failures: bool,
-    /// Many Services want one port.
-    pub(super) one_port: bool,
-}
-
-/// Does all of it.
-pub(super) async fn run(simulation: &Simulation, size: Size, trouble: Trouble) -> Result<Steps> {
+/// Does all of it; failures and one port for many only if there is to be `trouble`.
+pub(super) async fn run(simulation: &Simulation, size: Size, trouble: bool) -> Result<Steps> {
     let mut steps = Steps::new();
     let mut add = |name: &str, step: Step| {
         eprintln!(
@@ -85,14 +79,12 @@ pub(super) async fn run(simulation: &Simulation, size: Size, trouble: Trouble) -
     add(ONE, one(simulation).await?);
     add(CHANGES, fan_out(simulation, size).await?);
     add(LOST, node_loss(simulation, size).await?);
-    if trouble.failures {
+    if trouble {
         add(KILLED, controller_killed(simulation).await?);
         add(RESTARTED, api_server_restarts(simulation).await?);
         let (lost, back) = half_lost(simulation, size).await?;
         add(HALF_LOST, lost);
         add(HALF_BACK, back);
-    }
-    if trouble.one_port {
         add(ONE_PORT, one_port(simulation, size).await?);
     }
     Ok(steps)
@@ -344,13 +336,14 @@ async fn half_lost(simulation: &Simulation, size: Size) -> Result<(Step, Step)> 
 }
 
 async fn one_port(simulation: &Simulation, size: Size) -> Result<Step> {
-    let (view, count) = (&simulation.view, size.services.min(MOST));
-    let before = simulation.moment().await?;
+    let count = (CONFLICTS / size.nodes).min(size.services);
+    let (view, before) = (&simulation.view, simulation.moment().await?);
     let reports = simulation.traffic.of("PATCH loadbalancernodes/status");
     let start = Instant::now();
     services::create(&simulation.client, "rival", count, Ports::One(PORT)).await?;
     let accepted = start.elapsed();
-    let is_done = |shown: &Shown| shown.refused == shown.addresses.is_empty();
+    // Nodes that see them in another order give it to others; both keep it.
+    let is_done = |shown: &Shown| shown.refused || !shown.addresses.is_empty();
     let settled = view
         .settled("one to be served", ("rival", count), LIMIT, is_done)
         .await?;
