@@ -166,7 +166,7 @@ impl ApiServer {
 
     /// Bytes of the bodies of writes of a verb to a resource: `patch services`.
     pub(super) fn sent(&self, write: &str) -> f64 {
-        self.written.get(write).copied().unwrap_or_default()
+        self.written.get(write).copied().unwrap_or(f64::NAN)
     }
 
     /// How many writes of that verb and resource.
