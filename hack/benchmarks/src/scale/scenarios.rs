@@ -274,6 +274,11 @@ async fn api_server_restarts(simulation: &Simulation) -> Result<Step> {
     server.kill()?;
     server.start_again()?;
     try_wait_for("the API server to be ready", LIMIT, || async {
+        if !server.is_running() {
+            // As its kubelet would.
+            eprintln!("the API server has ended:\n{}", server.tail(30));
+            server.start_again()?;
+        }
         let request = http::Request::get("/readyz").body(Vec::new())?;
         let answer = tokio::time::timeout(
             Duration::from_secs(1),
