@@ -28,8 +28,12 @@ use scenarios::Steps;
 use simulation::Simulation;
 pub(crate) use size::Size;
 
-/// Failures take minutes, so they are measured with so many Services only.
-const WITH_FAILURES: usize = 1000;
+/// Failures take minutes, so they are measured with so many Services, and at most so many
+/// nodes.
+const WITH_FAILURES: Size = Size {
+    nodes: 100,
+    services: 1000,
+};
 
 /// Measures what grows with nodes and Services, at one size; nothing yet if it has to be
 /// quick. The document is of all sizes that were measured; `scale.json` in `folder` keeps
@@ -56,6 +60,7 @@ pub(crate) async fn measure(
 
 async fn simulate(cluster: Cluster, size: Size) -> Result<Steps> {
     let simulation = Simulation::start(cluster, size.nodes).await?;
-    let trouble = size.services == WITH_FAILURES;
+    let most = WITH_FAILURES;
+    let trouble = size.services == most.services && size.nodes <= most.nodes;
     scenarios::run(&simulation, size, trouble).await
 }
