@@ -212,7 +212,7 @@ pub(crate) fn report(document: &mut Document, found: &Found) -> Result<()> {
     }
     document.paragraph(
         "Processor time is that of the whole machine for one exchange. The kernel charges the \
-         node's work on a packet (softirq) to whatever process runs, so it can't be told from the \
+         node's work on a packet (softirq) to whatever process runs, so it can't be separated from the \
          processes' own work in the kernel; *more than straight* is what the path costs \
          beyond the one straight to the Pods. Client and servers are their time in user space.",
     );

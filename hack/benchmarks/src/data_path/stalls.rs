@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// How long it is looked for.
 const TIME: Duration = Duration::from_secs(3);
-/// Shorter gaps between two looks at the clock are a process's own.
+/// Shorter gaps between two readings of the clock are a process's own.
 const SHORTEST: Duration = Duration::from_micros(50);
 
 /// Gaps in which a process that does nothing but look at the clock could not.
@@ -21,7 +21,7 @@ pub(crate) struct Stalls {
 }
 
 impl Stalls {
-    /// Looks at the clock on every processor at the same time.
+    /// Reads the clock on every processor at the same time.
     pub(crate) fn look() -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let looking: Vec<_> = (0..processors).map(|_| thread::spawn(look)).collect();

@@ -29,7 +29,7 @@ use crate::output::table::{Table, number};
 /// How many Services there are when memory is measured.
 const STEPS: [usize; 4] = [1, 5, 10, 20];
 
-/// What one of the two ways costs.
+/// What one of the two systems costs.
 struct Cost {
     /// MiB per node without a Service, and at each of [`STEPS`].
     memory: Vec<f64>,
@@ -56,11 +56,11 @@ pub(crate) async fn measure(cluster: &Cluster) -> Result<Document> {
     let empty = node::memory(cluster)?;
     let highwire = highwire(&scope, empty, pods).await?;
     scope.remove();
-    let ways = [
+    let systems = [
         ("one DaemonSet per Service", daemon_sets),
         ("Highwire", highwire),
     ];
-    Ok(document(cluster, &ways, starts))
+    Ok(document(cluster, &systems, starts))
 }
 
 /// One DaemonSet with a hostPort for each Service.
@@ -190,7 +190,7 @@ async fn containers(cluster: &Cluster) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-fn document(cluster: &Cluster, ways: &[(&str, Cost); 2], starts: Table) -> Document {
+fn document(cluster: &Cluster, systems: &[(&str, Cost); 2], starts: Table) -> Document {
     let nodes = cluster.nodes().len();
     let most = STEPS[STEPS.len() - 1];
     let mut document = Document::new("footprint", "What serving Services adds to a cluster");
@@ -201,12 +201,12 @@ fn document(cluster: &Cluster, ways: &[(&str, Cost); 2], starts: Table) -> Docum
          among those that share them (PSS), less what they held before; so it has the shims \
          of containerd in it, and what the kubelet and containerd grew by.",
     );
-    let mut table = Table::new(&["", ways[0].0, ways[1].0]);
+    let mut table = Table::new(&["", systems[0].0, systems[1].0]);
     let mut row = |what: &str, of: &dyn Fn(&Cost) -> f64| {
         table.row([
             what.to_owned(),
-            number(of(&ways[0].1)),
-            number(of(&ways[1].1)),
+            number(of(&systems[0].1)),
+            number(of(&systems[1].1)),
         ]);
     };
     row(
@@ -232,7 +232,7 @@ fn document(cluster: &Cluster, ways: &[(&str, Cost); 2], starts: Table) -> Docum
         Axis::linear("Services"),
         Axis::linear("MiB"),
     );
-    for (name, cost) in ways {
+    for (name, cost) in systems {
         let points = [0].iter().chain(&STEPS).zip(&cost.memory);
         let points = points.map(|(services, memory)| (*services as f64, memory.max(0.0)));
         plot.line(name, points.collect());
