@@ -22,15 +22,7 @@ impl Head {
     pub(crate) async fn read(cluster: &Cluster, command: String) -> Result<Self> {
         let kubernetes = cluster.client().apiserver_version().await?.git_version;
         let processors = std::thread::available_parallelism()?.to_string();
-        let commit = output(&[
-            "git",
-            "-C",
-            &checkout().display().to_string(),
-            "describe",
-            "--always",
-            "--dirty",
-            "--abbrev=10",
-        ])?;
+        let commit = commit()?;
         let mut lines = Table::new(&["measured", ""]);
         lines.row(["date", &jiff::Zoned::now().date().to_string()]);
         lines.row(["command", &format!("`{command}`")]);
@@ -122,6 +114,29 @@ impl Document {
         }
         write(&format!("{}.md", self.stem), self.text(head))
     }
+}
+
+/// The commit that was measured. Documents that were written meanwhile do not change it.
+fn commit() -> Result<String> {
+    let folder = checkout().display().to_string();
+    let git = |arguments: &[&str]| {
+        let begin = ["git", "-C", folder.as_str()];
+        output(&[&begin[..], arguments].concat())
+    };
+    let commit = git(&["rev-parse", "--short=10", "HEAD"])?;
+    let changed = git(&[
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ".",
+        ":!docs",
+    ])?;
+    Ok(if changed.is_empty() {
+        commit
+    } else {
+        format!("{commit} and changes")
+    })
 }
 
 /// What the machine's processors call themselves.
