@@ -32,8 +32,8 @@ const IDLE: Duration = Duration::from_millis(1100);
 /// A sync that began so long after a Service was seen knew the Service and its endpoints:
 /// they are made right after it.
 const SETTLED: Duration = Duration::from_secs(1);
-/// In place of [`IDLE`] if it is not known when the last sync began; and how long a late
-/// entrance is awaited if kube-proxy says nothing of its syncs.
+/// In place of [`IDLE`] if it is not known whether the last sync began after the last change;
+/// and how long a late entrance is awaited if kube-proxy says nothing of its syncs.
 const LONGEST: Duration = Duration::from_secs(3);
 
 /// The entrances that the plan sends connections to, by whether kube-proxy has them.
@@ -54,7 +54,7 @@ pub struct Awaited {
 #[derive(Debug)]
 struct Sync {
     ended: Timestamp,
-    /// Not earlier than this, if it is known.
+    /// Not earlier than this, if it is known; later if several ran between two answers.
     began: Option<Timestamp>,
     /// All syncs up to its end took so long together.
     spent: Option<Duration>,
@@ -84,13 +84,16 @@ impl Sync {
 
     /// Whether it had all that belongs to a Service that was first seen then.
     fn knew(&self, seen: Timestamp, now: Timestamp) -> bool {
-        match self.began {
-            Some(began) => {
-                let is_idle = self.queued <= Some(began) && now >= self.ended + IDLE;
-                began >= seen + SETTLED || is_idle
-            }
-            None => self.queued <= Some(self.ended) && now >= self.ended + LONGEST,
-        }
+        let took = self.began.map(|began| self.ended.duration_since(began));
+        let is_idle = |began: Timestamp| self.queued <= Some(began) && now >= self.ended + IDLE;
+        let began_late = |began: Timestamp| began >= seen + SETTLED;
+        // One that runs since, and takes twice as long, would have ended.
+        let next = LONGEST + took.unwrap_or_default().unsigned_abs() * 2;
+        let is_long_idle = self.queued <= Some(self.ended) && now >= self.ended + next;
+        is_long_idle
+            || self
+                .began
+                .is_some_and(|began| began_late(began) || is_idle(began))
     }
 }
 

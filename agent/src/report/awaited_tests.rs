@@ -128,7 +128,11 @@ fn a_late_entrance_is_given_up_once_kube_proxy_has_programmed_all_it_can_know() 
         (after(1.1) + IDLE, (0.2, 1.1), 0.1, true),
         // This one ran already when a change came: one that takes as long may run now.
         (after(0.9) + IDLE, (-2.0, 0.9), 0.0, false),
-        (LONGEST * 9, (-2.0, 0.9), 0.0, false),
+        (after(9.6), (-2.0, 0.9), 0.0, false),
+        // That would have ended: the last one was two, and the second knew the change.
+        (after(9.8), (-2.0, 0.9), 0.0, true),
+        (after(4.3), (0.2, 0.6), 0.3, false),
+        (after(4.5), (0.2, 0.6), 0.3, true),
         // It says itself that it is behind.
         (LONGEST * 9, (-60.1, -60.0), 0.1, false),
     ] {

@@ -12,6 +12,7 @@ use highwire_e2e::expect::{BOTH, LONG, answers, ingress_is, web_pods, web_servic
 use highwire_e2e::lifecycle::change_proxy_mode;
 use highwire_e2e::{Cluster, PrivateCluster, ProxyMode, Scope, Svc, highwire, wait_for};
 use macro_rules_attribute::apply;
+use serde_json::json;
 
 /// Created right after a sync of kube-proxy, so that they wait for its next one.
 const SERVICES: usize = 12;
@@ -98,6 +99,43 @@ async fn a_stream_of_new_services_holds_none_of_them_back() -> Result<()> {
             created.len()
         );
     }
+}
+
+#[apply(cluster_test)]
+async fn a_service_without_endpoints_that_changes_twice_is_listed_again() -> Result<()> {
+    let cluster = PrivateCluster::up_with("twice", 2, |config| {
+        // No sync without a change: each shows when the last one ended.
+        config.proxy_sync.period = "1h".to_owned();
+    })
+    .await?;
+    highwire::start(&cluster).await?;
+    let scope = Scope::new(&cluster, "twice").await?;
+    let service = scope.service("nobody").load_balancer();
+    let service = service.tcp(scope.free_port()?, 8080).create().await?;
+    ingress_is(&service, &BOTH).await;
+    for _ in 0..3 {
+        let mut port = 0;
+        // kube-proxy syncs for each, and both end between two questions of the agent.
+        for _ in 0..2 {
+            port = scope.free_port()?;
+            let ports = json!({ "spec": { "ports": [{ "port": port, "targetPort": 8080 }] } });
+            service.patch(ports).await?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        wait_for("the second port in the status", LONG, || async {
+            let ingress = service.ingress().await?;
+            let ports = ingress
+                .iter()
+                .flat_map(|entry| entry.ports.iter().flatten());
+            let listed = ports
+                .filter(|listed| listed.port == i32::from(port))
+                .count();
+            ensure!(listed == BOTH.len(), "{ingress:?}");
+            anyhow::Ok(())
+        })
+        .await;
+    }
+    Ok(())
 }
 
 /// An nft that works until the file `broken` is there.
