@@ -21,8 +21,12 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// The first and the longest wait after a write that failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
-/// The shortest time between two refreshes, over all Services, after a burst: 50 a second.
-const PACE: Duration = Duration::from_millis(20);
+/// A refresh is sent to the watches of every node, so the shortest time between two, over all
+/// Services and after a burst, is so much for each node …
+const PACE_PER_NODE: Duration = Duration::from_micros(200);
+
+/// … and at least and at most this: 200 a second with up to 25 nodes, 50 with 100 and more.
+const PACE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(20));
 
 /// How many refreshes a burst may have after a quiet time.
 const BURST: u32 = 100;
@@ -53,20 +57,33 @@ pub enum Part {
     Serving,
 }
 
-/// A token bucket for the refreshes of all Services (as GCRA): the time at which it will
-/// be full again.
-#[derive(Debug, Default)]
-struct Budget(Option<Instant>);
+/// A token bucket for the refreshes of all Services (as GCRA).
+#[derive(Debug)]
+struct Budget {
+    /// When it will be full again.
+    full: Option<Instant>,
+    /// How long what one refresh takes needs to come back.
+    pace: Duration,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            full: None,
+            pace: PACE.1,
+        }
+    }
+}
 
 impl Budget {
     /// When there is something in it; `None` if always.
     fn ready(&self) -> Option<Instant> {
         // An instant so early that it cannot be said is long past.
-        self.0?.checked_sub(PACE * (BURST - 1))
+        self.full?.checked_sub(self.pace * (BURST - 1))
     }
 
     fn spend(&mut self, now: Instant) {
-        self.0 = Some(self.0.map_or(now, |full| full.max(now)) + PACE);
+        self.full = Some(self.full.map_or(now, |full| full.max(now)) + self.pace);
     }
 }
 
@@ -114,6 +131,13 @@ impl Queue {
                 self.due[entry.rank as usize].insert((at, key.clone()));
             }
         }
+    }
+
+    /// So many nodes watch what is written.
+    pub fn watched_by(&mut self, nodes: usize) {
+        let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+        let (least, most) = PACE;
+        self.budget.pace = PACE_PER_NODE.saturating_mul(nodes).clamp(least, most);
     }
 
     /// Something happened to the Service.

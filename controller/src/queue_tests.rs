@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 
 fn key(name: &str) -> ServiceKey {
@@ -81,23 +83,45 @@ fn nothing_is_kept_of_what_is_gone() {
     assert!(queue.due[1].is_empty() && queue.entries.is_empty());
 }
 
-#[test]
-fn refreshes_share_a_budget_and_first_addresses_go_before_them() {
-    let (mut queue, start) = (Queue::default(), Instant::now());
+/// A queue with a thousand Services to be refreshed.
+fn crowded(start: Instant) -> Queue {
+    let mut queue = Queue::default();
     for number in 0..1000 {
         queue.touch(&key(&format!("old-{number}")), Rank::Refresh, start);
     }
-    let pass = |queue: &mut Queue, from: u64, to: u64| {
-        let mut written = Vec::new();
-        for now in (from..to).map(|at| start + ms(at)) {
-            while let Some(key) = queue.take(now) {
-                queue.write(&key, [].into_iter(), now);
-                queue.done(&key, now);
-                written.push(key.name);
-            }
+    queue
+}
+
+/// Writes what is due at each of these milliseconds since the start.
+fn write_all(queue: &mut Queue, start: Instant, during: std::ops::Range<u64>) -> Vec<Arc<str>> {
+    let mut written = Vec::new();
+    for now in during.map(|at| start + ms(at)) {
+        while let Some(key) = queue.take(now) {
+            queue.write(&key, [].into_iter(), now);
+            queue.done(&key, now);
+            written.push(key.name);
         }
-        written
-    };
+    }
+    written
+}
+
+#[test]
+fn fewer_nodes_get_refreshes_faster() {
+    let start = Instant::now();
+    for (nodes, in_a_second) in [(0, 200), (25, 200), (50, 100), (100, 50), (5000, 50)] {
+        let mut queue = crowded(start);
+        queue.watched_by(nodes);
+        assert_eq!(write_all(&mut queue, start, 0..21).len(), 100, "the burst");
+        let written = write_all(&mut queue, start, 21..1021);
+        assert_eq!(written.len(), in_a_second, "{nodes} nodes");
+    }
+}
+
+#[test]
+fn refreshes_share_a_budget_and_first_addresses_go_before_them() {
+    let start = Instant::now();
+    let mut queue = crowded(start);
+    let pass = |queue: &mut Queue, from, to| write_all(queue, start, from..to);
     assert_eq!(pass(&mut queue, 0, 21).len(), 100);
     assert_eq!(queue.next(), Some(start + ms(40)), "it sleeps until then");
     assert_eq!(pass(&mut queue, 21, 1021).len(), 50, "a second's worth");

@@ -265,6 +265,7 @@ impl Reconciler {
         let Some(leading) = &mut self.leading else {
             return;
         };
+        leading.queue.watched_by(self.nodes.len());
         for key in touched {
             if let Some(service) = self.services.get(&key) {
                 // Who has waited long enough to say why waits like all others.
