@@ -59,8 +59,12 @@ impl Display for Table {
     }
 }
 
-/// A number with as many decimals as tell something: 27,091, 131, 8.52, 0.997 or 6.
+/// A number with as many decimals as tell something: 27,091, 131, 8.52, 0.997 or 6; nothing for
+/// what is not known (NaN).
 pub(crate) fn number(value: f64) -> String {
+    if value.is_nan() {
+        return String::new();
+    }
     let decimals = match value.abs() {
         _ if value.fract() == 0.0 => 0,
         size if size >= 100.0 => 0,
@@ -107,5 +111,6 @@ mod tests {
             written,
             ["1,234,567", "27,091", "131", "8.52", "0.997", "-1,000", "6"]
         );
+        assert_eq!(number(f64::NAN), "");
     }
 }

@@ -39,8 +39,8 @@ const WRITES: &str = "All writes that the API server carried out while all Servi
 
 const WATCHED: &str = "What each agent's watch of the Services brings for a new Service: its \
     creation and each write of its status. A kube-proxy on the node gets the same. The last \
-    column is measured: 100 more watches (10 on 10 nodes) are opened, each on a connection of \
-    its own, and Services are changed with and without them.";
+    column is measured, with 100 nodes and more: 100 more watches are opened, each on a \
+    connection of its own, and Services are changed with and without them.";
 
 const QUIET: &str = "Nothing is changed for 16 s. Writes of the test's own (heartbeats of \
     Nodes) and of the API server and kube-controller-manager are not shown.";
