@@ -195,7 +195,9 @@ fn watched(all: &[Measured]) -> Table {
     table(all, BURST, headings, |measured, step| {
         let events = step.events as f64 / measured.size.services as f64;
         let size = event_size(step);
+        // Fewer watches are too few to be seen.
         let change = measured.step(CHANGES);
+        let change = change.filter(|_| measured.size.nodes >= NODES);
         [
             events,
             size / 1000.0,
