@@ -110,7 +110,7 @@ pub(super) struct Agents {
     state: u64,
     agents: BTreeMap<String, Agent>,
     view: View,
-    /// CPU time and number of the decisions.
+    /// How long the decisions took, and their number.
     decisions: watch::Sender<(Duration, usize)>,
 }
 

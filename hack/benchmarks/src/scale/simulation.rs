@@ -46,7 +46,7 @@ pub(super) struct Simulation {
     pub(super) view: View,
     /// What the agents asked of the API server.
     pub(super) traffic: Traffic,
-    /// CPU time and number of the agents' decisions.
+    /// How long the agents' decisions took, and their number.
     pub(super) decisions: watch::Receiver<(Duration, usize)>,
     config: kube::Config,
     nodes: Vec<Registered>,
