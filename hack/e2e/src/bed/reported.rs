@@ -52,6 +52,19 @@ pub async fn ports_error(service: &Svc, status: &str) -> String {
         .message
 }
 
+/// Waits until the condition LoadBalancerPortsError is True and its message has all of `words`.
+///
+/// Nodes report one after the other, so the first message may name only some of them.
+pub async fn ports_error_names(service: &Svc, words: &[&str]) {
+    let what = format!("LoadBalancerPortsError with {words:?}");
+    wait_for(&what, LONG, || async {
+        let message = ports_error(service, "True").await;
+        let all = words.iter().all(|word| message.contains(word));
+        all.then_some(()).ok_or(message)
+    })
+    .await;
+}
+
 /// Waits until the condition highwire.dev/Serving has this status.
 pub async fn serving(service: &Svc, status: &str) -> Condition {
     condition(service, "highwire.dev/Serving", status).await

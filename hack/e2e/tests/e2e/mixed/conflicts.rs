@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{BOTH, LONG, SHORT, answers, ingress_is, web, web_service};
-use highwire_e2e::reported::{bind_tcp, described, event, events, ports_error};
+use highwire_e2e::reported::{bind_tcp, described, event, events, ports_error, ports_error_names};
 use highwire_e2e::{ConnectError, wait_for};
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
@@ -30,11 +30,7 @@ async fn of_two_services_the_older_serves_and_the_younger_inherits() -> Result<(
         note.contains(&holder) && note.contains(&port.to_string()),
         "{note}"
     );
-    let condition = ports_error(&younger, "True").await;
-    ensure!(
-        condition.contains(&holder) && condition.contains("n1"),
-        "{condition}"
-    );
+    ports_error_names(&younger, &[&holder, "n1", "n2"]).await;
     ensure!(younger.ingress().await?.is_empty());
     ensure!(described(&cluster, "n1")?.contains(&holder));
     let log = cluster.agent("n1")?.unit().log();
