@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     mem,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -184,11 +185,12 @@ impl AgentLoop {
                 send_change(&self.udp, Frontends::of(&decision));
                 let services = self.sources.services();
                 let (revision, observed) = (services.revision(), services.observed());
-                self.awaited.plan(&decision.plan, observed, Now::read());
                 self.sources.served_beside(&decision.beside);
+                let decision = Arc::new(decision);
+                self.awaited.plan(decision.clone(), observed, Now::read());
                 Report {
                     node_uid,
-                    decision: decision.into(),
+                    decision,
                     revision,
                     observed,
                     proxy_mode,

@@ -201,6 +201,15 @@ pub struct Verdict {
     pub refused: BTreeMap<ServiceKey, Vec<Refusal>>,
 }
 
+/// The slots that are named more than once. A Service that wants none of them, and none that
+/// something on the host has, is served whatever becomes of others: it needs no [`Claim`].
+pub fn contested(slots: impl IntoIterator<Item = Slot>) -> BTreeSet<Slot> {
+    let mut slots: Vec<Slot> = slots.into_iter().collect();
+    slots.sort_unstable();
+    let pairs = slots.windows(2).filter(|pair| pair[0] == pair[1]);
+    pairs.map(|pair| pair[0]).collect()
+}
+
 /// Decides who gets which slot on one node. `claims` holds each Service once.
 #[must_use]
 pub fn arbitrate(claims: &[Claim]) -> Verdict {

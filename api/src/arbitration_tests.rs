@@ -239,6 +239,19 @@ fn owners(claims: &[Claim], verdict: &Verdict) -> HashMap<Slot, ServiceKey> {
 }
 
 proptest! {
+    /// Who wants nothing that is contested need not be asked about.
+    #[test]
+    fn who_is_alone_is_served_and_changes_nothing_for_others(claims in any_claims()) {
+        let contested = contested(claims.iter().flat_map(|claim| claim.slots.keys().copied()));
+        let is_alone = |claim: &Claim| {
+            claim.taken.is_empty() && claim.slots.keys().all(|slot| !contested.contains(slot))
+        };
+        let (alone, rivals): (Vec<_>, Vec<_>) = claims.iter().cloned().partition(is_alone);
+        let mut without_them = arbitrate(&rivals);
+        without_them.served.extend(alone.into_iter().map(|claim| claim.service));
+        prop_assert_eq!(arbitrate(&claims), without_them);
+    }
+
     #[test]
     fn is_independent_of_order(claims in any_claims(), seed: u64) {
         let mut shuffled = claims.clone();

@@ -17,7 +17,7 @@ use std::{
 
 use highwire_api::{
     Family, PortKey, ServiceKey,
-    arbitration::{Claim, Holder, Slot, arbitrate},
+    arbitration::{Claim, Holder, Slot, arbitrate, contested},
     node::{Conflict, ConflictReason},
 };
 
@@ -109,11 +109,21 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         .filter(|candidate| !candidate.forwards.is_empty())
         .partition(|candidate| facts.left_out.contains_key(candidate.key()));
     let without_room = without_room(candidates.iter().map(|it| it.ours), &own);
-    let claims: Vec<Claim> = candidates
-        .iter()
-        .map(|it| it.claim(&own, &host, !without_room.contains(it.key())))
-        .collect();
-    let verdict = arbitrate(&claims);
+    let has_room = |it: &Candidate<'_>| !without_room.contains(it.key());
+    let contested = contested(candidates.iter().flat_map(Candidate::slots));
+    // Nearly all Services are: there is nothing to arbitrate about them.
+    let is_alone = |it: &Candidate<'_>| {
+        let free = |slot| !contested.contains(&slot) && host.holder(slot, &it.ours.spec).is_none();
+        has_room(it) && it.slots().all(free)
+    };
+    let (mut winners, rivals): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_alone);
+    let claims = rivals.iter().map(|it| it.claim(&own, &host, has_room(it)));
+    let verdict = arbitrate(&claims.collect::<Vec<_>>());
+    winners.extend(
+        rivals
+            .into_iter()
+            .filter(|it| verdict.served.contains(it.key())),
+    );
 
     let refused = verdict.refused.into_iter().flat_map(|(service, refusals)| {
         refusals.into_iter().map(move |refusal| {
@@ -128,33 +138,24 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     });
     let conflicts: BTreeSet<Conflict> = refused.chain(left_out).collect();
 
-    let mut decision = Decision {
-        plan: Plan {
-            addresses,
-            forwards: BTreeMap::new(),
-        },
-        served: verdict.served,
-        conflicts: conflicts.into_iter().collect(),
-        own_addresses: own,
-        ..Decision::default()
-    };
-    let Decision {
-        plan,
-        served,
-        beside,
-        ..
-    } = &mut decision;
-    let winners = candidates
-        .into_iter()
-        .filter(|it| served.contains(it.key()));
-    let winners: Vec<Candidate<'_>> = winners.collect();
+    let mut beside: BTreeMap<PortKey, BTreeSet<ServiceKey>> = BTreeMap::new();
     for candidate in &winners {
         for slot in candidate.slots().filter(|it| host.has_listener(*it)) {
             let services = beside.entry(slot.port).or_default();
             services.insert(candidate.key().clone());
         }
     }
-    plan.forwards = winners.into_iter().flat_map(|it| it.forwards).collect();
+    let mut decision = Decision {
+        served: winners.iter().map(|it| it.key().clone()).collect(),
+        plan: Plan {
+            addresses,
+            forwards: winners.into_iter().flat_map(|it| it.forwards).collect(),
+        },
+        conflicts: conflicts.into_iter().collect(),
+        beside,
+        own_addresses: own,
+        readiness: Readiness::default(),
+    };
     decision.readiness = Readiness::of(facts, &decision.plan, &decision.conflicts);
     decision
 }

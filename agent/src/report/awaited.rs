@@ -3,14 +3,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use highwire_api::{Family, ResourceVersion, arbitration::Slot};
+use itertools::Itertools as _;
 use jiff::Timestamp;
 
 use crate::{
-    decide::{Forward, Plan, Target},
+    decide::{Decision, Forward, Target},
     facts::service_proxy::{
         Syncs,
         entrances::{Entrance, EntranceKind},
@@ -36,11 +38,12 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// and how long a late entrance is awaited if kube-proxy says nothing of its syncs.
 const LONGEST: Duration = Duration::from_secs(3);
 
-/// The entrances that the plan sends connections to, by whether kube-proxy has them.
+/// The entrances that the plan sends connections to and kube-proxy may not have yet.
 #[derive(Debug, Default)]
 pub struct Awaited {
-    /// Those that were programmed once, or are no longer awaited.
-    done: BTreeSet<Entrance>,
+    /// What is forwarded.
+    decision: Arc<Decision>,
+    /// Those of its entrances that kube-proxy was not yet found to have.
     waiting: BTreeMap<Entrance, Since>,
     /// How far the Services were read when the plan last changed, or later.
     observed: ResourceVersion,
@@ -126,20 +129,40 @@ struct Since {
 }
 
 impl Awaited {
-    /// Takes in what the plan needs, made from the Services up to the version `observed`.
-    pub fn plan(&mut self, plan: &Plan, observed: ResourceVersion, now: Now) {
-        let wanted = entrances(plan);
-        self.done.retain(|entrance| wanted.contains(entrance));
-        self.waiting.retain(|entrance, _| wanted.contains(entrance));
-        for entrance in wanted.difference(&self.done) {
-            let since = || Since {
-                seen: now,
-                before: self.observed,
-            };
-            let waiting = self.waiting.entry(entrance.clone());
-            waiting.or_insert_with(since);
+    /// Takes in what is forwarded now, decided from the Services up to the version `observed`.
+    pub fn plan(&mut self, decision: Arc<Decision>, observed: ResourceVersion, now: Now) {
+        let (before, after) = (&self.decision.plan.forwards, &decision.plan.forwards);
+        let mut gone = BTreeMap::new();
+        let mut new = BTreeSet::new();
+        for pair in before
+            .iter()
+            .merge_join_by(after, |(a, _), (b, _)| a.cmp(b))
+        {
+            let (old, now) = pair.left_and_right();
+            if let (Some((_, old)), Some((_, now))) = (old, now)
+                && (old.target, &old.port_name) == (now.target, &now.port_name)
+            {
+                continue;
+            }
+            if let Some(old) = old.map(entrance) {
+                let since = self.waiting.remove(&old);
+                gone.insert(old, since);
+            }
+            new.extend(now.map(entrance));
         }
-        self.observed = observed;
+        for entrance in new {
+            let since = match gone.remove(&entrance) {
+                // Of another port of its Service now.
+                Some(None) => continue,
+                Some(Some(since)) => since,
+                None => Since {
+                    seen: now,
+                    before: self.observed,
+                },
+            };
+            self.waiting.insert(entrance, since);
+        }
+        (self.decision, self.observed) = (decision, observed);
     }
 
     /// Those that are awaited.
@@ -156,8 +179,8 @@ impl Awaited {
 
     /// Takes in which of them are still missing.
     pub fn still_missing(&mut self, missing: &BTreeSet<Entrance>) {
-        let found = self.waiting.extract_if(.., |it, _| !missing.contains(it));
-        self.done.extend(found.map(|(entrance, _)| entrance));
+        self.waiting
+            .retain(|entrance, _| missing.contains(entrance));
     }
 
     /// Whether kube-proxy is to be asked about its syncs: if one is late, its own word decides.
@@ -186,9 +209,7 @@ impl Awaited {
                 None => waited >= LONGEST,
             }
         });
-        let given_up: Vec<Entrance> = given_up.map(|(entrance, _)| entrance).collect();
-        self.done.extend(given_up.iter().cloned());
-        given_up
+        given_up.map(|(entrance, _)| entrance).collect()
     }
 
     /// The version up to which what the Services ask for is done, if it is in the kernel up
@@ -214,9 +235,9 @@ impl Awaited {
     }
 }
 
-/// Where the plan sends connections.
-fn entrances(plan: &Plan) -> BTreeSet<Entrance> {
-    let entrance = |(slot, forward): (&Slot, &Forward)| Entrance {
+/// Where the forward of a slot sends connections.
+fn entrance((slot, forward): (&Slot, &Forward)) -> Entrance {
+    Entrance {
         port_name: forward.port_name.clone(),
         protocol: slot.port.protocol,
         kind: match forward.target {
@@ -224,8 +245,7 @@ fn entrances(plan: &Plan) -> BTreeSet<Entrance> {
             Target::NodePort { .. } => EntranceKind::NodePort,
         },
         socket: forward.entrance(*slot),
-    };
-    plan.forwards.iter().map(entrance).collect()
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use highwire_api::{Family, PortKey, Protocol, service::TrafficPolicy};
 use proptest::prelude::*;
 
 use super::*;
-use crate::facts::endpoints::ServicePortName;
+use crate::{decide::Plan, facts::endpoints::ServicePortName};
 
 /// A plan that forwards these TCP ports to the ClusterIP.
 fn plan(ports: &[u16]) -> Plan {
@@ -25,6 +25,13 @@ fn plan(ports: &[u16]) -> Plan {
         forwards: ports.iter().map(forward).collect(),
         ..Plan::default()
     }
+}
+
+fn decision(plan: Plan) -> Arc<Decision> {
+    Arc::new(Decision {
+        plan,
+        ..Decision::default()
+    })
 }
 
 /// kube-proxy's last sync ended so many seconds after the start, a change last came then, and
@@ -63,7 +70,8 @@ impl World {
 
     fn plan(&mut self, ports: &[u16], version: u64) {
         let version = ResourceVersion(version);
-        self.awaited.plan(&plan(ports), version, self.start);
+        self.awaited
+            .plan(decision(plan(ports)), version, self.start);
     }
 
     fn observed(&mut self, version: u64) -> u64 {
@@ -207,10 +215,41 @@ fn a_service_that_goes_over_to_its_node_port_is_awaited_there() {
             policy: TrafficPolicy::Local,
         };
     }
-    world.awaited.plan(&moved, ResourceVersion(7), world.start);
+    let version = ResourceVersion(7);
+    world.awaited.plan(decision(moved), version, world.start);
     let awaited = world.awaited.entrances().into_iter().next().unwrap();
     assert_eq!(awaited.kind, EntranceKind::NodePort);
     assert_eq!(awaited.socket, "192.0.2.11:30080".parse().unwrap());
+}
+
+#[test]
+fn another_port_before_the_same_node_port_is_awaited_as_the_first_was() {
+    let through_node_port = |port| {
+        let mut plan = plan(&[port]);
+        for forward in plan.forwards.values_mut() {
+            forward.port_name.port = "web".into();
+            forward.target = Target::NodePort {
+                address: "192.0.2.11".parse().unwrap(),
+                port: 30080.try_into().unwrap(),
+                policy: TrafficPolicy::Local,
+            };
+        }
+        decision(plan)
+    };
+    for (found, awaited) in [(true, 0), (false, 1)] {
+        // The other port comes before and after the first one in the plan.
+        for port in [79, 81] {
+            let mut world = World::new();
+            let (first, other) = (through_node_port(80), through_node_port(port));
+            world.awaited.plan(first, ResourceVersion(7), world.start);
+            if found {
+                world.awaited.still_missing(&BTreeSet::new());
+            }
+            world.awaited.plan(other, ResourceVersion(8), world.start);
+            assert_eq!(world.awaited.count(), awaited, "{port}");
+            assert_eq!(world.observed(8), if found { 8 } else { 5 }, "{port}");
+        }
+    }
 }
 
 proptest! {

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use highwire_api::{LoadBalancerNode, LoadBalancerNodeSpec, ResourceVersion};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -10,7 +11,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{info, warn};
 
@@ -26,8 +27,9 @@ const STATUS_PAUSE: Duration = Duration::from_millis(50);
 /// … and with pauses of so many times what the last write took, so that a status
 /// with a thousand conflicts does not keep the API server busy …
 const PAUSE_FACTOR: u32 = 5;
-/// … but never less often than this.
-const LONGEST_STATUS_PAUSE: Duration = Duration::from_secs(2);
+/// … but never less often than this. While the API server is overloaded, each report of a
+/// thousand agents has to say more, or their writes alone would keep it so.
+const LONGEST_STATUS_PAUSE: Duration = Duration::from_secs(10);
 /// A Lease is renewed so many times while it is good.
 const RENEWALS: u32 = 3;
 
@@ -86,27 +88,31 @@ impl Writer {
     ) {
         let mut renewal = interval(self.lease_duration / RENEWALS);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut pause = STATUS_PAUSE;
+        let mut retries = retries();
+        let mut may_write = Instant::now();
         let mut existed = false;
         loop {
-            let report = reports.borrow_and_update().clone();
-            let differs = |report: &Report| match &self.written {
-                Some(written) => report.differs_from(written),
-                None => true,
-            };
-            if let Some(report) = report.filter(|it| self.has_owner(it) && differs(it)) {
+            let mut news = reports.borrow_and_update().clone();
+            news = news.filter(|report| self.has_owner(report) && self.is_news(report));
+            let mut waits = news.is_some();
+            if let Some(report) = news.filter(|_| may_write <= Instant::now()) {
                 let first = self.written.is_none();
                 let start = Instant::now();
                 let result = self.write_status(report).await;
-                let took = start.elapsed() * PAUSE_FACTOR;
-                pause = took.clamp(STATUS_PAUSE, LONGEST_STATUS_PAUSE);
+                waits = result.is_err();
+                let pause = if result.is_ok() {
+                    retries = self::retries();
+                    (start.elapsed() * PAUSE_FACTOR).clamp(STATUS_PAUSE, LONGEST_STATUS_PAUSE)
+                } else {
+                    retries.next().unwrap_or(LONGEST_STATUS_PAUSE)
+                };
+                may_write = Instant::now() + pause;
                 if first && result.is_ok() {
                     // Without a Lease the node is not live: do not wait for the next renewal.
                     renewal.reset_immediately();
                 }
                 note(STATUS, &mut self.status_failure, result, &self.metrics);
             }
-            let retry = self.status_failure.is_some();
             tokio::select! {
                 _ = renewal.tick() => {
                     let latest = reports.borrow().clone();
@@ -119,16 +125,22 @@ impl Writer {
                         note(LEASE, &mut self.lease_failure, result, &self.metrics);
                     }
                 }
-                () = sleep(RETRY_PAUSE), if retry => {}
+                () = sleep_until(may_write.into()), if waits => {}
                 Some(exists) = exists.recv() => {
                     if std::mem::replace(&mut existed, exists) && !exists {
                         warn!(object = STATUS, "it was deleted; it is written again while the Node exists");
                         (self.written, self.ready, self.version) = (None, None, None);
                     }
                 }
-                changed = wait_changed(&mut reports, pause) => if !changed { return },
+                changed = reports.changed() => if changed.is_err() { return },
             }
         }
+    }
+
+    /// Whether the status has to be written to say this.
+    fn is_news(&self, report: &Report) -> bool {
+        let written = self.written.as_ref();
+        written.is_none_or(|written| report.differs_from(written))
     }
 
     /// Whether the Node that the report is about exists. Without it there is nothing to
@@ -203,10 +215,15 @@ pub async fn extend_lease(client: &Client, namespace: &str, node_name: &str) {
     AgentLease::new(client, namespace, node_name).extend().await;
 }
 
-/// Waits for a new report, then a little for those right behind it.
-async fn wait_changed(reports: &mut watch::Receiver<Option<Report>>, pause: Duration) -> bool {
-    sleep(pause).await;
-    reports.changed().await.is_ok()
+/// How long to wait after each failed write. Not all nodes at the same times: what fails may
+/// be an API server that they keep busy.
+fn retries() -> impl Iterator<Item = Duration> {
+    let retries = ExponentialBuilder::default().without_max_times();
+    retries
+        .with_min_delay(RETRY_PAUSE)
+        .with_max_delay(RETRY_PAUSE * 4)
+        .with_jitter()
+        .build()
 }
 
 /// The version that the Lease may carry: never one whose conflicts are not written

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use itertools::Itertools as _;
+
 use super::{
     DataPath, Element, Elements, TABLE,
     rules::{COUNTERS, chains},
@@ -30,21 +32,18 @@ impl Transaction {
     #[must_use]
     pub fn between(before: &Elements, after: &Elements) -> Option<Self> {
         let (mut delete, mut add) = (Vec::new(), Vec::new());
-        // Side by side: to search each element in the other table takes longer.
-        let mut afters = after.0.iter().peekable();
-        for old in &before.0 {
-            while let Some((element, value)) = afters.next_if(|new| new.0 < old.0) {
-                add.push((*element, *value));
+        for pair in before
+            .0
+            .iter()
+            .merge_join_by(&after.0, |(a, _), (b, _)| a.cmp(b))
+        {
+            let (old, new) = pair.left_and_right();
+            if old == new {
+                continue;
             }
-            match afters.next_if(|new| new.0 == old.0) {
-                Some((_, value)) if value == old.1 => {}
-                changed => {
-                    delete.push(*old.0);
-                    add.extend(changed.map(|(element, value)| (*element, *value)));
-                }
-            }
+            delete.extend(old.map(|(element, _)| *element));
+            add.extend(new.map(|(element, value)| (*element, *value)));
         }
-        add.extend(afters.map(|(element, value)| (*element, *value)));
         let nothing = delete.is_empty() && add.is_empty();
         (!nothing).then_some(Self::Change { delete, add })
     }

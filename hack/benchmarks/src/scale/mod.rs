@@ -24,13 +24,20 @@ use tokio::runtime::Builder;
 use crate::Effort;
 use crate::output::document::Document;
 use results::{Measured, Results};
-use scenarios::Steps;
+use scenarios::{Scope, Steps};
 use simulation::Simulation;
 pub(crate) use size::Size;
 
 /// Failures take minutes, so they are measured with so many Services, and at most so many
 /// nodes.
 const WITH_FAILURES: Size = Size {
+    nodes: 100,
+    services: 1000,
+};
+
+/// Sizes beyond these have their Services before their agents: this machine's processors, which
+/// the API server shares with all agents, do not let so many agents follow so many changes.
+const AT_ONCE: Size = Size {
     nodes: 100,
     services: 1000,
 };
@@ -59,8 +66,11 @@ pub(crate) async fn measure(
 }
 
 async fn simulate(cluster: Cluster, size: Size) -> Result<Steps> {
-    let simulation = Simulation::start(cluster, size.nodes).await?;
-    let most = WITH_FAILURES;
-    let trouble = size.services == most.services && size.nodes <= most.nodes;
-    scenarios::run(&simulation, size, trouble).await
+    let fits = |most: Size| size.nodes <= most.nodes && size.services <= most.services;
+    let scope = Scope {
+        at_once: fits(AT_ONCE),
+        trouble: fits(WITH_FAILURES) && size.services == WITH_FAILURES.services,
+    };
+    let simulation = Simulation::prepare(cluster, size.nodes).await?;
+    scenarios::run(&simulation, size, scope).await
 }

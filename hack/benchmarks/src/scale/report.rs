@@ -2,7 +2,7 @@
 
 use super::results::{Measured, Results};
 use super::scenarios::{
-    BURST, CHANGES, HALF_BACK, HALF_LOST, IDLE, KILLED, LOST, ONE, ONE_PORT, RESTARTED,
+    BURST, CHANGES, HALF_BACK, HALF_LOST, IDLE, KILLED, LOST, ONE, ONE_PORT, RESTARTED, STARTED,
 };
 use super::step::Step;
 use crate::output::document::Document;
@@ -30,6 +30,10 @@ const SIMULATED: &str = "**Real**: kube-apiserver, etcd (without fsync), \
 
 const MEMORY: &str = "The memory of the leading controller is the most it ever had, all \
     steps below included. CPU time is of the whole step.";
+
+const AGENTS_START: &str = "Larger sizes the other way round: all Services are there when the \
+    agents start, which takes a minute. All Services at once is more than this machine's two \
+    processors can do for so many agents, since each of them would report many times.";
 
 const WRITES: &str = "All writes that the API server carried out while all Services were \
     created at once, by verb and resource. Creating Services is the test's own; EndpointSlices \
@@ -65,6 +69,9 @@ pub(super) fn document(results: &Results) -> Document {
     document.table(bursts(all));
     document.paragraph(MEMORY);
     plots(&mut document, all);
+    document.heading("All agents start");
+    document.paragraph(AGENTS_START);
+    document.table(starts(all));
     document.heading("One Service more");
     document.table(singles(all));
     document.heading("Writes to the API server");
@@ -128,6 +135,43 @@ fn bursts(all: &[Measured]) -> Table {
             figure(step, "settled after the last report"),
             figure(step, "first address, p50"),
             figure(step, "first address, p99"),
+            step.controller().cpu,
+            measured.controller_peak(),
+            step.follower().rss,
+            server.cpu,
+            server.rss,
+            step.etcd.1,
+        ]
+    })
+}
+
+fn starts(all: &[Measured]) -> Table {
+    let headings = [
+        "all have reported after s",
+        "all final after s",
+        "after the last report s",
+        "status writes per Service",
+        "reports per node",
+        "KB sent, each",
+        "ms per decision",
+        "controller CPU s",
+        "controller MiB",
+        "follower MiB",
+        "API server CPU s",
+        "MiB",
+        "etcd MiB",
+    ];
+    table(all, STARTED, headings, |measured, step| {
+        let server = step.process("kube-apiserver");
+        let reports = step.api.count("PATCH loadbalancernodes/status");
+        [
+            figure(step, "all have reported"),
+            figure(step, "settled"),
+            figure(step, "settled after the last report"),
+            step.api.count("PATCH services/status") / measured.size.services as f64,
+            reports / measured.size.nodes as f64,
+            step.api.sent("patch loadbalancernodes") / reports / 1000.0,
+            figure(step, "deciding") / figure(step, "decisions") * 1000.0,
             step.controller().cpu,
             measured.controller_peak(),
             step.follower().rss,

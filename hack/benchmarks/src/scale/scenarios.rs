@@ -26,6 +26,11 @@ const LISTED: usize = 64;
 const LIMIT: Duration = Duration::from_secs(400);
 /// How long nothing is done in [`idle`]: several renewals of every Lease.
 const PAUSE: Duration = Duration::from_secs(16);
+/// How long agents take to start, one after the other: as long as a renewal lasts, so that
+/// their renewals are spread over it.
+const START: Duration = Duration::from_secs(4);
+/// The same in [`started`]: many renewals.
+const SLOW_START: Duration = Duration::from_secs(60);
 /// Services made one after the other in [`one`].
 const SINGLE: usize = 5;
 /// An agent's Lease is good for 12 s; then its node may leave.
@@ -42,6 +47,8 @@ const WATCHES: usize = 100;
 
 /// All Services are created.
 pub(super) const BURST: &str = "all Services at once";
+/// All agents start, with all Services there.
+pub(super) const STARTED: &str = "all agents start";
 /// Nothing is done.
 pub(super) const IDLE: &str = "nothing";
 /// One Service after the other is created.
@@ -64,8 +71,18 @@ pub(super) const ONE_PORT: &str = "one port for many";
 /// The steps by name, in order.
 pub(super) type Steps = Vec<(String, Step)>;
 
-/// Does all of it; failures and one port for many only if there is to be `trouble`.
-pub(super) async fn run(simulation: &Simulation, size: Size, trouble: bool) -> Result<Steps> {
+/// Which of the steps are done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scope {
+    /// The agents are there before the Services, which come all at once; if not, the other way
+    /// round.
+    pub(super) at_once: bool,
+    /// Failures, and one port for many.
+    pub(super) trouble: bool,
+}
+
+/// Does them.
+pub(super) async fn run(simulation: &Simulation, size: Size, scope: Scope) -> Result<Steps> {
     let mut steps = Steps::new();
     let mut add = |name: &str, step: Step| {
         eprintln!(
@@ -74,12 +91,17 @@ pub(super) async fn run(simulation: &Simulation, size: Size, trouble: bool) -> R
         );
         steps.push((name.to_owned(), step));
     };
-    add(BURST, burst(simulation, size).await?);
+    if scope.at_once {
+        simulation.start_all(START).await?;
+        add(BURST, burst(simulation, size).await?);
+    } else {
+        add(STARTED, started(simulation, size).await?);
+    }
     add(IDLE, idle(simulation).await?);
     add(ONE, one(simulation).await?);
     add(CHANGES, fan_out(simulation, size).await?);
     add(LOST, node_loss(simulation, size).await?);
-    if trouble {
+    if scope.trouble {
         add(KILLED, controller_killed(simulation).await?);
         add(RESTARTED, api_server_restarts(simulation).await?);
         let (lost, back) = half_lost(simulation, size).await?;
@@ -136,6 +158,31 @@ async fn burst(simulation: &Simulation, size: Size) -> Result<Step> {
         .with("first address, p50", waited.median())
         .with("first address, p99", waited.percentile(0.99))
         .with("reports", reports as f64)
+        .with("decisions", (decided.1 - decisions.1) as f64)
+        .with("deciding", (decided.0 - decisions.0).as_secs_f64()))
+}
+
+/// The Services are there when the agents start.
+async fn started(simulation: &Simulation, size: Size) -> Result<Step> {
+    services::create(&simulation.client, "web", size.services, Ports::Own).await?;
+    let (view, before) = (&simulation.view, simulation.moment().await?);
+    let (decisions, start) = (*simulation.decisions.borrow(), Instant::now());
+    simulation.start_all(SLOW_START).await?;
+    let reported = start.elapsed();
+    let what = ("web", size.services);
+    let settled = view
+        .settled("all addresses", what, LIMIT, is_served(size.nodes))
+        .await?;
+    let after = view.last_report().map_or(0.0, |last| {
+        settled.saturating_duration_since(last).as_secs_f64()
+    });
+    let decided = *simulation.decisions.borrow();
+    Ok(simulation
+        .since(&before)
+        .await?
+        .with("all have reported", reported.as_secs_f64())
+        .with("settled", settled.duration_since(start).as_secs_f64())
+        .with("settled after the last report", after)
         .with("decisions", (decided.1 - decisions.1) as f64)
         .with("deciding", (decided.0 - decisions.0).as_secs_f64()))
 }
@@ -240,7 +287,7 @@ async fn node_loss(simulation: &Simulation, size: Size) -> Result<Step> {
         start
     };
     let step = simulation.since(&before).await?;
-    simulation.start_agents([lost]).await?;
+    simulation.start_agents([lost], START).await?;
     let back = is_served(size.nodes);
     view.settled("the node to be back", all, LIMIT, back)
         .await?;
@@ -328,7 +375,7 @@ async fn half_lost(simulation: &Simulation, size: Size) -> Result<(Step, Step)> 
     let before = simulation.moment().await?;
     let start = Instant::now();
     nodes::set_ready(&simulation.client, &lost, true).await?;
-    simulation.start_agents(lost).await?;
+    simulation.start_agents(lost, START).await?;
     let back = is_served(size.nodes);
     let settled = view
         .settled("the nodes to be back", all, LIMIT, back)

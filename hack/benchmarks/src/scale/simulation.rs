@@ -32,9 +32,6 @@ use super::view::View;
 const INPUTS: usize = 4096;
 /// Kubelets write a Node's status this often, even if nothing has changed.
 const HEARTBEAT: Duration = Duration::from_secs(300);
-/// How long the agents take to start, one after the other: as long as a renewal lasts, so
-/// that their renewals are spread over it.
-const START: Duration = Duration::from_secs(4);
 
 /// See the module.
 pub(super) struct Simulation {
@@ -56,8 +53,8 @@ pub(super) struct Simulation {
 }
 
 impl Simulation {
-    /// Registers the nodes and starts their agents. Returns when all have reported.
-    pub(super) async fn start(cluster: Cluster, count: usize) -> Result<Self> {
+    /// Registers the nodes. There are no agents yet.
+    pub(super) async fn prepare(cluster: Cluster, count: usize) -> Result<Self> {
         let config = admin(&cluster).await?;
         let client = client(&config)?;
         let view = View::default();
@@ -77,16 +74,19 @@ impl Simulation {
         };
         simulation.watch()?;
         services::prepare(&simulation.client).await?;
-        simulation.start_agents(0..count).await?;
-        let view = &simulation.view;
+        Ok(simulation)
+    }
+
+    /// Starts all agents `within` that time. Returns when all have reported.
+    pub(super) async fn start_all(&self, within: Duration) -> Result<()> {
+        self.start_agents(0..self.count(), within).await?;
         let limit = Duration::from_secs(120);
         try_wait_for("all nodes to report", limit, || async {
-            let reported = view.reported();
-            ensure!(reported >= count, "{reported} of {count}");
+            let reported = self.view.reported();
+            ensure!(reported >= self.count(), "{reported} of {}", self.count());
             Ok(())
         })
-        .await?;
-        Ok(simulation)
+        .await
     }
 
     /// How many nodes there are.
@@ -137,13 +137,14 @@ impl Simulation {
         Ok(())
     }
 
-    /// Starts the agents of these nodes.
+    /// Starts the agents of these nodes, one after the other, `within` that time.
     pub(super) async fn start_agents(
         &self,
         indices: impl IntoIterator<Item = usize>,
+        within: Duration,
     ) -> Result<()> {
         let indices: Vec<usize> = indices.into_iter().collect();
-        let pause = START / u32::try_from(indices.len())?;
+        let pause = within / u32::try_from(indices.len())?;
         for index in indices {
             let node = &self.nodes[index];
             let client = self.traffic.counted(client(&self.with_token(&node.token))?);

@@ -184,19 +184,21 @@ async fn a_token_that_names_no_node_writes_nothing() -> Result<()> {
 #[apply(cluster_test)]
 async fn leases_and_reports_have_a_priority_of_their_own() -> Result<()> {
     let cluster = cluster().await?;
-    let uid = [
-        "get",
-        "flowschema",
-        "highwire",
-        "-ojsonpath={.metadata.uid}",
-    ];
-    let uid = cluster.kubectl(&uid)?;
+    let uid = |name: &str| {
+        let uid = ["get", "flowschema", name, "-ojsonpath={.metadata.uid}"];
+        cluster.kubectl(&uid)
+    };
+    let (leases, reports) = (uid("highwire")?, uid("highwire-reports")?);
     let agent = Holder::of(&cluster, &cluster.agent("n1")?).await?;
     let controller = Holder::of(&cluster, &cluster.controller("c1")?).await?;
-    for (holder, path) in [
-        (&agent, format!("{REPORTS}/n1/status")),
-        (&agent, format!("{LEASES}/agent-n1")),
-        (&controller, format!("{LEASES}/highwire-controller")),
+    for (holder, path, uid) in [
+        (&agent, format!("{REPORTS}/n1/status"), &reports),
+        (&agent, format!("{LEASES}/agent-n1"), &leases),
+        (
+            &controller,
+            format!("{LEASES}/highwire-controller"),
+            &leases,
+        ),
     ] {
         let answer = holder.ask("PATCH", &path, &label()).await?;
         let flow = answer.headers().get("X-Kubernetes-PF-FlowSchema-UID");
