@@ -1,7 +1,7 @@
 //! Writes what the agent reports: the LoadBalancerNode's status when it has
 //! something new to say, and the Lease at every renewal.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use highwire_api::{LoadBalancerNode, LoadBalancerNodeSpec, ResourceVersion};
@@ -11,7 +11,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{info, warn};
 
@@ -125,7 +125,7 @@ impl Writer {
                         note(LEASE, &mut self.lease_failure, result, &self.metrics);
                     }
                 }
-                () = sleep_until(may_write.into()), if waits => {}
+                () = sleep_until(may_write), if waits => {}
                 Some(exists) = exists.recv() => {
                     if std::mem::replace(&mut existed, exists) && !exists {
                         warn!(object = STATUS, "it was deleted; it is written again while the Node exists");
@@ -314,6 +314,79 @@ mod tests {
             revision,
             observed: ResourceVersion(observed),
             ..Report::default()
+        }
+    }
+
+    /// An API server that takes so long for each write of the report and answers with this
+    /// code; when it was asked.
+    fn slow(took: Duration, code: u16) -> (Client, Arc<Mutex<Vec<Instant>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let asks = asked.clone();
+        let answer = move |request: Request<Body>| {
+            let asks = asks.clone();
+            async move {
+                if request.uri().path().contains("loadbalancernodes") {
+                    asks.lock().unwrap().push(Instant::now());
+                    tokio::time::sleep(took).await;
+                }
+                let answer = match code {
+                    200 => json!({"metadata": {"name": "n1", "resourceVersion": "1"}, "spec": {}}),
+                    _ => json!({"kind": "Status", "status": "Failure", "code": code}),
+                };
+                let answer = Body::from(answer.to_string().into_bytes());
+                let answer = Response::builder().status(code).body(answer).unwrap();
+                Ok::<_, Infallible>(answer)
+            }
+        };
+        (Client::new(tower::service_fn(answer), "default"), asked)
+    }
+
+    /// The seconds between the writes of an agent that has something new to say in each
+    /// millisecond.
+    async fn pauses((client, asked): (Client, Arc<Mutex<Vec<Instant>>>)) -> Vec<f64> {
+        let (_node, node) = watch::channel(Some("u".to_owned()));
+        let Cli::Run(config) = Cli::parse_from(["highwire-agent", "--node-name=n1"]).unwrap()
+        else {
+            panic!("it runs");
+        };
+        let writer = Writer::new(&client, &config, node, Metrics::new().unwrap());
+        let (reports, reported) = watch::channel(None);
+        let (_exists, exists) = mpsc::channel(1);
+        let running = tokio::spawn(writer.run(reported, exists));
+        for version in 1..60_000 {
+            let node_uid = "u".to_owned();
+            reports.send_replace(Some(Report {
+                node_uid,
+                ..report(version, version)
+            }));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        running.abort();
+        let asked = asked.lock().unwrap();
+        let pairs = asked.windows(2);
+        pairs
+            .map(|pair| (pair[1] - pair[0]).as_secs_f64())
+            .collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_is_tried_again_after_a_second_and_more() {
+        let pauses = pauses(slow(Duration::ZERO, 429)).await;
+        assert!((1.0..2.1).contains(&pauses[0]), "{pauses:?}");
+        assert!((2.0..4.1).contains(&pauses[1]), "{pauses:?}");
+        let later = &pauses[2..];
+        assert!(later.len() > 5, "{pauses:?}");
+        let in_bounds = |pause: &f64| (4.0..8.1).contains(pause);
+        assert!(later.iter().all(in_bounds), "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pause_after_a_report_grows_with_what_it_took() {
+        for (took, pause) in [(2, 0.052), (100, 0.6), (1000, 6.0), (4000, 14.0)] {
+            let pauses = pauses(slow(Duration::from_millis(took), 200)).await;
+            assert!(pauses.len() > 2, "{took} {pauses:?}");
+            let is_near = |it: &f64| (pause - 0.001..pause + 0.01).contains(it);
+            assert!(pauses.iter().all(is_near), "{took} {pauses:?}");
         }
     }
 

@@ -18,8 +18,8 @@ pub(crate) const BULK: u16 = 5201;
 
 const PREFIX: &str = "bench-";
 
-/// Lines that keep nginx from logging, and its connections open for as long as a round.
-const HTTP: &str = "access_log off; keepalive_requests 1000000000;
+/// Lines that keep nginx from logging, and its connections open until the other end closes them.
+const HTTP: &str = "access_log off; keepalive_requests 1000000000; keepalive_timeout 1h;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
   uwsgi_temp_path uwsgi; scgi_temp_path scgi;";
 

@@ -37,7 +37,8 @@ const SINGLE: usize = 5;
 const SILENT: Duration = Duration::from_secs(15);
 /// The port that all want in [`one_port`].
 const PORT: u16 = 9000;
-/// Most Services in [`fan_out`]: each of its watches lists them all first.
+/// Most Services in [`fan_out`], since each of its watches lists them all first, and in
+/// [`node_loss`], which writes most of them twice.
 const MOST: usize = 1000;
 /// Conflicts in [`one_port`], of all nodes together: each node writes each of its own into its
 /// report, so both grow with the square.
@@ -101,8 +102,8 @@ pub(super) async fn run(simulation: &Simulation, size: Size, scope: Scope) -> Re
     add(ONE, one(simulation).await?);
     if size.services <= MOST {
         add(CHANGES, fan_out(simulation, size).await?);
+        add(LOST, node_loss(simulation, size).await?);
     }
-    add(LOST, node_loss(simulation, size).await?);
     if scope.trouble {
         add(KILLED, controller_killed(simulation).await?);
         add(RESTARTED, api_server_restarts(simulation).await?);
