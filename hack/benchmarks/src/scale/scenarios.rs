@@ -17,7 +17,7 @@ use super::services::{self, Ports};
 use super::simulation::Simulation;
 use super::size::Size;
 use super::step::Step;
-use super::view::Shown;
+use super::view::{Shown, View};
 use crate::output::stats::Sample;
 
 /// How many nodes a Service lists at most: `--max-addresses` of the controller.
@@ -128,16 +128,25 @@ fn median(values: impl IntoIterator<Item = f64>) -> Result<Sample> {
     Sample::new(values.into_iter().collect()).context("nothing was measured")
 }
 
+/// Waits until all Services have their addresses. Returns when they had, and how many seconds
+/// after the last report that was.
+async fn all_served(view: &View, size: Size) -> Result<(Instant, f64)> {
+    let all = ("web", size.services);
+    let settled = view
+        .settled("all addresses", all, LIMIT, is_served(size.nodes))
+        .await?;
+    let last = view.last_report().unwrap_or(settled);
+    let after = settled.saturating_duration_since(last);
+    Ok((settled, after.as_secs_f64()))
+}
+
 async fn burst(simulation: &Simulation, size: Size) -> Result<Step> {
     let (view, before) = (&simulation.view, simulation.moment().await?);
     let (decisions, start) = (*simulation.decisions.borrow(), Instant::now());
     let reports = simulation.traffic.of("PATCH loadbalancernodes/status");
     let created = services::create(&simulation.client, "web", size.services, Ports::Own).await?;
     let accepted = start.elapsed();
-    let what = ("web", size.services);
-    let settled = view
-        .settled("all addresses", what, LIMIT, is_served(size.nodes))
-        .await?;
+    let (settled, after) = all_served(view, size).await?;
     let created: BTreeMap<String, Instant> = created.into_iter().collect();
     let waited = view
         .services("web")
@@ -148,9 +157,6 @@ async fn burst(simulation: &Simulation, size: Size) -> Result<Step> {
         });
     let waited = median(waited)?;
     let reports = simulation.traffic.of("PATCH loadbalancernodes/status") - reports;
-    let after = view.last_report().map_or(0.0, |last| {
-        settled.saturating_duration_since(last).as_secs_f64()
-    });
     let decided = *simulation.decisions.borrow();
     Ok(simulation
         .since(&before)
@@ -172,13 +178,7 @@ async fn started(simulation: &Simulation, size: Size) -> Result<Step> {
     let (decisions, start) = (*simulation.decisions.borrow(), Instant::now());
     simulation.start_all(SLOW_START).await?;
     let reported = start.elapsed();
-    let what = ("web", size.services);
-    let settled = view
-        .settled("all addresses", what, LIMIT, is_served(size.nodes))
-        .await?;
-    let after = view.last_report().map_or(0.0, |last| {
-        settled.saturating_duration_since(last).as_secs_f64()
-    });
+    let (settled, after) = all_served(view, size).await?;
     let decided = *simulation.decisions.borrow();
     Ok(simulation
         .since(&before)
