@@ -50,7 +50,8 @@ impl Drift {
         }
     }
 
-    fn doubt(&mut self, now: Instant) {
+    /// Another program may have changed the table.
+    pub(super) fn doubt(&mut self, now: Instant) {
         self.doubted.get_or_insert(now);
     }
 

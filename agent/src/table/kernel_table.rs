@@ -9,10 +9,11 @@ use tracing::{debug, error, info, warn};
 use super::{
     DataPath, Elements, Nft, Structure, Transaction,
     drift::Drift,
+    generation::Generation,
     nft::{Listed, NftError},
     notifications::TableEvent,
 };
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, netlink::NetlinkError};
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
@@ -59,8 +60,8 @@ pub struct KernelTable {
     nft: Nft,
     metrics: Metrics,
     table: Table,
-    /// As listed after our own last replacement.
-    structure: Option<Structure>,
+    /// That of a table of this path to which only we have done something.
+    structure: Option<(DataPath, Structure)>,
     drift: Drift,
     failure: Option<Failure>,
 }
@@ -175,16 +176,21 @@ impl KernelTable {
         if !self.drift.is_due(Instant::now()) {
             return;
         }
-        let Table::Holds(_, elements) = &self.table else {
+        let Table::Holds(path, elements) = &self.table else {
             // It is about to be replaced anyway.
             return;
         };
         self.drift.checked(Instant::now());
+        let Some(right) = self.structure_of(*path) else {
+            // There is nothing to compare it with; of the next table there may be.
+            self.table = Table::Unknown;
+            return;
+        };
         let result = match self.nft.list().await {
             Ok(Some(Listed {
                 elements: Some(found),
                 structure,
-            })) if found == *elements && Some(&structure) == self.structure.as_ref() => "same",
+            })) if found == *elements && structure == *right => "same",
             Ok(_) => {
                 self.drifted();
                 "changed"
@@ -212,19 +218,57 @@ impl KernelTable {
         let Some(transaction) = self.table.transaction_to(path, wanted) else {
             return Ok(());
         };
-        match self.apply(&transaction).await {
+        match self.carry_out(&transaction).await {
             Ok(()) => {}
             // Elements or the whole table are not as we left them.
             Err(NftError::NotChanged { .. }) => {
                 let replacement = Transaction::Replace(path, wanted.clone());
                 self.table = Table::Unknown;
-                self.apply(&replacement).await?;
+                self.carry_out(&replacement).await?;
                 self.drifted();
             }
             Err(error) => return Err(error),
         }
         self.table = Table::Holds(path, wanted.clone());
         Ok(())
+    }
+
+    /// Carries a transaction out, and learns the structure of a table that it builds.
+    async fn carry_out(&mut self, transaction: &Transaction) -> Result<(), NftError> {
+        let Transaction::Replace(path, _) = transaction else {
+            return self.apply(transaction).await;
+        };
+        if self.structure_of(*path).is_some() {
+            return self.apply(transaction).await;
+        }
+        let before = Generation::now();
+        self.apply(transaction).await?;
+        match self.learn(before).await {
+            Ok(Some(structure)) => self.structure = Some((*path, structure)),
+            // It is built once more, soon.
+            Ok(None) => self.drift.doubt(Instant::now()),
+            Err(error) => warn!("cannot read the table that was just built: {error}"),
+        }
+        Ok(())
+    }
+
+    /// The structure of a table of this path, if it has been learned.
+    fn structure_of(&self, path: DataPath) -> Option<&Structure> {
+        let (of, structure) = self.structure.as_ref()?;
+        (*of == path).then_some(structure)
+    }
+
+    /// The structure of the table that was built after `before`; `None` if any other program
+    /// has changed nftables since. Its change may have been one of our table.
+    async fn learn(
+        &self,
+        before: Result<Generation, NetlinkError>,
+    ) -> Result<Option<Structure>, NftError> {
+        let unnumbered = |source| NftError::Unnumbered { source };
+        let built = before.map_err(unnumbered)?.next();
+        let structure = self.nft.structure().await?;
+        let now = Generation::now().map_err(unnumbered)?;
+        Ok(structure.filter(|_| now == built))
     }
 
     async fn apply(&mut self, transaction: &Transaction) -> Result<(), NftError> {
@@ -243,16 +287,6 @@ impl KernelTable {
             "nftables programmed"
         );
         debug!("transaction:\n{transaction}");
-        if let Transaction::Replace(..) = transaction {
-            // Without it every later check leads to a replacement, which tries again.
-            self.structure = match self.nft.structure().await {
-                Ok(structure) => structure,
-                Err(error) => {
-                    warn!("cannot read the table that was just built: {error}");
-                    None
-                }
-            };
-        }
         Ok(())
     }
 }

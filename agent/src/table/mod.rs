@@ -11,6 +11,7 @@
 pub mod counters;
 mod data_path;
 mod drift;
+mod generation;
 mod json;
 mod kernel_change;
 pub mod kernel_table;

@@ -86,6 +86,12 @@ pub enum NftError {
         /// Why.
         source: NetlinkError,
     },
+    /// The kernel does not say how often nftables has been changed.
+    #[error("cannot ask the kernel for the number of its ruleset: {source}")]
+    Unnumbered {
+        /// Why.
+        source: NetlinkError,
+    },
     /// What it printed is not understood.
     #[error("cannot read what nft {step} printed: {message}")]
     Unreadable {

@@ -3,7 +3,10 @@
 
 use std::{
     fmt::Write,
+    fs::Permissions,
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
     process::{Command, Stdio},
     time::Instant,
 };
@@ -12,14 +15,14 @@ use highwire_agent::{
     decide::Plan,
     metrics::Metrics,
     table::{
-        DataPath, Elements, KernelTable,
+        DataPath, Elements, KernelTable, Nft,
         notifications::{self, TableEvent},
     },
 };
 use highwire_api::{Family, Protocol};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
-use super::{command, elements, in_new_namespace, nft, patience, plans, services};
+use super::{command, elements, in_new_namespace, nft, nft_at, patience, plans, replace, services};
 
 const PATH: DataPath = DataPath::FirstPacket;
 
@@ -33,12 +36,16 @@ struct Follower {
 
 impl Follower {
     async fn new() -> Self {
+        Self::with(nft()).await
+    }
+
+    async fn with(nft: Nft) -> Self {
         let (sender, events) = mpsc::channel(1024);
         let task = tokio::spawn(notifications::follow(sender, |event| event));
         tokio::task::yield_now().await; // it subscribes
         let metrics = Metrics::new().unwrap();
         Self {
-            table: KernelTable::new(nft(), metrics.clone()),
+            table: KernelTable::new(nft, metrics.clone()),
             metrics,
             events,
             task,
@@ -119,6 +126,49 @@ fn run(script: &str) {
         .write_all(script.as_bytes())
         .unwrap();
     assert!(nft.wait().unwrap().success(), "{script}");
+}
+
+/// An nft that flushes one of our chains right after it has carried out its first
+/// transaction, as if another program had, and from then on does so no more.
+fn nft_with_a_flush_behind_it(folder: &Path) -> Nft {
+    let (program, flushed) = (folder.join("nft"), folder.join("flushed"));
+    let script = format!(
+        "#!/bin/sh\nnft \"$@\" || exit\n\
+         [ \"$1\" = --file ] && mkdir {} 2>/dev/null && nft flush chain inet highwire guard\n\
+         exit 0\n",
+        flushed.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    nft_at(program)
+}
+
+#[test]
+fn what_others_change_right_behind_our_own_transaction_is_put_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    in_new_namespace(async move || {
+        let wanted = elements(&services());
+        nft().apply(&replace(PATH, &services())).await.unwrap();
+        let right = command("nft --stateless list table inet highwire");
+        let mut follower = Follower::with(nft_with_a_flush_behind_it(&path)).await;
+        follower.hold(&wanted).await;
+        for _whose in ["ours", "theirs", "ours again"] {
+            follower.follow_one(&wanted).await;
+        }
+        assert_eq!(follower.table.due(), None);
+        let now = command("nft --stateless list table inet highwire");
+        assert_eq!(now, right);
+        // From here on it knows what the table has to be.
+        std::fs::remove_dir(path.join("flushed")).unwrap();
+        run("flush table inet highwire");
+        for _whose in ["theirs", "ours", "theirs", "ours again"] {
+            follower.follow_one(&wanted).await;
+        }
+        assert_eq!((follower.repairs(), follower.table.due()), (2, None));
+        let now = command("nft --stateless list table inet highwire");
+        assert_eq!(now, right);
+    });
 }
 
 #[test]
