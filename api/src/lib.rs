@@ -8,6 +8,7 @@
 pub mod advertised;
 pub mod arbitration;
 pub mod clients;
+pub mod external;
 pub mod key;
 pub mod names;
 pub mod node;

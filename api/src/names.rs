@@ -25,6 +25,12 @@ pub const FOR_KUBE_PROXY: &str =
 /// The `spec.loadBalancerClass` of Highwire.
 pub const LOAD_BALANCER_CLASS: &str = "highwire.dev/node";
 
+/// The `spec.loadBalancerClass` of Services that a load balancer outside the cluster serves.
+pub const EXTERNAL_CLASS: &str = "highwire.dev/external";
+
+/// Service annotation: the name of the ExternalLoadBalancer that serves it.
+pub const EXTERNAL_LOAD_BALANCER_ANNOTATION: &str = "highwire.dev/external-load-balancer";
+
 /// Service annotation: a label selector; only matching nodes serve the Service.
 pub const NODE_SELECTOR_ANNOTATION: &str = "highwire.dev/node-selector";
 

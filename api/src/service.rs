@@ -12,7 +12,7 @@ use crate::{
     clients::{self, Clients},
     key::ServiceKey,
     names::{
-        ADDRESS_TYPE_ANNOTATION, LOAD_BALANCER_CLASS, MAX_ADDRESSES_ANNOTATION,
+        ADDRESS_TYPE_ANNOTATION, EXTERNAL_CLASS, LOAD_BALANCER_CLASS, MAX_ADDRESSES_ANNOTATION,
         NODE_SELECTOR_ANNOTATION,
     },
     ownership::{IngressAuthor, Manager, is_adopted},
@@ -209,19 +209,40 @@ pub enum Interpretation {
 /// Reads a Service.
 #[must_use]
 pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
-    let Some(spec) = service.spec.as_ref().filter(|spec| is_ours(spec, policy)) else {
+    let Some(spec) = of_type(service).filter(|spec| is_ours(spec, policy)) else {
         return Interpretation::NotOurs;
     };
-    if service.metadata.deletion_timestamp.is_some() {
-        return Interpretation::NotOurs;
-    }
     if let IngressAuthor::Other(manager) = IngressAuthor::of(service)
         && spec.load_balancer_class.is_none()
         && !is_adopted(service)
     {
         return Interpretation::ManagedElsewhere(manager);
     }
-    let unsupported = unsupported(service, spec);
+    read(service, spec, needs_node_ports(spec))
+}
+
+/// Reads a Service that a load balancer outside the cluster serves.
+#[must_use]
+pub fn interpret_external(service: &Service) -> Interpretation {
+    match of_type(service).filter(|spec| has_class(spec, EXTERNAL_CLASS)) {
+        Some(spec) => read(service, spec, Some(NodePortsFor::Outside)),
+        None => Interpretation::NotOurs,
+    }
+}
+
+/// The spec of a LoadBalancer Service that is not being deleted.
+fn of_type(service: &Service) -> Option<&ApiSpec> {
+    let spec = service.spec.as_ref()?;
+    let is_kept = service.metadata.deletion_timestamp.is_none();
+    (is_kept && spec.type_.as_deref() == Some("LoadBalancer")).then_some(spec)
+}
+
+fn has_class(spec: &ApiSpec, class: &str) -> bool {
+    spec.load_balancer_class.as_deref() == Some(class)
+}
+
+fn read(service: &Service, spec: &ApiSpec, node_ports: Option<NodePortsFor>) -> Interpretation {
+    let unsupported = unsupported(service, spec, node_ports);
     if !unsupported.is_empty() {
         return Interpretation::Unsupported(unsupported);
     }
@@ -272,7 +293,7 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
         ports,
         selector: spec.selector.clone().unwrap_or_default(),
         clients,
-        entrance: if needs_node_ports(spec).is_some() {
+        entrance: if node_ports.is_some() {
             Entrance::NodePort
         } else {
             Entrance::ClusterIp
@@ -289,11 +310,10 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
 }
 
 fn is_ours(spec: &ApiSpec, policy: ClassPolicy) -> bool {
-    spec.type_.as_deref() == Some("LoadBalancer")
-        && match spec.load_balancer_class.as_deref() {
-            None => policy == ClassPolicy::DefaultAndOurs,
-            Some(class) => class == LOAD_BALANCER_CLASS,
-        }
+    match spec.load_balancer_class.as_deref() {
+        None => policy == ClassPolicy::DefaultAndOurs,
+        Some(class) => class == LOAD_BALANCER_CLASS,
+    }
 }
 
 /// How many problems of one Service are reported at once.
@@ -307,7 +327,20 @@ const NOT_FOR_KUBE_PROXY: [&str; 2] = [
     "service.kubernetes.io/headless",
 ];
 
-fn unsupported(service: &Service, spec: &ApiSpec) -> Vec<Problem> {
+/// Why the traffic of a Service has to enter kube-proxy at its NodePorts.
+#[derive(Clone, Copy, Debug)]
+enum NodePortsFor {
+    /// This field is `Local`.
+    Local(&'static str),
+    /// It comes from a load balancer outside the cluster.
+    Outside,
+}
+
+fn unsupported(
+    service: &Service,
+    spec: &ApiSpec,
+    node_ports: Option<NodePortsFor>,
+) -> Vec<Problem> {
     let problem = |field: &str, value: &str, remedy: &str| Problem::Unsupported {
         field: field.to_owned(),
         value: value.to_owned(),
@@ -334,26 +367,32 @@ fn unsupported(service: &Service, spec: &ApiSpec) -> Vec<Problem> {
     let without_node_port = ports
         .iter()
         .any(|port| port.node_port.is_none_or(|port| port == 0));
-    if let Some(field) = needs_node_ports(spec).filter(|_| without_node_port) {
-        problems.push(problem(
+    match node_ports.filter(|_| without_node_port) {
+        None => {}
+        Some(NodePortsFor::Local(field)) => problems.push(problem(
             field,
             "Local",
             "kube-proxy enforces it at NodePorts only, and this Service has none; set \
              spec.allocateLoadBalancerNodePorts to true, or the policy to Cluster",
-        ));
+        )),
+        Some(NodePortsFor::Outside) => problems.push(problem(
+            "spec.allocateLoadBalancerNodePorts",
+            "false",
+            "a load balancer outside the cluster sends traffic to NodePorts, and this Service \
+             has none; set the field to true",
+        )),
     }
     problems
 }
 
-/// The field for which traffic has to enter at the NodePort.
-fn needs_node_ports(spec: &ApiSpec) -> Option<&'static str> {
+fn needs_node_ports(spec: &ApiSpec) -> Option<NodePortsFor> {
     [
         ("spec.externalTrafficPolicy", &spec.external_traffic_policy),
         ("spec.internalTrafficPolicy", &spec.internal_traffic_policy),
     ]
     .into_iter()
     .find(|(_, policy)| is_local(policy.as_ref()))
-    .map(|(field, _)| field)
+    .map(|(field, _)| NodePortsFor::Local(field))
 }
 
 fn is_local(policy: Option<&String>) -> bool {

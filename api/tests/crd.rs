@@ -1,7 +1,8 @@
-//! `deploy/10-crd.yaml` is generated from the Rust type.
+//! `deploy/10-crd.yaml` is generated from the Rust types.
 
 use highwire_api::{
     LoadBalancerNode, LoadBalancerNodeStatus, Protocol,
+    external::{ExternalLoadBalancer, LoadBalancer},
     node::{Conflict, ConflictReason},
 };
 use kube::CustomResourceExt;
@@ -10,12 +11,17 @@ use serde_json::{Value, json};
 const DEPLOYED: &str = include_str!("../../deploy/10-crd.yaml");
 
 #[test]
-fn the_deployed_crd_is_that_of_the_rust_type() {
-    let deployed: Value = serde_saphyr::from_str(DEPLOYED).unwrap();
-    let generated = serde_json::to_value(LoadBalancerNode::crd()).unwrap();
+fn the_deployed_crds_are_those_of_the_rust_types() {
+    let deployed: Vec<Value> = serde_saphyr::from_multiple(DEPLOYED).unwrap();
+    let generated = [
+        LoadBalancerNode::crd(),
+        ExternalLoadBalancer::crd(),
+        LoadBalancer::crd(),
+    ]
+    .map(|crd| serde_json::to_value(crd).unwrap());
     assert!(
         deployed == generated,
-        "deploy/10-crd.yaml differs from api/src/node.rs; regenerate it with \
+        "deploy/10-crd.yaml differs from the types in api/src; regenerate it with \
          `cargo run -p highwire-api --example crd > deploy/10-crd.yaml`"
     );
 }

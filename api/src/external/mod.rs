@@ -1,0 +1,14 @@
+//! A load balancer outside the cluster: the box, and what each Service gets on it.
+
+pub mod load_balancer;
+pub mod ports;
+pub mod spec;
+
+pub use load_balancer::{BoxPort, LoadBalancer, LoadBalancerSpec, LoadBalancerStatus, Target};
+pub use spec::{ExternalLoadBalancer, ExternalLoadBalancerSpec, ExternalLoadBalancerStatus};
+
+/// The type of the condition that a Service gets what it asks for on a box.
+pub const ACCEPTED: &str = "Accepted";
+
+/// The type of the condition that a box has what it was sent.
+pub const READY: &str = "Ready";
