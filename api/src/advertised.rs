@@ -31,16 +31,18 @@ pub fn advertised(
 ) -> impl Iterator<Item = (IpAddr, BTreeSet<PortKey>)> {
     ingress.iter().filter_map(|entry| {
         let address = entry.ip.as_deref()?.parse().ok()?;
-        let sound = entry
-            .ports
-            .iter()
-            .flatten()
-            .filter(|port| port.error.is_none());
-        let keys = sound.filter_map(|port| {
-            PortKey::new(Protocol::from_service(Some(&port.protocol))?, port.port)
-        });
-        Some((address, keys.collect()))
+        Some((address, sound_ports(entry)))
     })
+}
+
+/// The ports of such an entry that have no error. What cannot be read is left out.
+#[must_use]
+pub fn sound_ports(entry: &LoadBalancerIngress) -> BTreeSet<PortKey> {
+    let ports = entry.ports.iter().flatten();
+    ports
+        .filter(|port| port.error.is_none())
+        .filter_map(|port| PortKey::new(Protocol::from_service(Some(&port.protocol))?, port.port))
+        .collect()
 }
 
 /// The ports without an error in `status.loadBalancer.ingress`, by address.

@@ -24,6 +24,7 @@ use crate::{
     election::{self, Election},
     event_loop::EventLoop,
     events,
+    external::{keeper::Keeper, objects::Objects},
     metrics::Metrics,
     reconciler::{Reconciler, Role},
     watches,
@@ -41,6 +42,9 @@ const WRITING: Duration = Duration::from_secs(10);
 
 /// How long Events that wait may still be sent, and the Lease be given up.
 const CLOSING: Duration = Duration::from_secs(4);
+
+/// How long boxes outside the cluster may take to answer what was sent to them.
+const ANSWERING: Duration = Duration::from_secs(4);
 
 /// How long what was written may be cleared at an uninstall, becoming the leader for it
 /// included. With the wait for an answer before, and [`CLOSING`] after, it stays within the
@@ -79,13 +83,25 @@ pub async fn run(config: Config) -> Result<()> {
     let (resign, resigned) = oneshot::channel::<()>();
     let (identity, namespace) = (config.identity, config.namespace);
     let pod = config.pod_name.filter(|name| !name.is_empty());
+    let ignore_exclude_label = config.policy.ignore_exclude_label;
     let reconciler = Reconciler::new(config.class_policy, config.policy);
     let (missing, is_missing) = watch::channel(reconciler.facts().missing());
 
+    let (snapshots, planned_from) = watch::channel(Arc::default());
     let writing = client::client(&api, &heard, Some(WRITING))?;
+    let keeper = Keeper {
+        snapshots: planned_from,
+        role: has_role.clone(),
+        objects: Objects::new(writing.clone()),
+        secrets: Api::namespaced(writing.clone(), &namespace),
+        ignore_exclude_label,
+        events: events.clone(),
+        metrics: metrics.clone(),
+    };
     let event_loop = EventLoop {
         inputs: received,
         role: has_role,
+        snapshots,
         left,
         reconciler,
         writer: Arc::new(Writer::new(writing.clone(), metrics.clone())),
@@ -111,6 +127,8 @@ pub async fn run(config: Config) -> Result<()> {
         })
     };
 
+    let (finish, finishing) = oneshot::channel::<()>();
+    let mut keeping = tokio::spawn(keeper.run(async { finishing.await.unwrap_or_default() }));
     let registry = metrics.registry.clone();
     let mut sending = tokio::spawn(events::send(writing, identity, metrics, to_send));
     // A dropped sender asks to resign just as well.
@@ -124,9 +142,12 @@ pub async fn run(config: Config) -> Result<()> {
         () = admin.serve(registry, heartbeat, problems) => "serving health and metrics",
         _ = &mut sending => "sending Events",
         _ = &mut election => "electing a leader",
+        _ = &mut keeping => "keeping boxes outside the cluster",
         () = installation.follow(&health) => "watching the Namespace",
         () = event_loop.run(until_done) => {
             // Leadership goes last: what was begun as leader is finished as leader.
+            let _ = finish.send(());
+            let _ = timeout(ANSWERING, keeping).await;
             let _ = resign.send(());
             let _ = timeout(CLOSING, async { tokio::join!(election, sending) }).await;
             if *stop.borrow() {

@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::{
     events::ServiceEvent,
+    external::snapshot::Snapshot,
     facts::Input,
     liveness::Now,
     metrics::{Metrics, Sending},
@@ -50,6 +51,8 @@ pub struct EventLoop {
     pub reconciler: Reconciler,
     /// Writes statuses.
     pub writer: Arc<Writer>,
+    /// Shows what boxes outside the cluster are planned from.
+    pub snapshots: watch::Sender<Arc<Snapshot>>,
     /// Sends Events.
     pub events: mpsc::Sender<ServiceEvent>,
     /// Counts.
@@ -136,6 +139,9 @@ impl EventLoop {
                 let result = writer.write(&write).await;
                 (write, result)
             });
+        }
+        if let Some(snapshot) = self.reconciler.take_snapshot() {
+            self.snapshots.send_replace(Arc::new(snapshot));
         }
         self.publish();
         self.left.send_replace(self.reconciler.has_left());

@@ -4,7 +4,7 @@
 //! for one, so the second list of addresses would never be shown.
 
 use backon::{ExponentialBuilder, Retryable};
-use highwire_api::{Problem, ServiceKey};
+use highwire_api::{Problem, ServiceKey, external::Trouble};
 use highwire_runtime::errors::explain;
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -40,7 +40,9 @@ pub struct Happened {
 }
 
 impl Happened {
-    fn new(type_: EventType, reason: &'static str, note: String) -> Self {
+    /// That, shortened to what an Event may say.
+    #[must_use]
+    pub fn new(type_: EventType, reason: &'static str, note: String) -> Self {
         Self {
             type_,
             reason,
@@ -75,6 +77,7 @@ pub fn happened(
         let begins_or_ends = before.listed.ingress.is_empty() != ingress.is_empty();
         if begins_or_ends || edited && before.listed.ingress != *ingress {
             let mut note = format!("Advertised at {}", text::addresses(ingress));
+            note.push_str(&text::moved_ports(&decision.moved));
             if let Some(Serving::Limited(limited)) = &decision.serving {
                 let (advertised, ready) = (limited.advertised, limited.ready);
                 note.push_str(&format!(", at {advertised} of {ready} ready nodes"));
@@ -119,6 +122,13 @@ fn serving_news(
         Some(Serving::NoAddress(_)) if known.map(|it| &it.reason) != Some(&condition.reason) => {
             let note = condition.message.clone();
             vec![Happened::new(Warning, "NoReadyNodes", note)]
+        }
+        Some(Serving::External {
+            trouble, message, ..
+        }) if *trouble != Trouble::Waiting
+            && known.map(|it| &it.reason) != Some(&condition.reason) =>
+        {
+            vec![Happened::new(Warning, trouble.as_str(), message.clone())]
         }
         Some(Serving::Invalid { problems, .. } | Serving::Unsupported(problems)) => {
             let is_new = |it: &&Problem| !says(known, &it.to_string());

@@ -10,6 +10,7 @@ pub mod decision;
 pub mod election;
 pub mod event_loop;
 pub mod events;
+pub mod external;
 pub mod facts;
 pub mod history;
 pub mod liveness;

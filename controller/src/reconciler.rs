@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,7 @@ use crate::{
         eligibility::{Node, Nodes, Silence},
     },
     events::{Happened, ServiceEvent, happened},
+    external::snapshot::Snapshot,
     facts::{
         Changed, Facts, Input,
         node::Report,
@@ -47,6 +49,7 @@ pub struct Reconciler {
     nodes: Nodes,
     policy: Policy,
     touched: Touched,
+    external: External,
     leading: Option<Leading>,
     /// Kept by a follower too: what it wrote may be seen after it ceased to lead.
     begun: Begun,
@@ -60,6 +63,14 @@ struct Touched {
     all: bool,
     /// These, though they may be gone.
     some: BTreeSet<ServiceKey>,
+}
+
+/// The Services of boxes outside the cluster.
+#[derive(Debug, Default)]
+struct External {
+    services: BTreeSet<ServiceKey>,
+    /// Whether something changed that matters to them.
+    changed: bool,
 }
 
 /// What this controller is to do.
@@ -128,7 +139,10 @@ impl Reconciler {
     fn changed(&mut self, change: Changed, created: Option<Instant>, now: Now) {
         match change {
             Changed::Service(key) => self.service_changed(key, created),
-            Changed::Node(name) => self.refresh(&name),
+            Changed::Node(name) => {
+                self.external.changed |= !self.external.services.is_empty();
+                self.refresh(&name);
+            }
             Changed::Lease(lease, facts) => {
                 let mut nodes = self.leases.apply(&lease, facts, now);
                 nodes.extend(node_of_agent_lease(&lease).map(str::to_owned));
@@ -137,14 +151,27 @@ impl Reconciler {
             Changed::Endpoints(key) => {
                 let spec = self.services.get(&key).and_then(History::spec);
                 if spec.is_some_and(needs_endpoints) {
+                    self.external.changed |= self.external.services.contains(&key);
                     self.touched.some.insert(key);
                 }
+            }
+            Changed::External => self.external.changed = true,
+            Changed::LoadBalancer(key) => {
+                self.external.changed = true;
+                self.touched.some.insert(key);
             }
         }
     }
 
     fn service_changed(&mut self, key: ServiceKey, created: Option<Instant>) {
         let old = self.services.remove(&key);
+        let is_external = |facts: &Arc<ServiceFacts>| facts.is_external();
+        let was_external = self.external.services.remove(&key);
+        if self.facts.service(&key).is_some_and(is_external) {
+            self.external.services.insert(key.clone());
+            self.external.changed = true;
+        }
+        self.external.changed |= was_external;
         if let Some(facts) = self.facts.service(&key) {
             if let Some(leading) = &self.leading
                 && old.as_ref().is_none_or(|old| old.facts.asks != facts.asks)
@@ -284,7 +311,7 @@ impl Reconciler {
     pub fn next_write(&mut self, now: Now) -> Option<StatusWrite> {
         let cluster = Cluster {
             nodes: &self.nodes,
-            endpoints: self.facts.endpoints(),
+            facts: &self.facts,
             policy: &self.policy,
         };
         let leading = self.leading.as_mut()?;
@@ -347,6 +374,13 @@ impl Reconciler {
             id: format!("{}-{index}", write.version),
         });
         self.news.events.extend(events);
+    }
+
+    /// What boxes outside the cluster are planned from, if it changed and is complete.
+    pub fn take_snapshot(&mut self) -> Option<Snapshot> {
+        let is_known = self.facts.knows_externals();
+        let changed = is_known && mem::take(&mut self.external.changed);
+        changed.then(|| Snapshot::of(&self.facts, &self.external.services))
     }
 
     /// What is to be made known now.

@@ -1,6 +1,10 @@
-//! Follows the five resources that the controller needs.
+//! Follows the resources that the controller needs.
 
-use highwire_api::{LoadBalancerNode, names::FOR_KUBE_PROXY};
+use highwire_api::{
+    LoadBalancerNode,
+    external::{ExternalLoadBalancer, LoadBalancer},
+    names::FOR_KUBE_PROXY,
+};
 use highwire_runtime::watch::{WatchHealth, follow, paged};
 use k8s_openapi::api::{
     coordination::v1::Lease,
@@ -27,6 +31,8 @@ pub async fn run(
     let reports = Api::<DeserializeGuard<LoadBalancerNode>>::all(client.clone());
     let leases = Api::<Lease>::namespaced(client.clone(), namespace);
     let slices = Api::<EndpointSlice>::all(client.clone());
+    let externals = Api::<DeserializeGuard<ExternalLoadBalancer>>::all(client.clone());
+    let load_balancers = Api::<DeserializeGuard<LoadBalancer>>::all(client.clone());
     let for_kube_proxy = paged().labels(FOR_KUBE_PROXY);
     // Each ends only when the receiver is gone, and then so do the others.
     tokio::join!(
@@ -54,6 +60,22 @@ pub async fn run(
             health(),
             inputs(),
             |event| { Input::Endpoints(Box::new(event)) }
+        ),
+        follow(
+            "ExternalLoadBalancers",
+            externals,
+            paged(),
+            health(),
+            inputs(),
+            |event| { Input::External(Box::new(event)) }
+        ),
+        follow(
+            "LoadBalancers",
+            load_balancers,
+            paged(),
+            health(),
+            inputs(),
+            |event| { Input::LoadBalancer(Box::new(event)) }
         ),
     );
 }

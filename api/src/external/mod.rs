@@ -3,9 +3,11 @@
 pub mod load_balancer;
 pub mod ports;
 pub mod spec;
+mod trouble;
 
 pub use load_balancer::{BoxPort, LoadBalancer, LoadBalancerSpec, LoadBalancerStatus, Target};
 pub use spec::{ExternalLoadBalancer, ExternalLoadBalancerSpec, ExternalLoadBalancerStatus};
+pub use trouble::Trouble;
 
 /// The type of the condition that a Service gets what it asks for on a box.
 pub const ACCEPTED: &str = "Accepted";

@@ -38,7 +38,7 @@ pub struct Difference {
 }
 
 /// What the condition says: status, reason (one of a fixed set) and message.
-type Says = (&'static str, &'static str, String);
+pub type Says = (&'static str, &'static str, String);
 
 impl Difference {
     /// The difference between the status of a Service and what was decided.
@@ -149,6 +149,21 @@ fn serving_says(stated: Option<&Condition>, serving: &Serving) -> Option<Says> {
             let message = format!("it keeps its addresses; {}", text::problems(problems));
             (TRUE, "InvalidSpec", text::shortened(message))
         }
+        Serving::External {
+            trouble,
+            message,
+            has_addresses: false,
+        } => (
+            FALSE,
+            trouble.as_str(),
+            text::shortened(format!("Not advertised: {message}")),
+        ),
+        Serving::External {
+            trouble, message, ..
+        } => {
+            let message = format!("it keeps its addresses; {message}");
+            (TRUE, trouble.as_str(), text::shortened(message))
+        }
         Serving::Unsupported(problems) => (FALSE, "Unsupported", text::problems(problems)),
         Serving::NoAddress(why) => {
             let message = text::shortened(format!("Not advertised: {why}"));
@@ -178,7 +193,8 @@ fn no_address_reason(why: &NoAddress) -> &'static str {
 }
 
 /// The condition, if that is not what is stated.
-fn amended(
+#[must_use]
+pub fn amended(
     stated: Option<&Condition>,
     type_: &str,
     (status, reason, message): Says,

@@ -1,18 +1,25 @@
 //! The one decision about a Service.
 
-use std::{num::NonZeroU16, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc};
 
-use highwire_api::{Interpretation, ServiceKey, ownership::IngressAuthor};
+use highwire_api::{
+    Interpretation, PortKey, ServiceKey, ServiceSpec,
+    external::{LoadBalancer, Trouble},
+    node::ConflictReason,
+    ownership::IngressAuthor,
+};
 
 use super::{
     addresses::addresses,
     eligibility::{Asked, Nodes, Silence},
-    port_conflicts::PortConflicts,
+    port_conflicts::{Affected, PortConflicts},
     serving::Serving,
 };
 use crate::{
     config::Policy,
-    facts::{endpoints::Endpoints, ingress::Ingress},
+    facts::{
+        Facts, ingress::Ingress, load_balancer::Granted, node::PortConflict, service::ServiceFacts,
+    },
     history::History,
 };
 
@@ -27,6 +34,8 @@ pub struct Decision {
     pub conflicts: Option<PortConflicts>,
     /// Whether it has addresses, or why not.
     pub serving: Option<Serving>,
+    /// The ports that have another number there, and that number.
+    pub moved: BTreeMap<PortKey, u16>,
 }
 
 /// Everything that a decision depends on but the Service itself.
@@ -34,8 +43,8 @@ pub struct Decision {
 pub struct Cluster<'a> {
     /// The nodes.
     pub nodes: &'a Nodes,
-    /// Where Services have ready endpoints.
-    pub endpoints: &'a Endpoints,
+    /// What the watches said.
+    pub facts: &'a Facts,
     /// What the flags say.
     pub policy: &'a Policy,
 }
@@ -58,6 +67,10 @@ pub fn decide(
     };
     let facts = &service.facts;
     let served = service.spec().map(|spec| {
+        if facts.is_external() {
+            let load_balancer = cluster.facts.load_balancer(key);
+            return serve_external(facts, spec, load_balancer.map(AsRef::as_ref));
+        }
         let asked = Asked {
             key,
             spec,
@@ -65,7 +78,7 @@ pub fn decide(
             is_outdated: matches!(facts.asks, Interpretation::Invalid(_)),
             changed: service.changed,
             listed: &facts.status.listed.ingress,
-            endpoints: cluster.endpoints,
+            endpoints: cluster.facts.endpoints(),
         };
         serve(&asked, cluster, silence)
     });
@@ -122,5 +135,56 @@ fn serve(asked: &Asked<'_>, cluster: &Cluster<'_>, silence: Silence) -> Decision
             None => Serving::Addresses,
         }),
         ingress: Some(ingress),
+        moved: BTreeMap::new(),
+    }
+}
+
+/// What a box outside the cluster does is in the LoadBalancer of the Service.
+fn serve_external(
+    service: &ServiceFacts,
+    spec: &ServiceSpec,
+    load_balancer: Option<&LoadBalancer>,
+) -> Decision {
+    let granted = load_balancer.map(Granted::of);
+    let Some(granted) = granted.filter(|it| it.service_uid == service.uid) else {
+        // There will be one.
+        return Decision::default();
+    };
+    let (mut ingress, ports) = (Ingress::default(), Arc::new(spec.port_keys()));
+    for host in granted.hosts {
+        ingress.add(host, &ports);
+    }
+    let conflicts = granted.conflicts.into_iter().map(|(port, held_by)| {
+        let conflict = PortConflict {
+            port,
+            held_by,
+            reason: ConflictReason::HeldByService,
+        };
+        let affected = Affected {
+            named: vec![format!("ExternalLoadBalancer {}", granted.external)],
+            nodes: 1,
+        };
+        (conflict, affected)
+    });
+    let has_addresses = !ingress.is_empty();
+    // What the box has it keeps while its updater fails.
+    let awaited = granted.awaited.filter(|_| !has_addresses);
+    Decision {
+        is_held: false,
+        conflicts: Some(PortConflicts {
+            certain: conflicts.collect(),
+            is_uncertain: false,
+        }),
+        serving: match granted.refused.or(awaited) {
+            Some((Trouble::PortConflict, _)) if !has_addresses => Some(Serving::PortsRefused),
+            Some((trouble, message)) => Some(Serving::External {
+                trouble,
+                message,
+                has_addresses,
+            }),
+            None => has_addresses.then_some(Serving::Addresses),
+        },
+        ingress: Some(ingress),
+        moved: granted.moved,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwire_api::{NodeSelector, Problem};
+use highwire_api::{NodeSelector, Problem, external::Trouble};
 
 use super::{
     addresses::{Limited, why_not_listed},
@@ -30,6 +30,15 @@ pub enum Serving {
     NoAddress(NoAddress),
     /// No node serves it, only because ports are refused.
     PortsRefused,
+    /// A box outside the cluster does not serve it, or not as it asks.
+    External {
+        /// The reason.
+        trouble: Trouble,
+        /// What to do.
+        message: String,
+        /// Whether it has addresses, for what it asked for before.
+        has_addresses: bool,
+    },
     /// What it asks for cannot be read.
     Invalid {
         /// What is wrong; never empty.
@@ -96,7 +105,11 @@ impl Serving {
             {
                 CATCHING_UP
             }
-            Self::NoAddress(_) => GRACE,
+            Self::NoAddress(_)
+            | Self::External {
+                trouble: Trouble::Waiting | Trouble::NotListening,
+                ..
+            } => GRACE,
             _ => COLLECT,
         }
     }

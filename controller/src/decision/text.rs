@@ -1,9 +1,9 @@
 //! The text of conditions and Events, made from what was decided.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use highwire_api::{
-    Problem,
+    PortKey, Problem,
     names::{ENABLED_LABEL, EXCLUDE_LABEL, MAX_ADDRESSES_ANNOTATION, NODE_SELECTOR_ANNOTATION},
     node::SERVICE_PROXY_FAILING,
 };
@@ -61,7 +61,15 @@ pub fn addresses(ingress: &Ingress) -> String {
     if ingress.is_empty() {
         return "no address".to_owned();
     }
-    enumerate(ingress.addresses().map(ToString::to_string), NAMED)
+    enumerate(ingress.hosts().map(ToString::to_string), NAMED)
+}
+
+/// `, 80/TCP there as port 30001`, for each port that has another number there.
+#[must_use]
+pub fn moved_ports(moved: &BTreeMap<PortKey, u16>) -> String {
+    let each = moved.iter();
+    each.map(|(port, number)| format!(", {port} there as port {number}"))
+        .collect()
 }
 
 /// That not all nodes are listed. How many are ready changes too often for the status.
@@ -203,7 +211,7 @@ impl fmt::Display for NoAddress {
 mod tests {
     use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-    use highwire_api::{PortKey, Protocol, node::ConflictReason};
+    use highwire_api::{Protocol, node::ConflictReason};
 
     use super::*;
 

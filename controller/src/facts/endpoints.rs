@@ -89,6 +89,17 @@ impl Endpoints {
         self.slices.known().is_some()
     }
 
+    /// The nodes on which the Service has a ready endpoint of that family.
+    #[must_use]
+    pub fn ready_nodes(&self, service: &ServiceKey, family: Family) -> BTreeSet<String> {
+        let slices = self.of_service.get(service).into_iter().flatten();
+        slices
+            .filter_map(|slice| self.slices.get(slice))
+            .filter(|slice| slice.family == Some(family))
+            .flat_map(|slice| slice.ready_nodes.iter().cloned())
+            .collect()
+    }
+
     /// Whether the Service has a ready endpoint of that family on the node.
     #[must_use]
     pub fn is_ready(&self, service: &ServiceKey, node: &str, family: Family) -> bool {

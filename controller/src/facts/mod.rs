@@ -3,19 +3,24 @@
 pub mod endpoints;
 pub mod ingress;
 pub mod lease;
+pub mod load_balancer;
 pub mod node;
 pub mod service;
 
 use std::sync::Arc;
 
-use highwire_api::{ClassPolicy, LoadBalancerNode, ResourceVersion, ServiceKey};
+use highwire_api::{
+    ClassPolicy, LoadBalancerNode, ResourceVersion, ServiceKey,
+    external::{ExternalLoadBalancer, LoadBalancer},
+};
 use highwire_runtime::mirror::{Change, Mirror, key};
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::{core::DeserializeGuard, runtime::watcher::Event};
+use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::watcher::Event};
+use tracing::warn;
 
 use endpoints::Endpoints;
 use lease::LeaseFacts;
@@ -35,6 +40,10 @@ pub enum Input {
     Lease(Box<Event<Lease>>),
     /// Of the EndpointSlices that kube-proxy follows.
     Endpoints(Box<Event<EndpointSlice>>),
+    /// Of the ExternalLoadBalancers.
+    External(Box<Event<DeserializeGuard<ExternalLoadBalancer>>>),
+    /// Of the LoadBalancers.
+    LoadBalancer(Box<Event<DeserializeGuard<LoadBalancer>>>),
 }
 
 /// A fact that changed.
@@ -48,6 +57,10 @@ pub enum Changed {
     Lease(String, Option<LeaseFacts>),
     /// The nodes with ready endpoints of a Service.
     Endpoints(ServiceKey),
+    /// An ExternalLoadBalancer.
+    External,
+    /// The LoadBalancer of a Service.
+    LoadBalancer(ServiceKey),
 }
 
 /// See the module.
@@ -58,6 +71,8 @@ pub struct Facts {
     reports: Mirror<Arc<Report>>,
     leases: Mirror<LeaseFacts>,
     endpoints: Endpoints,
+    externals: Mirror<Arc<ExternalLoadBalancer>>,
+    load_balancers: Mirror<Arc<LoadBalancer>>,
     class_policy: ClassPolicy,
 }
 
@@ -86,13 +101,23 @@ impl Facts {
             Input::Lease(event) => {
                 let view = |lease: &Lease| Some(LeaseFacts::of(lease));
                 let changes = self.leases.changes(*event, view).into_iter();
-                let now = changes.map(|change| (name(&change.key), self.leases.get(&change.key)));
+                let now = changes
+                    .map(|change| (short(&change.key).to_owned(), self.leases.get(&change.key)));
                 now.map(|(name, lease)| Changed::Lease(name, lease.cloned()))
                     .collect()
             }
             Input::Endpoints(event) => {
                 let services = self.endpoints.apply(*event).into_iter();
                 services.map(Changed::Endpoints).collect()
+            }
+            Input::External(event) => each(self.externals.changes(*event, readable), |_| {
+                Changed::External
+            }),
+            Input::LoadBalancer(event) => {
+                let changes = self.load_balancers.changes(*event, readable).into_iter();
+                changes
+                    .filter_map(|change| Some(Changed::LoadBalancer(change.key.parse().ok()?)))
+                    .collect()
             }
         }
     }
@@ -164,6 +189,38 @@ impl Facts {
         self.reports.get(&format!("/{node}"))
     }
 
+    /// Every Node.
+    pub fn nodes(&self) -> impl Iterator<Item = (&str, &Arc<NodeFacts>)> {
+        let known = self.nodes.known().into_iter().flatten();
+        known.map(|(key, node)| (short(key), node))
+    }
+
+    /// Every ExternalLoadBalancer.
+    pub fn externals(&self) -> impl Iterator<Item = (&str, &Arc<ExternalLoadBalancer>)> {
+        let known = self.externals.known().into_iter().flatten();
+        known.map(|(key, object)| (short(key), object))
+    }
+
+    /// Every LoadBalancer, by the Service that it is for.
+    pub fn load_balancers(&self) -> impl Iterator<Item = (ServiceKey, &Arc<LoadBalancer>)> {
+        let known = self.load_balancers.known().into_iter().flatten();
+        known.filter_map(|(key, object)| Some((key.parse().ok()?, object)))
+    }
+
+    /// The LoadBalancer of a Service.
+    #[must_use]
+    pub fn load_balancer(&self, key: &ServiceKey) -> Option<&Arc<LoadBalancer>> {
+        self.load_balancers.get(&key.to_string())
+    }
+
+    /// Whether all is known that decisions about boxes outside the cluster need.
+    #[must_use]
+    pub fn knows_externals(&self) -> bool {
+        self.missing().is_empty()
+            && self.externals.known().is_some()
+            && self.load_balancers.known().is_some()
+    }
+
     /// Where Services have ready endpoints.
     #[must_use]
     pub fn endpoints(&self) -> &Endpoints {
@@ -171,12 +228,36 @@ impl Facts {
     }
 }
 
+/// The object, unless it cannot be read.
+fn readable<K>(object: &DeserializeGuard<K>) -> Option<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone,
+{
+    match &object.0 {
+        Ok(object) => {
+            let mut object = object.clone();
+            object.meta_mut().managed_fields = None;
+            Some(Arc::new(object))
+        }
+        Err(invalid) => {
+            let (kind, name, error) = (K::kind(&()), object.name_any(), &invalid.error);
+            warn!(
+                name,
+                "the {kind} cannot be read, so it does not count: {error}"
+            );
+            None
+        }
+    }
+}
+
 fn each<V>(changes: Vec<Change<V>>, as_fact: impl Fn(String) -> Changed) -> Vec<Changed> {
-    let names = changes.into_iter().map(|change| name(&change.key));
+    let names = changes
+        .into_iter()
+        .map(|change| short(&change.key).to_owned());
     names.map(as_fact).collect()
 }
 
 /// The name in the key of a [`Mirror`].
-fn name(key: &str) -> String {
-    key.rsplit('/').next().unwrap_or(key).to_owned()
+fn short(key: &str) -> &str {
+    key.rsplit('/').next().unwrap_or(key)
 }

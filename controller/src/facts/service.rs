@@ -2,8 +2,9 @@
 
 use highwire_api::{
     ClassPolicy, Family, Interpretation, ResourceVersion, ServiceSpec,
+    names::EXTERNAL_LOAD_BALANCER_ANNOTATION,
     ownership::{IngressAuthor, is_adopted, is_condition_ours},
-    service::{TrafficPolicy, interpret, primary_family},
+    service::{TrafficPolicy, interpret, interpret_external, primary_family},
 };
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 
@@ -66,6 +67,20 @@ pub fn is_true(condition: Option<&Condition>) -> bool {
     condition.is_some_and(|condition| condition.status == "True")
 }
 
+/// Which load balancer serves a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Balancer {
+    /// The nodes themselves.
+    #[default]
+    Nodes,
+    /// A box outside the cluster.
+    External {
+        /// The name of the ExternalLoadBalancer that the Service asks for; without one, the
+        /// default.
+        wanted: Option<String>,
+    },
+}
+
 /// What matters of a Service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceFacts {
@@ -77,6 +92,8 @@ pub struct ServiceFacts {
     pub generation: Option<i64>,
     /// What it asks for.
     pub asks: Interpretation,
+    /// Which load balancer serves it.
+    pub balancer: Balancer,
     /// What its status says.
     pub status: ServiceStatus,
     /// The types of the conditions in its status that Highwire wrote.
@@ -105,11 +122,21 @@ impl ServiceFacts {
             .filter(|(type_, condition)| condition.is_some() && is_condition_ours(service, type_));
         let our_conditions: Vec<_> = ours.map(|(type_, _)| type_).collect();
         let serving = status.serving.as_ref();
+        let (asks, balancer) = match interpret_external(service) {
+            Interpretation::NotOurs => (interpret(service, policy), Balancer::Nodes),
+            asks => {
+                let annotations = service.metadata.annotations.as_ref();
+                let wanted = annotations.and_then(|it| it.get(EXTERNAL_LOAD_BALANCER_ANNOTATION));
+                let wanted = wanted.cloned();
+                (asks, Balancer::External { wanted })
+            }
+        };
         let facts = Self {
             uid: service.metadata.uid.clone().unwrap_or_default(),
             version: ResourceVersion::of(&service.metadata).unwrap_or_default(),
             generation: service.metadata.generation,
-            asks: interpret(service, policy),
+            asks,
+            balancer,
             has_our_conditions: is_true(status.ports_error.as_ref())
                 && our_conditions.contains(&PORTS_ERROR)
                 || serving.is_some_and(|serving| serving.reason != NOT_OURS),
@@ -123,6 +150,12 @@ impl ServiceFacts {
             || facts.has_our_conditions
             || !facts.our_conditions.is_empty();
         (facts.asks != Interpretation::NotOurs || has_ours).then_some(facts)
+    }
+
+    /// Whether a box outside the cluster serves it.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        matches!(self.balancer, Balancer::External { .. })
     }
 
     /// Whether what a node's kernel has for these facts is right for the others too. The

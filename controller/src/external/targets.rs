@@ -1,0 +1,78 @@
+//! Where a box sends the traffic of a Service: one address of each fitting node and family,
+//! with the NodePort.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use highwire_api::{
+    Family, PortKey, ServiceSpec,
+    external::{Target, spec::TargetAddressType},
+};
+
+use super::snapshot::Snapshot;
+use crate::facts::node::{NodeFacts, NodeReady};
+
+/// A node's addresses of one type.
+type OfType = fn(&NodeFacts) -> &BTreeSet<IpAddr>;
+
+/// The types of addresses to use, of each family the first that any fitting node has.
+fn types(choice: TargetAddressType) -> &'static [OfType] {
+    const EXTERNAL: OfType = |node| &node.external;
+    const INTERNAL: OfType = |node| &node.internal;
+    match choice {
+        TargetAddressType::ExternalIp => &[EXTERNAL],
+        TargetAddressType::InternalIp => &[INTERNAL],
+        TargetAddressType::Auto => &[EXTERNAL, INTERNAL],
+    }
+}
+
+/// Whether load balancers may send traffic to the node (KEP-1143, and as k8s.io/cloud-provider
+/// `getNodeConditionPredicate` has it). kube-proxy serves NodePorts on nodes that have not
+/// opted in too.
+fn fits(node: &NodeFacts, ignore_exclude_label: bool) -> bool {
+    node.departure.is_none()
+        && node.ready != NodeReady::NotReady
+        && (ignore_exclude_label || !node.exclude_label)
+}
+
+/// The targets of each port, sorted; of a port without a NodePort none.
+#[must_use]
+pub fn targets(
+    spec: &ServiceSpec,
+    snapshot: &Snapshot,
+    choice: TargetAddressType,
+    ignore_exclude_label: bool,
+) -> BTreeMap<PortKey, Vec<Target>> {
+    let fitting = snapshot.nodes.iter().filter(|(_, node)| {
+        fits(node, ignore_exclude_label) && spec.node_selector.matches(&node.labels)
+    });
+    let fitting: Vec<_> = fitting.collect();
+    let mut addresses = BTreeSet::new();
+    for family in spec.cluster_ips.families() {
+        let answering = fitting
+            .iter()
+            .filter(|(name, _)| snapshot.answers(&spec.key, family, name));
+        let of_type = |of_type: &OfType| {
+            let first = answering.clone().filter_map(|(_, node)| {
+                let mut all = of_type(node).iter().copied();
+                all.find(|address| Family::of(*address) == family)
+            });
+            first.collect::<Vec<_>>()
+        };
+        let mut chosen = types(choice).iter().map(of_type);
+        let chosen = chosen.find(|found| !found.is_empty());
+        addresses.extend(chosen.into_iter().flatten());
+    }
+    let ports = spec.ports.iter().map(|(port, of_port)| {
+        let targets = addresses.iter().filter_map(|address| {
+            Some(Target {
+                address: *address,
+                port: of_port.node_port?.get(),
+            })
+        });
+        (*port, targets.collect())
+    });
+    ports.collect()
+}
