@@ -147,8 +147,21 @@ fn serve_external(
 ) -> Decision {
     let granted = load_balancer.map(Granted::of);
     let Some(granted) = granted.filter(|it| it.service_uid == service.uid) else {
-        // There will be one.
-        return Decision::default();
+        // There will be one; what is listed stays until then.
+        let message = "the leading controller has made no LoadBalancer for it yet".to_owned();
+        let waits = service
+            .status
+            .listed
+            .is_empty()
+            .then_some(Serving::External {
+                trouble: Trouble::Waiting,
+                message,
+                has_addresses: false,
+            });
+        return Decision {
+            serving: waits,
+            ..Decision::default()
+        };
     };
     let (mut ingress, ports) = (Ingress::default(), Arc::new(spec.port_keys()));
     for host in granted.hosts {

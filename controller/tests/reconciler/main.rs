@@ -6,6 +6,7 @@
 mod addresses;
 mod conflicts;
 mod decisions;
+mod external;
 mod laws;
 mod leaving;
 mod local_policy;
