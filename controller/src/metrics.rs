@@ -9,6 +9,7 @@ use prometheus::{
 
 use crate::{
     decision::{conditions::reasons, eligibility::Node},
+    external::updater::Method,
     facts::service::ServiceFacts,
 };
 
@@ -29,10 +30,14 @@ pub struct Metrics {
     nodes: IntGaugeVec,
     conflicts: IntGaugeVec,
     first_address: Histogram,
+    box_requests: IntCounterVec,
 }
 
 /// The results [`Metrics::status_write`] is given.
 const WRITE_RESULTS: [&str; 4] = ["ok", "conflict", "gone", "error"];
+
+/// How a request to a box ends.
+const BOX_RESULTS: [&str; 2] = ["ok", "error"];
 
 /// How the sending of an Event ended.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +110,11 @@ impl Metrics {
                 vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0],
                 registry
             )?,
+            box_requests: counters(
+                "box_requests_total",
+                "Requests to boxes outside the cluster, by method and by how they ended",
+                &["method", "result"],
+            )?,
             registry,
         };
         metrics.leads(false);
@@ -112,7 +122,20 @@ impl Metrics {
         for result in WRITE_RESULTS {
             metrics.status_writes.with_label_values(&[result]);
         }
+        for method in [Method::Post, Method::Delete] {
+            for result in BOX_RESULTS {
+                let labels = [method.as_str(), result];
+                metrics.box_requests.with_label_values(&labels);
+            }
+        }
         Ok(metrics)
+    }
+
+    /// A box has taken a request, or not.
+    pub fn box_request(&self, method: Method, is_taken: bool) {
+        let result = BOX_RESULTS[usize::from(!is_taken)];
+        let labels = [method.as_str(), result];
+        self.box_requests.with_label_values(&labels).inc();
     }
 
     /// Leadership was won or lost.

@@ -28,6 +28,7 @@ use super::{
     schedule::{Request, Schedule},
     updater::Method,
 };
+use crate::metrics::Metrics;
 
 /// How many requests a box gets at once, each about another backend.
 const REQUESTS: usize = 4;
@@ -73,6 +74,7 @@ pub struct Driver {
     schedule: Schedule,
     connection: Connection,
     report: Report,
+    metrics: Metrics,
 }
 
 impl Driver {
@@ -83,6 +85,7 @@ impl Driver {
         secrets: Secrets,
         mut orders: watch::Receiver<Order>,
         reports: mpsc::Sender<(String, Report)>,
+        metrics: Metrics,
     ) -> Self {
         let settings = orders.borrow_and_update().settings.clone();
         orders.mark_changed();
@@ -91,6 +94,7 @@ impl Driver {
             connection: Connection::new(settings, secrets.clone()),
             report: Report::default(),
             reported: Report::default(),
+            metrics,
             name,
             secrets,
             orders,
@@ -187,6 +191,7 @@ impl Driver {
             }
         }
         let is_taken = result.is_ok();
+        self.metrics.box_request(method(backend.as_ref()), is_taken);
         let jitter = f64::from(Timestamp::now().subsec_nanosecond()) / 1e9;
         self.schedule.ended(&name, is_taken, jitter, Instant::now());
         if is_taken && backend.is_none() && !self.schedule.knows(&name) {
@@ -215,15 +220,25 @@ impl Driver {
     }
 }
 
+/// What makes the backend so.
+fn method(backend: Option<&Backend>) -> Method {
+    match backend {
+        Some(_) => Method::Post,
+        None => Method::Delete,
+    }
+}
+
 /// Carries out a request. A backend counts as taken once its port takes connections at
 /// `address`, if that is to be made sure.
 async fn carry_out(connection: Connection, request: Request, address: Option<String>) -> Ended {
-    let (method, body) = match &request.backend {
-        Some(backend) => (Method::Post, backend.body(&request.name.backend_name)),
-        None => (Method::Delete, removal(&request.name.backend_name)),
+    let RecordedBackend { backend_name, url } = &request.name;
+    let backend = request.backend.as_ref();
+    let body = match backend {
+        Some(backend) => backend.body(backend_name),
+        None => removal(backend_name),
     };
-    let sent = connection.send(&request.name.url, method, &body).await;
-    let result = match (sent, &request.backend, address) {
+    let sent = connection.send(url, method(backend), &body).await;
+    let result = match (sent, backend, address) {
         (Ok(()), Some(backend), Some(address)) if backend.protocol == Protocol::Tcp => {
             let limit = Duration::from_secs(connection.settings().timeout_seconds.into());
             listens(&address, backend.port.get(), limit).await

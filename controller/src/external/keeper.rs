@@ -170,7 +170,8 @@ impl Keeper {
 
     fn drive(&self, name: &str, order: Order, reports: mpsc::Sender<(String, Report)>) -> Driven {
         let (orders, ordered) = watch::channel(order);
-        let driver = Driver::new(name.to_owned(), self.secrets.clone(), ordered, reports);
+        let (secrets, metrics) = (self.secrets.clone(), self.metrics.clone());
+        let driver = Driver::new(name.to_owned(), secrets, ordered, reports, metrics);
         let mut task = JoinSet::new();
         task.spawn(driver.run());
         Driven {

@@ -45,6 +45,17 @@ pub enum Method {
     Delete,
 }
 
+impl Method {
+    /// As HTTP has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
 /// A client for one updater.
 pub struct Updater {
     url: Url,
