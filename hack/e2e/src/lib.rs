@@ -41,6 +41,7 @@ pub mod highwire;
 pub mod lab;
 
 pub use bed::clients::Clients;
+pub use bed::outside_box::OutsideBox;
 pub use bed::pod::Pod;
 pub use bed::scope::Scope;
 pub use bed::service::Svc;

@@ -12,14 +12,18 @@ const LOG_LINES: usize = 15;
 /// Of each node's table.
 const TABLE_LINES: usize = 150;
 
-/// Prints the last lines of the agents' and controllers' logs, of all their containers where
+/// What of a cluster is printed, by the beginning of its name. That of a box tells what its
+/// updater was asked, too.
+const TOLD: [&str; 3] = ["agent-", "controller-", "box-"];
+
+/// Prints the last lines of the agents', controllers' and boxes' logs, of all their containers where
 /// kubelets run them, and of each node that has
 /// one Highwire's table and the conntrack entries of the ports that the test was given.
 pub fn print(run: &TestRun) {
     for state in run.states() {
         println!("\n=== cluster {} when the test failed ===", state.name());
         for unit in Unit::list(state) {
-            if unit.name().starts_with("agent-") || unit.name().starts_with("controller-") {
+            if TOLD.iter().any(|prefix| unit.name().starts_with(prefix)) {
                 let ended = if unit.is_running() {
                     ""
                 } else {

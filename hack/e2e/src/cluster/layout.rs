@@ -18,13 +18,14 @@
 //! |---|---|---|
 //! | nodes | 192.0.2.0/24 | 2001:db8:1::/64 |
 //! | clients | 198.51.100.0/24 | 2001:db8:2::/64 |
+//! | boxes outside ([`crate::OutsideBox`]) | 203.0.113.0/24 | 2001:db8:3::/64 |
 //! | Pods of node i | 10.244.i.0/24 | fd00:244:i::/64 |
 //! | Services | 10.96.0.0/16 | fd00:96::/108 |
 //!
 //! Only nodes and the control plane have routes to Pods, and nobody has one to Services, so that a
 //! packet which leaves a node with such a destination is lost as it would be in
 //! a real network. Node and Pod addresses exist in the cluster's families only;
-//! the fabric, the control plane and the client always have both.
+//! the fabric, the control plane, the client and boxes always have both.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -56,6 +57,9 @@ pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x10
 pub const FIRST_SERVICE_V4: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// First Service address, IPv6.
 pub const FIRST_SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 1);
+
+/// The router's address at every box outside the cluster.
+pub const BOX_ROUTER_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 
 /// Address families of nodes, Pods and Services; the first is the primary one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -141,6 +145,16 @@ pub fn pod_v4(index: u8, slot: u8) -> Ipv4Addr {
 pub fn pod_v6(index: u8, slot: u8) -> Ipv6Addr {
     let node = decimal_as_hex(index);
     Ipv6Addr::new(0xfd00, 0x244, node, 0, 0, 0, 0, decimal_as_hex(slot))
+}
+
+/// IPv4 address of a box outside the cluster; boxes count from 1.
+pub fn box_v4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(203, 0, 113, number)
+}
+
+/// Its IPv6 address.
+pub fn box_v6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, decimal_as_hex(number))
 }
 
 /// The group that *prints* like the decimal number, so that `.11` and `::11` belong together.

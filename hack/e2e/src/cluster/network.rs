@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use crate::cluster::layout::{
-    CLIENT_V4, CLIENT_V4_SECOND, CLIENT_V6, CONTROL_PLANE_V4, CONTROL_PLANE_V6, IpFamily, node_v4,
-    node_v6, pod_v4, pod_v6,
+    BOX_ROUTER_V4, CLIENT_V4, CLIENT_V4_SECOND, CLIENT_V6, CONTROL_PLANE_V4, CONTROL_PLANE_V6,
+    IpFamily, box_v4, box_v6, node_v4, node_v6, pod_v4, pod_v6,
 };
 use crate::lab::netns::Netns;
 use crate::lab::wiring::{forward, offloads_off, plug};
@@ -13,6 +13,8 @@ use crate::lab::wiring::{forward, offloads_off, plug};
 const POD_GATEWAY_V4: &str = "169.254.1.1";
 /// The next hop of a Pod, link-local on the node's end of its veth.
 const POD_GATEWAY_V6: &str = "fe80::1";
+/// The next hop of a box outside, link-local on the router's end of its cable.
+const BOX_ROUTER_V6: &str = "fe80::1";
 
 /// Builds the router in the middle and the outside client.
 pub fn fabric_and_client(fabric: &Netns, client: &Netns) -> Result<()> {
@@ -137,6 +139,39 @@ pub fn pod(node: &Netns, pod: &Netns, index: u8, slot: u8, family: IpFamily) -> 
 /// does it some time later, in the kernel's own time).
 pub fn unplug_pod(node: &Netns, slot: u8) -> Result<()> {
     node.ip_batch(&format!("link del {}", pod_port(slot)))
+}
+
+/// Cables the (existing) namespace of a box outside the cluster to the router. Clients, nodes
+/// and the control plane reach it by their default routes.
+pub fn outside_box(fabric: &Netns, netns: &Netns, number: u8) -> Result<()> {
+    let (port, v4, v6) = (box_port(number), box_v4(number), box_v6(number));
+    fabric.ip_batch(&format!(
+        "link add {port} type veth peer name eth0 netns {}\n\
+         link set {port} addrgenmode none\n\
+         link set {port} up\n\
+         addr add {BOX_ROUTER_V4} peer {v4} dev {port}\n\
+         addr add {BOX_ROUTER_V6}/64 dev {port} nodad\n\
+         route add {v6} dev {port}",
+        netns.path()?.display()
+    ))?;
+    netns.ip_batch(&format!(
+        "link set eth0 up\n\
+         addr add {v4} peer {BOX_ROUTER_V4} dev eth0\n\
+         addr add {v6}/128 dev eth0 nodad\n\
+         route add default via {BOX_ROUTER_V4}\n\
+         route add default via {BOX_ROUTER_V6} dev eth0"
+    ))?;
+    offloads_off(fabric, &port)?;
+    offloads_off(netns, "eth0")
+}
+
+/// Removes the router's end of a box's cable, at once.
+pub fn unplug_outside_box(fabric: &Netns, number: u8) -> Result<()> {
+    fabric.ip_batch(&format!("link del {}", box_port(number)))
+}
+
+fn box_port(number: u8) -> String {
+    format!("box{number}")
 }
 
 fn pod_port(slot: u8) -> String {

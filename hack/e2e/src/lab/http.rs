@@ -52,6 +52,40 @@ pub(crate) enum Transport {
     Sctp,
 }
 
+/// An answer of whatever status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpAnswer {
+    /// Its status.
+    pub status: u16,
+    /// Its status line and headers.
+    pub head: String,
+    /// Its body.
+    pub body: String,
+}
+
+/// A request with a body, on a connection of its own.
+pub fn http_send(
+    to: SocketAddr,
+    (method, path): (&str, &str),
+    headers: &[(&str, &str)],
+    body: &str,
+    limit: Duration,
+) -> Result<HttpAnswer, ConnectError> {
+    let headers = headers.iter();
+    let headers: String = headers
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n{headers}\r\n{body}"
+    );
+    exchange(
+        connect(Transport::Tcp, unspecified(to), to, limit)?,
+        &request,
+    )
+}
+
 /// The body of `GET path`, whoever answers; any status but 200 is an error.
 pub fn http_text(to: SocketAddr, path: &str, limit: Duration) -> Result<String, ConnectError> {
     http_body(Transport::Tcp, unspecified(to), to, path, limit)
@@ -65,26 +99,35 @@ pub(crate) fn http_body(
     path: &str,
     limit: Duration,
 ) -> Result<String, ConnectError> {
-    let mut stream = connect(by, from, to, limit)?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n"
-    )?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n");
+    let answer = exchange(connect(by, from, to, limit)?, &request)?;
+    let HttpAnswer { status, head, body } = answer;
+    match status {
+        200 => Ok(body),
+        _ => Err(ConnectError::Other(format!("{head}\n{body}"))),
+    }
+}
+
+/// Sends a request and reads until the other side closes.
+fn exchange(mut stream: TcpStream, request: &str) -> Result<HttpAnswer, ConnectError> {
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .ok_or_else(|| ConnectError::Other(format!("no HTTP answer: {answer:?}")))?;
-    if head.split(' ').nth(1) != Some("200") {
-        return Err(ConnectError::Other(format!("{head}\n{body}")));
-    }
-    if head
-        .to_ascii_lowercase()
-        .contains("transfer-encoding: chunked")
-    {
-        return Ok(unchunk(body));
-    }
-    Ok(body.to_owned())
+    let split = answer.split_once("\r\n\r\n");
+    let status = |head: &str| head.split(' ').nth(1)?.parse().ok();
+    let found = split.and_then(|(head, body)| Some((status(head)?, head, body)));
+    let (status, head, body) =
+        found.ok_or_else(|| ConnectError::Other(format!("no HTTP answer: {answer:?}")))?;
+    let lower = head.to_ascii_lowercase();
+    let body = match lower.contains("transfer-encoding: chunked") {
+        true => unchunk(body),
+        false => body.to_owned(),
+    };
+    Ok(HttpAnswer {
+        status,
+        head: head.to_owned(),
+        body,
+    })
 }
 
 /// Connects from `from`, which may be unspecified; reads and writes have the same limit.

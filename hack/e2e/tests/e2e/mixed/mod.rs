@@ -6,6 +6,7 @@ mod conflicts;
 mod crowd;
 mod deploy;
 mod ending;
+mod external;
 mod failing;
 mod failover;
 mod half_open;

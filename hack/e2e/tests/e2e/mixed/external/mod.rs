@@ -1,0 +1,3 @@
+//! Services that a load balancer outside the cluster serves.
+
+mod harness;
