@@ -3,6 +3,7 @@
 pub mod clients;
 pub mod evidence;
 pub mod expect;
+pub mod external;
 pub mod outside_box;
 pub mod pod;
 pub mod reported;

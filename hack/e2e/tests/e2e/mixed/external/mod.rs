@@ -1,3 +1,7 @@
 //! Services that a load balancer outside the cluster serves.
 
+mod front;
 mod harness;
+mod serving;
+mod several;
+mod trouble;

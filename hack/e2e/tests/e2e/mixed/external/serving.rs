@@ -1,0 +1,169 @@
+//! What a Service gets on the box, and where the box sends its traffic.
+
+use anyhow::{Context, Result, ensure};
+use highwire_e2e::Pod;
+use highwire_e2e::bed::external::load_balancer;
+use highwire_e2e::cluster_test;
+use highwire_e2e::expect::{
+    LONG, SHORT, all_answer, answers, ingress_is, refuses, refuses_new_udp,
+};
+use highwire_e2e::reported::event;
+use highwire_e2e::wait_for;
+use macro_rules_attribute::apply;
+use serde_json::{Value, json};
+
+use super::front::Front;
+
+const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+#[apply(cluster_test)]
+async fn a_service_gets_the_boxs_address_and_its_ports_there() -> Result<()> {
+    let front = Front::new("front").await?;
+    let port = front.scope.free_port()?;
+    let service = front.service("web").tcp(port, 8080).udp(port, 5353);
+    let service = service.create().await?;
+    front.has_address(&service).await;
+    let ingress = serde_json::to_value(service.ingress().await?)?;
+    let address = front.outside.v4().to_string();
+    ensure!(
+        ingress[0]["ip"] == address && ingress[0]["ipMode"] == "Proxy",
+        "{ingress}"
+    );
+    let mut ports = ingress[0]["ports"].as_array().cloned().unwrap_or_default();
+    ports.sort_by_key(|it| it["protocol"].to_string());
+    let of = |protocol| json!({ "port": port, "protocol": protocol });
+    ensure!(ports == [of("TCP"), of("UDP")], "{ingress}");
+
+    // Where a kube-proxy was late, nginx sends nothing to its node for 10 s.
+    let (client, to) = (front.cluster.outside(), front.outside.at(port));
+    let pods = ["web-1", "web-2"];
+    all_answer(&pods, || client.http_get(to, SHORT)).await;
+    all_answer(&pods, || client.udp_ask(to, SHORT)).await;
+
+    let shown = load_balancer(&front.cluster, &service).await?;
+    ensure!(
+        shown["spec"]["externalLoadBalancer"] == front.balancer.name()
+            && shown["status"]["addresses"] == json!([address]),
+        "{shown}"
+    );
+    let namespace = front.scope.namespace();
+    let table = front.cluster.kubectl(&["get", "lb", "-n", namespace])?;
+    let row = table.lines().find(|line| line.starts_with("web "));
+    let row = row.with_context(|| table.clone())?;
+    let (tcp, udp) = (format!("{port}/TCP"), format!("{port}/UDP"));
+    for words in [&address, &tcp, &udp] {
+        ensure!(row.contains(words.as_str()), "{table}");
+    }
+
+    service.delete().await?;
+    refuses(&client, to).await;
+    refuses_new_udp(&client, to).await;
+    front.has_backends(&[]).await;
+    wait_for("the LoadBalancer to be gone", LONG, || async {
+        load_balancer(&front.cluster, &service).await.is_err()
+    })
+    .await;
+    front.was_asked_well()
+}
+
+#[apply(cluster_test)]
+async fn a_node_that_is_not_ready_or_excluded_gets_no_traffic() -> Result<()> {
+    let front = Front::alone("xnod").await?;
+    let port = front.scope.free_port()?;
+    let service = front.served("web", port).await?;
+    front.sends_to(&service, port, &["n1", "n2"]).await?;
+
+    set_ready(&front, "n1", "False")?;
+    front.sends_to(&service, port, &["n2"]).await?;
+    set_ready(&front, "n1", "True")?;
+    front.sends_to(&service, port, &["n1", "n2"]).await?;
+
+    front.cluster.label_node("n2", EXCLUDE, Some("")).await?;
+    front.sends_to(&service, port, &["n1"]).await?;
+    // What was taken away from it, nginx has let go.
+    let (client, to) = (front.cluster.outside(), front.outside.at(port));
+    answers(&client, to).await;
+    front.cluster.label_node("n2", EXCLUDE, None).await?;
+    front.sends_to(&service, port, &["n1", "n2"]).await?;
+    front.has_address(&service).await;
+    Ok(())
+}
+
+/// As the kubelet would report it.
+fn set_ready(front: &Front, node: &str, status: &str) -> Result<()> {
+    let conditions = json!([{ "type": "Ready", "status": status, "reason": "Test" }]);
+    let patch = json!({ "status": { "conditions": conditions } });
+    let patch = format!("--patch={patch}");
+    let arguments = [
+        "patch",
+        "node",
+        node,
+        "--subresource=status",
+        "--type=merge",
+        &patch,
+    ];
+    front.cluster.kubectl(&arguments).map(drop)
+}
+
+#[apply(cluster_test)]
+async fn with_local_only_nodes_with_a_ready_pod_get_traffic() -> Result<()> {
+    let front = Front::new("xlocal").await?;
+    let port = front.scope.free_port()?;
+    let service = front.service("web").external_local().tcp(port, 8080);
+    let service = service.create().await?;
+    front.has_address(&service).await;
+    front.sends_to(&service, port, &["n1", "n2"]).await?;
+    let (client, to) = (front.cluster.outside(), front.outside.at(port));
+    let reply = answers(&client, to).await;
+    ensure!(reply.client.ip() == front.outside.v4(), "{reply:?}");
+
+    let pod = |name| Pod::find(&front.cluster, front.scope.namespace(), name);
+    let (one, two) = (pod("web-1")?, pod("web-2")?);
+    two.set_ready(&front.cluster, false).await?;
+    front.sends_to(&service, port, &["n1"]).await?;
+    front.has_address(&service).await;
+
+    one.set_ready(&front.cluster, false).await?;
+    ingress_is(&service, &[]).await;
+    front.has_backends(&[]).await;
+    refuses(&client, to).await;
+
+    two.set_ready(&front.cluster, true).await?;
+    front.has_address(&service).await;
+    front.sends_to(&service, port, &["n2"]).await?;
+    ensure!(answers(&client, to).await.pod == "web-2");
+    Ok(())
+}
+
+#[apply(cluster_test)]
+async fn ports_of_a_range_are_given_and_named() -> Result<()> {
+    let range = json!({ "type": "Range", "range": { "low": 40_000, "high": 40_001 } });
+    let front = Front::with("range", json!({ "ports": range })).await?;
+    let service = front.service("web").tcp(80, 8080).tcp(443, 8080);
+    let service = service.create().await?;
+    front.has_address(&service).await;
+    let shown = load_balancer(&front.cluster, &service).await?;
+    let ports = shown["spec"]["ports"].as_array().cloned();
+    let ports = ports.unwrap_or_default();
+    ensure!(ports.len() == 2, "{shown}");
+    let said = event(&front.scope, &service, "Advertised").await;
+    let client = front.cluster.outside();
+    for port in &ports {
+        let there = port["boxPort"].as_u64().context("no boxPort")?;
+        ensure!((40_000..=40_001).contains(&there), "{shown}");
+        ensure!(said.contains(&there.to_string()), "{said}");
+        answers(&client, front.outside.at(u16::try_from(there)?)).await;
+    }
+    ensure!(ports[0]["boxPort"] != ports[1]["boxPort"], "{shown}");
+
+    let second = front.service("second").tcp(80, 8080).create().await?;
+    event(&front.scope, &second, "RangeExhausted").await;
+    ingress_is(&second, &[]).await;
+    // It inherits when there is room.
+    service.delete().await?;
+    front.has_address(&second).await;
+    let shown: Value = load_balancer(&front.cluster, &second).await?;
+    ensure!(shown["spec"]["ports"][0]["boxPort"] == 40_000, "{shown}");
+    answers(&client, front.outside.at(40_000)).await;
+    front.was_asked_well()
+}
