@@ -16,6 +16,7 @@ use crate::port::Protocol;
     version = "v1alpha1",
     kind = "LoadBalancer",
     plural = "loadbalancers",
+    shortname = "lb",
     namespaced,
     status = "LoadBalancerStatus",
     derive = "PartialEq",

@@ -131,7 +131,7 @@ impl OutsideBox {
         &self.parts.nginx
     }
 
-    /// Where nginx was told to send the traffic of that backend; `None` without one.
+    /// Where nginx sends the traffic of that backend; `None` without one.
     pub fn upstreams(&self, backend: &str) -> Option<BTreeSet<SocketAddr>> {
         let stream = self.nginx().stream(backend)?;
         Some(streams::servers(&stream))

@@ -1,4 +1,4 @@
-//! nginx on a box: streams from the files of a folder, loaded when it is told to.
+//! nginx on a box: streams from the files of a folder, loaded on request.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// What nginx is told to wait where a request says 0: between two packets of a client, and
+/// How long nginx waits where a request says 0: between two packets of a client, and
 /// for a node to take a connection. In seconds.
 const TIMEOUTS: (i64, i64) = (5, 2);
 

@@ -9,6 +9,7 @@
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::net::{Ipv6Addr, TcpListener};
+use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use axum::extract::State;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use nix::sys::socket::{Shutdown, shutdown};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -163,6 +165,7 @@ fn serve(listener: TcpListener, shared: Arc<Shared>, stopped: oneshot::Receiver<
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let socket = listener.try_clone()?;
     // Connections, and what they wait for, end with the runtime.
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -171,7 +174,9 @@ fn serve(listener: TcpListener, shared: Arc<Shared>, stopped: oneshot::Receiver<
             served = async { axum::serve(listener, app).await } => served.context("serve"),
             _ = stopped => Ok(()),
         }
-    })
+    })?;
+    // A process that is just being started may have it too for a moment.
+    Ok(shutdown(socket.as_raw_fd(), Shutdown::Both)?)
 }
 
 async fn handle(

@@ -206,7 +206,7 @@ async fn the_updater_answers_as_the_one_it_stands_for() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn the_updater_misbehaves_when_told_to() -> Result<()> {
+async fn the_updater_misbehaves_when_asked_to() -> Result<()> {
     let bed = Bed::new("switches").await?;
     let (updater, port) = (bed.outside.updater(), bed.scope.free_port()?);
     let forward = || bed.forward("web", "tcp", port, 30_000);

@@ -146,7 +146,7 @@ async fn ports_of_a_range_are_given_and_named() -> Result<()> {
     let ports = shown["spec"]["ports"].as_array().cloned();
     let ports = ports.unwrap_or_default();
     ensure!(ports.len() == 2, "{shown}");
-    let said = event(&front.scope, &service, "Advertised").await;
+    let said = event(&front.scope, &service, "LoadBalancerUpdated").await;
     let client = front.cluster.outside();
     for port in &ports {
         let there = port["boxPort"].as_u64().context("no boxPort")?;

@@ -144,7 +144,7 @@ async fn seen(front: &Front, service: &Svc) -> Result<String> {
 }
 
 #[apply(cluster_test)]
-async fn a_wrong_token_is_told_and_not_shown() -> Result<()> {
+async fn a_wrong_token_is_named_and_not_shown() -> Result<()> {
     let cluster = Cluster::attach().await?;
     let name = format!("updater-{}", cluster.state().next("secret")?);
     let (wrong, right) = (format!("wrong-{name}-4711"), format!("right-{name}-4711"));
@@ -197,7 +197,7 @@ async fn there_is_no_address_before_the_port_takes_connections() -> Result<()> {
     front.outside.watcher().set(Reloads::Held);
     let service = front.service("web").tcp(port, 8080).create().await?;
     front.is_taken(&front.backend(&service, port, "tcp")).await;
-    let reason = not_serving(&service, &[]).await;
+    let reason = not_serving(&service, &["takes no connections"]).await;
     ensure!(reason == "NotListening", "{reason}");
     ensure!(service.ingress().await?.is_empty());
     front.outside.watcher().set(Reloads::EachChange);
@@ -210,7 +210,7 @@ async fn there_is_no_address_before_the_port_takes_connections() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn what_an_updater_does_not_take_is_told_and_sent_again() -> Result<()> {
+async fn what_an_updater_does_not_take_is_named_and_sent_again() -> Result<()> {
     let front = Front::new("refused").await?;
     let updater = front.outside.updater();
     updater.answer(Answer::Error("the disk is full".to_owned()));
