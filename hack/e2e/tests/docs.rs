@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::checkout;
 
-const DOCUMENTS: [&str; 4] = [
+const DOCUMENTS: [&str; 5] = [
     "README.md",
+    "docs/external.md",
     "agent/README.md",
     "controller/README.md",
     "hack/e2e/PEERS.md",

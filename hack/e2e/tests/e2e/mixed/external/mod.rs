@@ -2,6 +2,7 @@
 
 mod front;
 mod harness;
+mod objects;
 mod serving;
 mod several;
 mod trouble;
