@@ -54,8 +54,16 @@ async fn the_second_of_a_port_waits_for_the_first_and_inherits() -> Result<()> {
         front.backend(&third, port, "udp"),
     ];
     front.has_backends(&backends).await;
-    // Two streams of one port are nothing that nginx loads: the first went before the second
-    // came.
+    // Two streams of one port are nothing that nginx loads: the first goes before the second
+    // comes.
+    let asked = |service, method: &str| {
+        let backend = front.backend(service, port, "tcp");
+        let asked = front.outside.updater().requests_for(&backend);
+        asked.into_iter().find(|it| it.method == method)
+    };
+    let gone = asked(&first, "DELETE").and_then(|it| it.ended);
+    let came = asked(&second, "POST").map(|it| it.started);
+    ensure!(gone.is_some() && gone <= came, "{gone:?}, {came:?}");
     front.was_asked_well()
 }
 
