@@ -88,8 +88,11 @@ impl Keeper {
                 let mut role = self.role.clone();
                 tokio::select! {
                     biased;
-                    // Whoever leads now decides.
-                    _ = role.changed() => continue,
+                    // Whoever leads now decides. Without a sender this controller ends.
+                    changed = role.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => break,
+                    },
                     again = self.turn(&mut boxes, &reports) => next = again,
                 }
             } else {
@@ -196,7 +199,7 @@ impl Keeper {
                 key: key.clone(),
                 uid: wanted.service_uid.clone(),
                 happened: Happened::new(EventType::Normal, reason, note),
-                id: format!("moved-{}-{protocol}-{to}", port.port),
+                id: format!("moved-{}-{protocol}-{from}-{to}", port.port),
             };
             if self.events.try_send(event).is_err() {
                 self.metrics.event(reason, Sending::Dropped);
