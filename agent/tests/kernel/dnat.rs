@@ -47,6 +47,7 @@ impl Namespace {
         let (ready, is_ready) = mpsc::channel();
         thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            usable_at_once();
             ready.send(gettid()).unwrap();
             given.into_iter().for_each(|job| job());
         });
@@ -78,6 +79,12 @@ impl Namespace {
             }
         });
     }
+}
+
+/// Has IPv6 use an interface's own address at once. Until then, a second or two, the kernel
+/// does not ask for the neighbour to whom it forwards a packet.
+fn usable_at_once() {
+    command("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0");
 }
 
 pub(super) fn interface(name: &str, addresses: [&str; 2]) {
@@ -156,6 +163,7 @@ fn plan() -> Plan {
 
 /// A node between a client and a Pod.
 pub(super) fn between_client_and_pod() -> (Namespace, Namespace) {
+    usable_at_once();
     interface("lo", ["192.0.2.11/32", "2001:db8:1::11/128"]);
     let (client, pod) = (Namespace::new(), Namespace::new());
     let outside = ["198.51.100.1/24", "2001:db8:2::1/64"];
