@@ -26,6 +26,29 @@ pub(super) fn chains(path: DataPath) -> Vec<String> {
     rules.map(str::to_owned).collect()
 }
 
+/// Those of a table in which the chain `to_service` makes the conntrack entry, by a nat rule.
+///
+/// The kernel runs all nat chains of a hook at one place, -100 for destinations:
+/// their priorities only order them among each other, and the first that maps a
+/// connection wins. What has to come before them (-115) must stand in a chain of type
+/// filter.
+fn chains_by_nat(to_service: String) -> Vec<String> {
+    let next = ("$next", "admit");
+    let priority = ("$priority", "-115");
+    vec![
+        GUARD.to_owned(),
+        ADMIT.to_owned(),
+        fill(INBOUND, &[next]),
+        fill(PREROUTING, &[priority]),
+        fill(OUTPUT, &[("$type", "filter"), priority, next]),
+        to_service,
+        NAT.to_owned(),
+        // Our nat has kept kube-proxy's from marking the connection, so nothing else
+        // masquerades it, wherever it goes.
+        fill(POSTROUTING, &[("$exempt", "localpolicy")]),
+    ]
+}
+
 fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let text = template.to_owned();
     values
@@ -52,6 +75,13 @@ chain inbound {
   ct state new jump $next
 }";
 
+/// Who may pass, decided before our nat: whoever is refused is never mapped.
+const ADMIT: &str = "\
+chain admit {
+  meta nfproto ipv4 meta l4proto . th dport @guarded4 jump guard
+  meta nfproto ipv6 meta l4proto . th dport @guarded6 jump guard
+}";
+
 /// Packets from outside and from Pods.
 const PREROUTING: &str = "\
 chain prerouting {
@@ -68,6 +98,25 @@ chain output {
   type $type hook output priority $priority; policy accept;
   ct state new ip daddr @node4 meta l4proto . th dport @ports4 jump $next
   ct state new ip6 daddr @node6 meta l4proto . th dport @ports6 jump $next
+}";
+
+/// Connections that are let in go on to `to_service`.
+const NAT: &str = "\
+chain nat_inbound {
+  # As in `inbound`, which has counted it and cannot pass that on without a mark.
+  socket wildcard { 0, 1 } accept
+  goto to_service
+}
+chain nat_prerouting {
+  type nat hook prerouting priority -110; policy accept;
+  ip daddr @node4 meta l4proto . th dport @ports4 jump nat_inbound
+  ip6 daddr @node6 meta l4proto . th dport @ports6 jump nat_inbound
+}
+chain nat_output {
+  # No listener rule here either: the socket would be the client's own.
+  type nat hook output priority -110; policy accept;
+  ip daddr @node4 meta l4proto . th dport @ports4 jump to_service
+  ip6 daddr @node6 meta l4proto . th dport @ports6 jump to_service
 }";
 
 /// kube-proxy does not masquerade Pods, nor any client when it has no cluster CIDR;
