@@ -15,11 +15,12 @@ use highwire_api::{
 };
 use ipnet::IpNet;
 
+use super::backends::Backends;
 use crate::facts::endpoints::ServicePortName;
 
 /// Where the first packet of a connection is sent, so that kube-proxy's own
-/// rules take it from there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// rules take it from there, or where the connection ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// To the Service's ClusterIP, the port unchanged (Cluster traffic policy).
     ClusterIp(IpAddr),
@@ -33,6 +34,8 @@ pub enum Target {
         /// The external traffic policy, which kube-proxy follows there.
         policy: TrafficPolicy,
     },
+    /// To one of these, where it ends.
+    Backends(Backends),
 }
 
 /// What becomes of connections to one slot of this node.
@@ -48,22 +51,27 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// With `Local`, clients from outside get this node's endpoints only.
+    /// With `Local`, clients from outside get this node's endpoints only, and keep their
+    /// addresses.
     #[must_use]
     pub fn policy(&self) -> TrafficPolicy {
-        match self.target {
+        match &self.target {
             // A Service with a policy Local has NodePorts as targets.
             Target::ClusterIp(_) => TrafficPolicy::Cluster,
-            Target::NodePort { policy, .. } => policy,
+            Target::NodePort { policy, .. } => *policy,
+            Target::Backends(backends) if backends.keeps_client => TrafficPolicy::Local,
+            Target::Backends(_) => TrafficPolicy::Cluster,
         }
     }
 
     /// Where kube-proxy takes connections to this slot: the ClusterIP or the NodePort.
+    /// `None` if they do not need it.
     #[must_use]
-    pub fn entrance(&self, slot: Slot) -> SocketAddr {
+    pub fn entrance(&self, slot: Slot) -> Option<SocketAddr> {
         match self.target {
-            Target::ClusterIp(ip) => SocketAddr::new(ip, slot.port.port.get()),
-            Target::NodePort { address, port, .. } => SocketAddr::new(address, port.get()),
+            Target::ClusterIp(ip) => Some(SocketAddr::new(ip, slot.port.port.get())),
+            Target::NodePort { address, port, .. } => Some(SocketAddr::new(address, port.get())),
+            Target::Backends(_) => None,
         }
     }
 }

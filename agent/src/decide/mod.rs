@@ -4,6 +4,7 @@
 //! [`highwire_api::arbitration`].
 
 mod addresses;
+mod backends;
 mod conflicts;
 mod forward;
 mod host_holders;
@@ -28,6 +29,7 @@ use self::{
     source_ranges::{MOST_ON_NODE, without_room},
 };
 pub use self::{
+    backends::{Backends, Choice},
     conflicts::for_report,
     forward::{Forward, Plan, Target, sockets},
     readiness::Readiness,

@@ -20,7 +20,7 @@ use crate::{
         services::{NodePorts, ServiceFacts},
         sysctls::Sysctls,
     },
-    udp::Frontends,
+    udp::{Behind, Frontends},
 };
 
 fn host(addresses: &[&str]) -> Vec<HostAddress> {
@@ -136,6 +136,7 @@ fn forwards(decision: &Decision) -> Vec<String> {
         Target::NodePort { address, port, .. } => {
             format!("{} {} -> {address}:{port}", slot.family, slot.port)
         }
+        Target::Backends(_) => unreachable!("no Service of this cluster asks for it"),
     };
     decision.plan.forwards.iter().map(text).collect()
 }
@@ -213,8 +214,11 @@ fn udp_is_taken_at_every_address_of_its_family_for_the_port_by_name() {
     let addresses = ["192.0.2.11", "203.0.113.5", "2001:db8:1::11"];
     let udp = Frontends::of(&decided([dns], &addresses));
     let served = udp.served.iter().map(|(at, behind)| {
-        let (service, port) = (&behind.port.service, &behind.port.port);
-        format!("{at} -> {service} {port} by {}", behind.entrance)
+        let Behind::ServiceProxy { port, entrance, .. } = behind else {
+            unreachable!("a Service of this cluster");
+        };
+        let (service, port) = (&port.service, &port.port);
+        format!("{at} -> {service} {port} by {entrance}")
     });
     assert_eq!(
         served.collect::<Vec<_>>(),

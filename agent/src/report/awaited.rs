@@ -140,15 +140,15 @@ impl Awaited {
         {
             let (old, now) = pair.left_and_right();
             if let (Some((_, old)), Some((_, now))) = (old, now)
-                && (old.target, &old.port_name) == (now.target, &now.port_name)
+                && (&old.target, &old.port_name) == (&now.target, &now.port_name)
             {
                 continue;
             }
-            if let Some(old) = old.map(entrance) {
+            if let Some(old) = old.and_then(entrance) {
                 let since = self.waiting.remove(&old);
                 gone.insert(old, since);
             }
-            new.extend(now.map(entrance));
+            new.extend(now.and_then(entrance));
         }
         for entrance in new {
             let since = match gone.remove(&entrance) {
@@ -235,17 +235,18 @@ impl Awaited {
     }
 }
 
-/// Where the forward of a slot sends connections.
-fn entrance((slot, forward): (&Slot, &Forward)) -> Entrance {
-    Entrance {
+/// Where the forward of a slot sends connections; `None` if that is not to kube-proxy.
+fn entrance((slot, forward): (&Slot, &Forward)) -> Option<Entrance> {
+    Some(Entrance {
         port_name: forward.port_name.clone(),
         protocol: slot.port.protocol,
         kind: match forward.target {
             Target::ClusterIp(_) => EntranceKind::ClusterIp,
             Target::NodePort { .. } => EntranceKind::NodePort,
+            Target::Backends(_) => return None,
         },
-        socket: forward.entrance(*slot),
-    }
+        socket: forward.entrance(*slot)?,
+    })
 }
 
 #[cfg(test)]

@@ -75,20 +75,20 @@ const fn set(name: &'static str, path: Option<DataPath>, holds: Holds) -> SetDef
 fn cluster_ip(forward: &Forward) -> Option<IpAddr> {
     match forward.target {
         Target::ClusterIp(ip) => Some(ip),
-        Target::NodePort { .. } => None,
+        Target::NodePort { .. } | Target::Backends(_) => None,
     }
 }
 
 fn node_address(forward: &Forward) -> Option<IpAddr> {
     match forward.target {
-        Target::ClusterIp(_) => None,
+        Target::ClusterIp(_) | Target::Backends(_) => None,
         Target::NodePort { address, .. } => Some(address),
     }
 }
 
 fn node_port(forward: &Forward) -> Option<NonZeroU16> {
     match forward.target {
-        Target::ClusterIp(_) => None,
+        Target::ClusterIp(_) | Target::Backends(_) => None,
         Target::NodePort { port, .. } => Some(port),
     }
 }

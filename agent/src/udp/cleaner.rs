@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{ServiceKey, names::FOR_KUBE_PROXY, service::TrafficPolicy};
+use highwire_api::{ServiceKey, names::FOR_KUBE_PROXY};
 use highwire_runtime::watch::{WatchHealth, follow, paged};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client, runtime::watcher::Event};
@@ -24,10 +24,7 @@ use super::{
     schedule::Schedule,
     stale::{Frontend, View},
 };
-use crate::{
-    facts::endpoints::{EndpointIndex, Endpoints},
-    metrics::Metrics,
-};
+use crate::{facts::endpoints::EndpointIndex, metrics::Metrics};
 
 /// Whole EndpointSlices, with up to a hundred endpoints each; beyond it the watch waits.
 const EVENTS: usize = 16;
@@ -38,7 +35,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// that were under way.
 const SWEEPS_AFTER_RETIREMENT: u8 = 2;
 
-/// The one watch of EndpointSlices, for as long as UDP is served.
+/// The one watch of EndpointSlices, for as long as UDP of Services is served.
 struct Session {
     endpoints: EndpointIndex,
     events: mpsc::Receiver<Event<EndpointSlice>>,
@@ -124,12 +121,12 @@ impl Cleaner {
         }
         self.retired
             .retain(|retired, _| !frontends.served.contains_key(retired));
-        if frontends.served.is_empty() {
+        self.services = frontends.services();
+        if self.services.is_empty() {
             self.session = None;
         } else if self.session.is_none() {
             self.session = Some(self.begin());
         }
-        self.services = frontends.services();
         self.frontends = frontends;
         self.schedule.changed(Instant::now());
     }
@@ -163,21 +160,9 @@ impl Cleaner {
         let retired = self.retired.keys().map(|at| (*at, Frontend::Retired));
         let session = self.session.as_ref();
         let known = session.and_then(|session| session.endpoints.of(&self.services));
-        let served = known.iter().flat_map(|known| {
-            self.frontends.served.iter().map(|(at, behind)| {
-                let Endpoints { all, here } = known.get(&behind.port).cloned().unwrap_or_default();
-                let reachable = match behind.policy {
-                    TrafficPolicy::Cluster => all.clone(),
-                    TrafficPolicy::Local => here,
-                };
-                let frontend = Frontend::Served {
-                    entrance: behind.entrance,
-                    endpoints: all,
-                    reachable,
-                };
-                (*at, frontend)
-            })
-        });
+        let served = self.frontends.served.iter();
+        let served =
+            served.filter_map(|(at, behind)| Some((*at, behind.frontend(known.as_ref())?)));
         View {
             frontends: retired.chain(served).collect(),
             own: self.frontends.own.clone(),

@@ -7,27 +7,66 @@ use std::{
 
 use highwire_api::{Family, Protocol, ServiceKey, arbitration::Slot, service::TrafficPolicy};
 
+use super::stale::Frontend;
 use crate::{
-    decide::{Decision, sockets},
-    facts::endpoints::ServicePortName,
+    decide::{Decision, Target, sockets},
+    facts::endpoints::{Endpoints, ServicePortName},
     table::{Elements, Set, sets::Key},
 };
 
-/// The Service port behind an address and port of this node.
+/// What is behind an address and port of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Behind {
-    /// The Service's port.
-    pub port: ServicePortName,
-    /// Where it enters kube-proxy: the ClusterIP or the NodePort.
-    pub entrance: SocketAddr,
-    /// With `Local`, clients from outside get this node's endpoints only.
-    pub policy: TrafficPolicy,
+pub enum Behind {
+    /// A Service port, by way of kube-proxy.
+    ServiceProxy {
+        /// The Service's port.
+        port: ServicePortName,
+        /// Where it enters kube-proxy: the ClusterIP or the NodePort.
+        entrance: SocketAddr,
+        /// With `Local`, clients from outside get this node's endpoints only.
+        policy: TrafficPolicy,
+    },
+    /// These targets, by our own rules.
+    Targets(BTreeSet<SocketAddr>),
+}
+
+impl Behind {
+    /// What that makes of flows, where `known` has the endpoints of each Service port that has
+    /// any. `None` until they are known, if they count.
+    #[must_use]
+    pub fn frontend(
+        &self,
+        known: Option<&BTreeMap<ServicePortName, Endpoints>>,
+    ) -> Option<Frontend> {
+        match self {
+            Self::Targets(targets) => Some(Frontend::Served {
+                entrance: None,
+                endpoints: targets.clone(),
+                reachable: targets.clone(),
+            }),
+            Self::ServiceProxy {
+                port,
+                entrance,
+                policy,
+            } => {
+                let Endpoints { all, here } = known?.get(port).cloned().unwrap_or_default();
+                Some(Frontend::Served {
+                    entrance: Some(*entrance),
+                    reachable: match policy {
+                        TrafficPolicy::Cluster => all.clone(),
+                        TrafficPolicy::Local => here,
+                    },
+                    endpoints: all,
+                })
+            }
+        }
+    }
 }
 
 /// The node's addresses and ports that the kernel forwards UDP at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frontends {
-    /// Each with the Service port behind it.
+    /// Each with what is behind it.
     pub served: BTreeMap<SocketAddr, Behind>,
     /// All addresses of this node, served or not; none if no UDP is served.
     pub own: BTreeSet<IpAddr>,
@@ -37,13 +76,16 @@ impl Frontends {
     /// Those of a decision.
     #[must_use]
     pub fn of(decision: &Decision) -> Self {
-        let behind = decision.plan.udp().map(|(at, slot, forward)| {
-            let behind = Behind {
-                port: forward.port_name.clone(),
-                entrance: forward.entrance(slot),
-                policy: forward.policy(),
+        let behind = decision.plan.udp().filter_map(|(at, slot, forward)| {
+            let behind = match &forward.target {
+                Target::Backends(backends) => Behind::Targets(backends.targets.clone()),
+                Target::ClusterIp(_) | Target::NodePort { .. } => Behind::ServiceProxy {
+                    port: forward.port_name.clone(),
+                    entrance: forward.entrance(slot)?,
+                    policy: forward.policy(),
+                },
             };
-            (at, behind)
+            Some((at, behind))
         });
         let served: BTreeMap<_, _> = behind.collect();
         let own = decision.own_addresses.iter().filter(|_| !served.is_empty());
@@ -53,11 +95,14 @@ impl Frontends {
         }
     }
 
-    /// The Services behind them.
+    /// The Services behind them whose endpoints count.
     #[must_use]
     pub fn services(&self) -> BTreeSet<ServiceKey> {
-        let ports = self.served.values().map(|behind| &behind.port);
-        ports.map(|port| port.service.clone()).collect()
+        let services = self.served.values().filter_map(|behind| match behind {
+            Behind::ServiceProxy { port, .. } => Some(port.service.clone()),
+            Behind::Targets(_) => None,
+        });
+        services.collect()
     }
 }
 
@@ -93,10 +138,72 @@ pub fn taken_by(table: &Elements) -> BTreeSet<SocketAddr> {
 mod tests {
     use super::*;
     use crate::{
-        decide::{Forward, Plan, Target},
+        decide::{Backends, Choice, Forward, Plan},
         table::DataPath,
+        udp::{
+            flow::{Flow, Tuple},
+            stale::View,
+        },
     };
     use highwire_api::PortKey;
+
+    #[test]
+    fn a_flow_to_a_target_that_is_gone_is_stale_without_any_endpoints() {
+        let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (box_, client) = (at("192.0.2.11:53"), at("198.51.100.10:4711"));
+        let forward = Forward {
+            target: Target::Backends(Backends {
+                targets: [at("192.0.2.21:30053"), at("192.0.2.22:30053")].into(),
+                choice: Choice::Random,
+                keeps_client: false,
+            }),
+            clients: None,
+            port_name: ServicePortName {
+                service: "ns/dns".parse().unwrap(),
+                port: "".into(),
+            },
+        };
+        let slot = Slot {
+            family: Family::V4,
+            port: PortKey::new(Protocol::Udp, 53).unwrap(),
+        };
+        let decision = Decision {
+            plan: Plan {
+                addresses: [box_.ip()].into(),
+                forwards: [(slot, forward)].into(),
+            },
+            own_addresses: [box_.ip()].into(),
+            ..Decision::default()
+        };
+        let Frontends { served, own } = Frontends::of(&decision);
+        let frontends = served
+            .iter()
+            .map(|(at, behind)| (*at, behind.frontend(None).unwrap()));
+        let view = View {
+            frontends: frontends.collect(),
+            own,
+        };
+        for (answers, stale, why) in [
+            ("192.0.2.21:30053", false, "a target"),
+            ("192.0.2.23:30053", true, "a target that is gone"),
+            ("192.0.2.21:30054", true, "another port of a target"),
+            ("192.0.2.11:53", true, "refused before a target was there"),
+        ] {
+            let flow = Flow {
+                original: Tuple {
+                    source: client,
+                    destination: box_,
+                },
+                reply: Tuple {
+                    source: at(answers),
+                    destination: client,
+                },
+                id: 7,
+            };
+            assert_eq!(view.is_stale(&flow), stale, "{why}");
+        }
+        assert!(Frontends::of(&decision).services().is_empty());
+    }
 
     #[test]
     fn a_table_shows_where_it_forwards_udp() {

@@ -12,8 +12,9 @@ use super::flow::Flow;
 pub enum Frontend {
     /// Served.
     Served {
-        /// Where the Service's traffic enters kube-proxy: its ClusterIP or NodePort.
-        entrance: SocketAddr,
+        /// Where the Service's traffic enters kube-proxy: its ClusterIP or NodePort. `None`
+        /// without a kube-proxy.
+        entrance: Option<SocketAddr>,
         /// The endpoints that serve it, on whatever node; perhaps none.
         endpoints: BTreeSet<SocketAddr>,
         /// Those of them that a new client from outside gets at this node: all, or with
@@ -54,7 +55,10 @@ impl View {
             // Beside ipvs the rewrite is ours and leads to a virtual server, which
             // sends every packet on as it sees fit, until it has changed the entry to
             // lead to a Pod.
-            Some(Frontend::Served { entrance, .. }) if flow.reply.source == *entrance => false,
+            Some(Frontend::Served {
+                entrance: Some(entrance),
+                ..
+            }) if flow.reply.source == *entrance => false,
             Some(Frontend::Served {
                 endpoints,
                 reachable,

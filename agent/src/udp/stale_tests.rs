@@ -56,7 +56,7 @@ fn served(endpoints: &[&str]) -> Frontend {
 
 fn behind(endpoints: BTreeSet<SocketAddr>) -> Frontend {
     Frontend::Served {
-        entrance: at(ENTRANCE),
+        entrance: Some(at(ENTRANCE)),
         reachable: endpoints.clone(),
         endpoints,
     }
@@ -65,7 +65,7 @@ fn behind(endpoints: BTreeSet<SocketAddr>) -> Frontend {
 /// With `externalTrafficPolicy: Local`: none of the endpoints is on this node.
 fn served_elsewhere(endpoints: &[&str]) -> Frontend {
     Frontend::Served {
-        entrance: at(ENTRANCE),
+        entrance: Some(at(ENTRANCE)),
         endpoints: endpoints.iter().map(|endpoint| at(endpoint)).collect(),
         reachable: BTreeSet::new(),
     }
@@ -176,7 +176,7 @@ fn any_frontend() -> impl Strategy<Value = Frontend> {
             any::<bool>()
         )
             .prop_map(|(endpoints, first)| Frontend::Served {
-                entrance: at(ENTRANCE),
+                entrance: Some(at(ENTRANCE)),
                 reachable: endpoints.iter().take(usize::from(first)).copied().collect(),
                 endpoints,
             }),

@@ -215,7 +215,7 @@ fn a_udp_flow_leaves_a_pod_that_ipvs_has_dropped_once_its_entry_is_deleted() {
             frontends: BTreeMap::from([(
                 frontend,
                 Frontend::Served {
-                    entrance: "10.96.0.10:53".parse().unwrap(),
+                    entrance: Some("10.96.0.10:53".parse().unwrap()),
                     endpoints: endpoints.into(),
                     reachable: endpoints.into(),
                 },
