@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::table::{Elements, Nft, nft::NftError};
+use crate::table::{DataPath, Elements, Nft, nft::NftError};
 
 /// Between a run that did not end in time and the next one.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ pub struct Started {
 /// # Errors
 /// If it is missing, too old, not permitted, too slow, or this kernel refuses our rules.
 pub async fn ask(nft: &Nft) -> Result<Started, NftError> {
-    let version = nft.probe().await?;
+    let version = nft.probe(&DataPath::BESIDE_PROXY).await?;
     let left = nft.elements().await?.unwrap_or_default();
     Ok(Started { version, left })
 }

@@ -7,6 +7,8 @@
 mod conntrack;
 mod plans;
 
+#[path = "kernel/direct.rs"]
+mod direct;
 #[path = "kernel/dnat.rs"]
 mod dnat;
 #[path = "kernel/drift.rs"]
@@ -27,7 +29,7 @@ mod service_proxy;
 use std::{net::IpAddr, path::PathBuf, process::Command, thread, time::Duration};
 
 use highwire_agent::{
-    decide::Plan,
+    decide::{Choice, Plan},
     facts::{
         addresses::{self, HostAddress},
         listeners,
@@ -103,7 +105,7 @@ fn services() -> Plan {
 #[test]
 fn the_probe_accepts_this_kernel_and_changes_nothing() {
     in_new_namespace(async || {
-        let version = nft().probe().await.unwrap();
+        let version = nft().probe(&DataPath::ALL).await.unwrap();
         assert!(version.starts_with("1."), "{version}");
         assert_eq!(command("nft list tables"), "");
     });
@@ -142,24 +144,64 @@ fn what_was_applied_is_read_back() {
 
 #[test]
 fn changes_lead_where_a_replacement_would() {
-    in_new_namespace(async || {
-        let mut steps = vec![services(); 5];
-        steps[1].forwards.pop_last();
-        steps[2].addresses.pop_first();
-        let (slot, target) = plans::forward(Family::V4, Protocol::Tcp, 80, "10.96.0.99");
-        steps[2].forwards.insert(slot, target);
-        steps[3] = Plan::default();
-        nft()
-            .apply(&replace(DataPath::FirstPacket, &services()))
-            .await
-            .unwrap();
-        let mut before = elements(&services());
-        for step in steps {
-            let after = elements(&step);
+    let mut steps = vec![services(); 5];
+    steps[1].forwards.pop_last();
+    steps[2].addresses.pop_first();
+    let (slot, target) = plans::forward(Family::V4, Protocol::Tcp, 80, "10.96.0.99");
+    steps[2].forwards.insert(slot, target);
+    steps[3] = Plan::default();
+    change_step_by_step(DataPath::FirstPacket, services(), steps);
+}
+
+#[test]
+fn changes_of_targets_lead_where_a_replacement_would() {
+    let (_, path, first) = plans::golden()[3].clone();
+    let mut steps = vec![first.clone(); 6];
+    let (v4, v6) = (Family::V4, Family::V6);
+    let udp = |family, targets: &[&str], choice| {
+        plans::to_backends(family, Protocol::Udp, 53, targets, choice)
+    };
+    steps[1].forwards.pop_last();
+    // One target less, and not sticky any more.
+    steps[2]
+        .forwards
+        .extend([udp(v4, &["192.0.2.22:30053"], Choice::Random)]);
+    // All but one are others, with other ports.
+    let others = ["192.0.2.22:30053", "192.0.2.31:31053", "192.0.2.32:32053"];
+    steps[3]
+        .forwards
+        .extend([udp(v4, &others, Choice::ByClient)]);
+    let others = ["[2001:db8:1::31]:53", "[2001:db8:1::32]:65535"];
+    steps[3]
+        .forwards
+        .extend([udp(v6, &others, Choice::ByClient)]);
+    steps[4] = Plan::default();
+    change_step_by_step(path, first, steps);
+}
+
+/// Changes a table of the `first` plan to each of these, and compares each time what the
+/// kernel has with what nft would have built.
+fn change_step_by_step(path: DataPath, first: Plan, steps: Vec<Plan>) {
+    let listed = |table: Transaction| {
+        in_new_namespace(async move || {
+            nft().apply(&table).await.unwrap();
+            command("nft list table inet highwire")
+        })
+    };
+    let built: Vec<String> = steps
+        .iter()
+        .map(|step| listed(replace(path, step)))
+        .collect();
+    in_new_namespace(async move || {
+        nft().apply(&replace(path, &first)).await.unwrap();
+        let mut before = Elements::of(&first, path);
+        for (step, built) in steps.iter().zip(built) {
+            let after = Elements::of(step, path);
             if let Some(change) = Transaction::between(&before, &after) {
                 nft().apply(&change).await.unwrap();
             }
             assert_eq!(nft().elements().await.unwrap().as_ref(), Some(&after));
+            assert_eq!(command("nft list table inet highwire"), built);
             before = after;
         }
     });

@@ -34,7 +34,7 @@ pub enum Target {
         /// The external traffic policy, which kube-proxy follows there.
         policy: TrafficPolicy,
     },
-    /// To one of these, where it ends.
+    /// To one of these, where it ends: [`DataPath::Direct`](crate::table::DataPath::Direct).
     Backends(Backends),
 }
 

@@ -1,9 +1,10 @@
 //! How a connection is turned towards its Service. It depends on where kube-proxy
-//! acts, so the table has other chains beside a kube-proxy in ipvs mode.
+//! acts, so the table has other chains beside a kube-proxy in ipvs mode, and others again
+//! where none is needed.
 
 use highwire_api::node::ProxyMode;
 
-/// What our rules do to a connection so that kube-proxy takes it.
+/// What our rules do to a connection so that kube-proxy takes it, or without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataPath {
     /// The ClusterIP is written into the header of the packet that opens it; the
@@ -12,11 +13,16 @@ pub enum DataPath {
     /// A nat rule of ours makes the entry; ipvs, which acts at local-in and local-out
     /// and has no nat rule that ours could shut out, changes it to lead to a Pod.
     Dnat,
+    /// A nat rule of ours makes the entry, and it leads to one of several targets. For a
+    /// box outside the cluster, which has no kube-proxy. It needs nft 1.0.6.
+    Direct,
 }
 
 impl DataPath {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::FirstPacket, Self::Dnat];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::FirstPacket, Self::Dnat, Self::Direct];
+    /// Those of a node with a kube-proxy, which may change its mode at any time.
+    pub const BESIDE_PROXY: [Self; 2] = [Self::FirstPacket, Self::Dnat];
 
     /// The one that works beside a kube-proxy of this mode. Without one no Service
     /// can be reached, and only with [`Self::FirstPacket`] are clients refused at once.

@@ -6,7 +6,10 @@ use highwire_api::{PortKey, Protocol};
 use ipnet::IpNet;
 use serde_json::Value as Json;
 
-use super::sets::{Element, Elements, Key, Set, Value};
+use super::{
+    buckets::Bucket,
+    sets::{Element, Elements, Key, Set, Value},
+};
 
 /// Reads the elements out of `nft -j list table inet highwire`: searches it for the few
 /// fields it needs. `None` if an element is not of a kind that we write.
@@ -38,11 +41,19 @@ fn read_key(key: &Json) -> Option<Key> {
     let port = PortKey::new(read_protocol(parts.first()?)?, number)?;
     match parts.get(2) {
         None => Some(Key::Port(port)),
-        Some(network) => Some(Key::PortAndNetwork(port, read_network(network)?)),
+        Some(part) => Some(match part.as_u64() {
+            Some(number) => Key::PortAndBucket(port, Bucket::new(number)?),
+            None => Key::PortAndNetwork(port, read_network(part)?),
+        }),
     }
 }
 
 fn read_value(value: &Json) -> Option<Value> {
+    if let Some(parts) = value["concat"].as_array() {
+        let address = parts.first()?.as_str()?.parse().ok()?;
+        let port = parts.get(1)?.as_u64()?.try_into().ok()?;
+        return Some(Value::AddressAndPort(address, port));
+    }
     match value.as_u64() {
         Some(port) => Some(Value::Port(u16::try_from(port).ok()?.try_into().ok()?)),
         None => Some(Value::Address(value.as_str()?.parse().ok()?)),

@@ -128,6 +128,11 @@ fn key(key: &Key) -> (Vec<u8>, Option<Vec<u8>>) {
             let with = |ip| [&port_key(*port)[..], &address(ip)].concat();
             (with(network.network()), Some(with(network.broadcast())))
         }
+        // `numgen` and `jhash` leave the number in the byte order of this host.
+        Key::PortAndBucket(port, bucket) => {
+            let number = u32::from(bucket.number()).to_ne_bytes();
+            ([&port_key(*port)[..], &number].concat(), None)
+        }
     }
 }
 
@@ -139,5 +144,8 @@ fn data(value: Value) -> Vec<u8> {
     match value {
         Value::Address(ip) => address(ip),
         Value::Port(port) => port.get().to_be_bytes().to_vec(),
+        Value::AddressAndPort(ip, port) => {
+            [&address(ip)[..], &port.to_be_bytes(), &[0, 0]].concat()
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! Our table in the kernel.
 //!
 //! We own one table, `inet highwire`, and touch nothing else. Its chains and
-//! rules are the same on every node with a kube-proxy of the same kind ([`DataPath`]);
+//! rules depend on the kind of kube-proxy beside them alone ([`DataPath`]);
 //! everything that changes is an element of a set or map ([`sets`]). A [`Transaction`] is
 //! a value with one canonical text, which is itself a valid nft script. nft gets that
 //! text ([`nft`]); changes of elements go to the kernel by netlink, and the kernel tests
 //! prove that both are the same. [`kernel_table`] brings the kernel to what is decided and
 //! keeps it there.
 
+mod buckets;
 pub mod counters;
 mod data_path;
 mod drift;
@@ -23,6 +24,7 @@ pub mod sets;
 mod structure;
 mod transaction;
 
+pub use buckets::Bucket;
 pub use data_path::DataPath;
 pub use kernel_table::KernelTable;
 pub use nft::Nft;

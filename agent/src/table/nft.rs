@@ -142,20 +142,20 @@ impl Nft {
         Self { limit, ..self }
     }
 
-    /// Checks that nft is there, new enough, permitted, and that this kernel
-    /// takes our whole rulesets, without changing anything.
+    /// Checks that nft is there, new enough, permitted, and that it and this kernel
+    /// take our whole rulesets of these paths, without changing anything.
     ///
     /// # Errors
     /// The first of these that is not so, with its remedy.
-    pub async fn probe(&self) -> Result<String, NftError> {
+    pub async fn probe(&self, paths: &[DataPath]) -> Result<String, NftError> {
         let printed = self.run("--version", &["--version"], None).await?;
         let version = parse_version(&printed)
             .filter(|version| *version >= OLDEST_NFT)
             .ok_or(NftError::TooOld {
                 found: printed.trim().to_owned(),
             })?;
-        for path in DataPath::ALL {
-            self.check(&Transaction::Replace(path, Elements::default()))
+        for path in paths {
+            self.check(&Transaction::Replace(*path, Elements::default()))
                 .await?;
         }
         Ok(format!("{}.{}.{}", version.0, version.1, version.2))
@@ -331,7 +331,7 @@ mod tests {
     #[tokio::test]
     async fn a_missing_nft_is_named_with_the_remedy() {
         let nft = Nft::new("/nowhere/nft".into());
-        let error = nft.probe().await.unwrap_err().to_string();
+        let error = nft.probe(&DataPath::ALL).await.unwrap_err().to_string();
         assert!(error.starts_with("cannot run \"/nowhere/nft\""), "{error}");
         assert!(error.contains("install nftables"), "{error}");
     }

@@ -5,16 +5,19 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16};
 use highwire_api::{Family, PortKey, Protocol, service::TrafficPolicy};
 use ipnet::IpNet;
 
-use super::DataPath;
-use crate::decide::{Forward, Plan, Target};
+use super::{
+    DataPath,
+    buckets::{BUCKETS, Bucket, spread},
+};
+use crate::decide::{Backends, Choice, Forward, Plan, Target};
 
 /// A set or map of our table. It is there once per address family: `node4` and `node6`.
 #[derive(Debug)]
 pub struct SetDef {
     /// Its name, without the digit of the family.
     pub name: &'static str,
-    /// The table that has it; `None` for both.
-    pub path: Option<DataPath>,
+    /// The tables that have it.
+    pub paths: &'static [DataPath],
     /// Its elements.
     holds: Holds,
 }
@@ -32,44 +35,65 @@ enum Holds {
     PortToPort(fn(&Forward) -> Option<NonZeroU16>),
     /// The ports that not every client may use, with each network that may use it.
     PortAndNetwork,
+    /// Ports with each bucket, and a target for each.
+    BucketToTarget(fn(&Forward) -> Option<&Backends>),
 }
 
+/// In every table.
+const ALL: &[DataPath] = &DataPath::ALL;
+/// Beside a kube-proxy.
+const BESIDE: &[DataPath] = &DataPath::BESIDE_PROXY;
+/// Where we masquerade, and kube-proxy does not.
+const BY_NAT: &[DataPath] = &[DataPath::Dnat, DataPath::Direct];
+
 /// All of them, in the order in which they are declared.
-pub const SETS: [SetDef; 9] = [
+pub const SETS: [SetDef; 11] = [
     // The node's addresses at which Services answer.
-    set("node", None, Holds::Addresses),
+    set("node", ALL, Holds::Addresses),
     // The served ports.
-    set("ports", None, Holds::Ports(|_| true)),
+    set("ports", ALL, Holds::Ports(|_| true)),
     // To the ClusterIP.
-    set("clusterip", None, Holds::PortToAddress(cluster_ip)),
+    set("clusterip", BESIDE, Holds::PortToAddress(cluster_ip)),
     // Those that go to a NodePort.
     set(
         "viaport",
-        Some(DataPath::FirstPacket),
+        &[DataPath::FirstPacket],
         Holds::Ports(|forward| node_port(forward).is_some()),
     ),
     // To the node's address where that NodePort is served …
-    set("nodeaddress", None, Holds::PortToAddress(node_address)),
+    set("nodeaddress", BESIDE, Holds::PortToAddress(node_address)),
     // … and to the NodePort.
-    set("nodeport", None, Holds::PortToPort(node_port)),
-    // Those with `externalTrafficPolicy: Local`, whose clients keep their addresses.
+    set("nodeport", BESIDE, Holds::PortToPort(node_port)),
+    // To one of their targets, by bucket.
+    set(
+        "target",
+        &[DataPath::Direct],
+        Holds::BucketToTarget(backends),
+    ),
+    // Those whose clients keep their target.
+    set(
+        "sticky",
+        &[DataPath::Direct],
+        Holds::Ports(|forward| backends(forward).is_some_and(|it| it.choice == Choice::ByClient)),
+    ),
+    // Those whose clients keep their addresses, as with `externalTrafficPolicy: Local`.
     set(
         "localpolicy",
-        Some(DataPath::Dnat),
+        BY_NAT,
         Holds::Ports(|forward| forward.policy() == TrafficPolicy::Local),
     ),
     // Those that not every client may use …
     set(
         "guarded",
-        None,
+        ALL,
         Holds::Ports(|forward| forward.clients.is_some()),
     ),
     // … and who may.
-    set("allowed", None, Holds::PortAndNetwork),
+    set("allowed", ALL, Holds::PortAndNetwork),
 ];
 
-const fn set(name: &'static str, path: Option<DataPath>, holds: Holds) -> SetDef {
-    SetDef { name, path, holds }
+const fn set(name: &'static str, paths: &'static [DataPath], holds: Holds) -> SetDef {
+    SetDef { name, paths, holds }
 }
 
 fn cluster_ip(forward: &Forward) -> Option<IpAddr> {
@@ -93,6 +117,13 @@ fn node_port(forward: &Forward) -> Option<NonZeroU16> {
     }
 }
 
+fn backends(forward: &Forward) -> Option<&Backends> {
+    match &forward.target {
+        Target::ClusterIp(_) | Target::NodePort { .. } => None,
+        Target::Backends(backends) => Some(backends),
+    }
+}
+
 /// One of [`SETS`], of one family. They are ordered as they are declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Set {
@@ -104,7 +135,7 @@ pub struct Set {
 impl Set {
     /// Those of one table.
     pub fn of(path: DataPath) -> impl Iterator<Item = Self> {
-        Self::all().filter(move |set| set.def().path.is_none_or(|only| only == path))
+        Self::all().filter(move |set| set.def().paths.contains(&path))
     }
 
     /// The one with this name, such as `node4`.
@@ -137,7 +168,7 @@ impl Set {
     pub fn is_map(self) -> bool {
         matches!(
             self.def().holds,
-            Holds::PortToAddress(_) | Holds::PortToPort(_)
+            Holds::PortToAddress(_) | Holds::PortToPort(_) | Holds::BucketToTarget(_)
         )
     }
 
@@ -163,6 +194,9 @@ impl Set {
             Holds::PortToAddress(_) => format!("{port} : {ip} daddr"),
             Holds::PortToPort(_) => format!("{port} : th dport"),
             Holds::PortAndNetwork => format!("{port} . {ip} saddr"),
+            Holds::BucketToTarget(_) => {
+                format!("{port} . numgen random mod {BUCKETS} : {ip} daddr . th dport")
+            }
         }
     }
 
@@ -194,6 +228,15 @@ impl Set {
                     networks.map(move |network| (Key::PortAndNetwork(port, *network), None))
                 })
                 .collect(),
+            Holds::BucketToTarget(of) => forwards
+                .filter_map(|(port, forward)| Some((port, spread(&of(forward)?.targets))))
+                .flat_map(|(port, buckets)| {
+                    buckets.into_iter().map(move |(bucket, target)| {
+                        let value = Value::AddressAndPort(target.ip(), target.port());
+                        (Key::PortAndBucket(port, bucket), Some(value))
+                    })
+                })
+                .collect(),
         }
     }
 }
@@ -216,6 +259,8 @@ pub enum Key {
     Port(PortKey),
     /// A served port and a network of the set's family.
     PortAndNetwork(PortKey, IpNet),
+    /// A served port and one of its buckets.
+    PortAndBucket(PortKey, Bucket),
 }
 
 /// As nft writes it.
@@ -226,6 +271,7 @@ impl fmt::Display for Key {
             Self::Address(address) => address.fmt(f),
             Self::Port(key) => f.write_str(&port(key)),
             Self::PortAndNetwork(key, network) => write!(f, "{} . {network}", port(key)),
+            Self::PortAndBucket(key, bucket) => write!(f, "{} . {bucket}", port(key)),
         }
     }
 }
@@ -247,6 +293,8 @@ pub enum Value {
     Address(IpAddr),
     /// A port.
     Port(NonZeroU16),
+    /// An address of the map's family, and a port.
+    AddressAndPort(IpAddr, u16),
 }
 
 impl fmt::Display for Value {
@@ -254,6 +302,7 @@ impl fmt::Display for Value {
         match self {
             Self::Address(address) => address.fmt(f),
             Self::Port(port) => port.fmt(f),
+            Self::AddressAndPort(address, port) => write!(f, "{address} . {port}"),
         }
     }
 }

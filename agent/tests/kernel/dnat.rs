@@ -203,7 +203,7 @@ async fn node() -> Namespace {
     client
 }
 
-async fn counted(name: &str) -> u64 {
+pub(super) async fn counted(name: &str) -> u64 {
     let counters = counters::read().unwrap();
     counters.into_iter().find(|(n, _)| n == name).unwrap().1
 }

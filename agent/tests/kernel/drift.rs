@@ -28,6 +28,7 @@ const PATH: DataPath = DataPath::FirstPacket;
 
 /// A table that follows the notifications, as the agent's does.
 struct Follower {
+    path: DataPath,
     table: KernelTable,
     metrics: Metrics,
     events: mpsc::Receiver<TableEvent>,
@@ -45,6 +46,7 @@ impl Follower {
         tokio::task::yield_now().await; // it subscribes
         let metrics = Metrics::new().unwrap();
         Self {
+            path: PATH,
             table: KernelTable::new(nft, metrics.clone()),
             metrics,
             events,
@@ -61,7 +63,7 @@ impl Follower {
     }
 
     async fn hold(&mut self, wanted: &Elements) {
-        self.table.bring_to(PATH, wanted).await.unwrap();
+        self.table.bring_to(self.path, wanted).await.unwrap();
     }
 
     /// Takes in the next notification and does what it asks for.
@@ -94,23 +96,43 @@ fn each_change_by_another_program_is_put_back_once() {
         "delete table inet highwire",
         "flush ruleset",
     ] {
-        in_new_namespace(async move || {
-            let mut follower = Follower::new().await;
-            let wanted = elements(&services());
-            follower.hold(&wanted).await;
-            follower.follow_one(&wanted).await;
-            let built = command("nft --stateless list table inet highwire");
-            assert_eq!((follower.repairs(), follower.table.due()), (0, None));
-            run(tamper);
-            // What they did, and our replacement.
-            follower.follow_one(&wanted).await;
-            follower.follow_one(&wanted).await;
-            assert_eq!(follower.repairs(), 1, "{tamper}");
-            assert_eq!(follower.table.due(), None, "{tamper}");
-            let now = command("nft --stateless list table inet highwire");
-            assert_eq!(now, built, "{tamper}");
-        });
+        is_put_back_once(PATH, services(), tamper);
     }
+}
+
+#[test]
+fn each_change_of_targets_by_another_program_is_put_back_once() {
+    for tamper in [
+        "delete element inet highwire target4 { tcp . 80 . 63 }",
+        "delete element inet highwire target4 { tcp . 80 . 0 }\n\
+         add element inet highwire target4 { tcp . 80 . 0 : 192.0.2.99 . 30080 }",
+        "flush map inet highwire target6",
+        "delete element inet highwire sticky4 { udp . 53 }",
+        "flush chain inet highwire to_service",
+    ] {
+        let (_, path, plan) = plans::golden()[3].clone();
+        is_put_back_once(path, plan, tamper);
+    }
+}
+
+fn is_put_back_once(path: DataPath, plan: Plan, tamper: &'static str) {
+    in_new_namespace(async move || {
+        let mut follower = Follower::new().await;
+        follower.path = path;
+        let wanted = Elements::of(&plan, path);
+        follower.hold(&wanted).await;
+        follower.follow_one(&wanted).await;
+        let built = command("nft --stateless list table inet highwire");
+        assert_eq!((follower.repairs(), follower.table.due()), (0, None));
+        run(tamper);
+        // What they did, and our replacement.
+        follower.follow_one(&wanted).await;
+        follower.follow_one(&wanted).await;
+        assert_eq!(follower.repairs(), 1, "{tamper}");
+        assert_eq!(follower.table.due(), None, "{tamper}");
+        let now = command("nft --stateless list table inet highwire");
+        assert_eq!(now, built, "{tamper}");
+    });
 }
 
 /// Has nft carry out a script in one transaction.

@@ -6,8 +6,11 @@ use std::{
     process::Command,
 };
 
-use highwire_agent::table::{DataPath, Elements, Transaction, counters};
-use highwire_api::{Family, Protocol};
+use highwire_agent::{
+    decide::{Choice, Forward, Plan},
+    table::{DataPath, Elements, Nft, Transaction, counters},
+};
+use highwire_api::{Family, Protocol, arbitration::Slot};
 use nix::sched::{CloneFlags, unshare};
 
 use super::{command, in_new_namespace, nft_at, plans, replace};
@@ -28,13 +31,17 @@ fn programs(releases: &[&str]) -> Vec<PathBuf> {
 #[test]
 fn every_nft_lists_what_any_other_has_written() {
     let writers = programs(&RELEASES);
-    let readers = programs(&[&[LISTS_ONLY], &RELEASES[..]].concat());
     for writer in writers {
         for (name, path, plan) in plans::golden() {
-            let (writer, readers) = (writer.clone(), readers.clone());
+            let readers = match path {
+                // Such an nft ends with a failed assertion where a key has a number.
+                DataPath::Direct => programs(&RELEASES),
+                _ => programs(&[&[LISTS_ONLY], &RELEASES[..]].concat()),
+            };
+            let writer = writer.clone();
             in_new_namespace(async move || {
                 let nft = nft_at(writer.clone());
-                nft.probe().await.unwrap();
+                nft.probe(&DataPath::ALL).await.unwrap();
                 nft.apply(&replace(path, &plan)).await.unwrap();
                 for reader in readers {
                     for what in [
@@ -66,23 +73,33 @@ fn every_nft_lists_what_any_other_has_written() {
 
 /// What one agent leaves, the next reads and changes, with whatever nft it has.
 async fn one_writes_and_another_goes_on(writer: PathBuf, reader: PathBuf) {
-    let (_, path, plan) = plans::golden()[1].clone();
     let (writer, reader) = (nft_at(writer), nft_at(reader));
+    let (_, path, plan) = plans::golden()[1].clone();
+    let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    let more = protocols.map(|protocol| plans::forward(Family::V4, protocol, 81, "10.96.0.99"));
+    write_and_go_on(&writer, &reader, path, plan, more).await;
+    let (_, path, plan) = plans::golden()[3].clone();
+    let targets = ["192.0.2.22:30081", "192.0.2.23:30081"];
+    let more = protocols
+        .map(|protocol| plans::to_backends(Family::V4, protocol, 81, &targets, Choice::ByClient));
+    write_and_go_on(&writer, &reader, path, plan, more).await;
+}
+
+async fn write_and_go_on(
+    writer: &Nft,
+    reader: &Nft,
+    path: DataPath,
+    plan: Plan,
+    more: [(Slot, Forward); 3],
+) {
     writer.apply(&replace(path, &plan)).await.unwrap();
     let before = Elements::of(&plan, path);
     assert_eq!(reader.elements().await.unwrap().as_ref(), Some(&before));
     let mut plan = plan;
     plan.forwards.pop_first();
-    for (protocol, port) in [
-        (Protocol::Tcp, 81),
-        (Protocol::Udp, 81),
-        (Protocol::Sctp, 81),
-    ] {
-        let (slot, target) = plans::forward(Family::V4, protocol, port, "10.96.0.99");
-        plan.forwards.insert(slot, target);
-    }
+    plan.forwards.extend(more);
     plans::guard(&mut plan, Family::V4, Protocol::Tcp, 81, &["0.0.0.0/0"]);
-    let after = Elements::of(&plan, DataPath::FirstPacket);
+    let after = Elements::of(&plan, path);
     let change = Transaction::between(&before, &after).unwrap();
     reader.apply(&change).await.unwrap();
     for nft in [writer, reader] {

@@ -1,19 +1,19 @@
 //! Plans that the golden and the kernel tests share.
 //!
 //! Addresses: nodes 192.0.2.0/24 and 2001:db8:1::/64, ClusterIPs 10.96.0.0/16
-//! and fd00:96::/108.
+//! and fd00:96::/108. A box outside the cluster is one of the nodes' network.
 
 use std::path::PathBuf;
 
 use highwire_agent::{
-    decide::{Forward, Plan, Target},
+    decide::{Backends, Choice, Forward, Plan, Target},
     facts::endpoints::ServicePortName,
     table::DataPath,
 };
 use highwire_api::{Family, PortKey, Protocol, arbitration::Slot, service::TrafficPolicy};
 
 /// Each golden file's name, and the table it shows.
-pub(crate) fn golden() -> [(&'static str, DataPath, Plan); 3] {
+pub(crate) fn golden() -> [(&'static str, DataPath, Plan); 4] {
     let forwards = [
         (Family::V4, Protocol::Tcp, 80, "10.96.0.10"),
         (Family::V6, Protocol::Tcp, 80, "fd00:96::10"),
@@ -48,7 +48,76 @@ pub(crate) fn golden() -> [(&'static str, DataPath, Plan); 3] {
         ("empty", DataPath::FirstPacket, Plan::default()),
         ("services", DataPath::FirstPacket, services.clone()),
         ("ipvs", DataPath::Dnat, services),
+        ("direct", DataPath::Direct, of_a_box()),
     ]
+}
+
+/// What a box outside the cluster forwards.
+fn of_a_box() -> Plan {
+    let random = |family, protocol, port, targets: &[&str]| {
+        to_backends(family, protocol, port, targets, Choice::Random)
+    };
+    let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+    let mut web = random(Family::V4, tcp, 443, &["192.0.2.21:30443"]);
+    keep_client(&mut web.1);
+    let mut plan = Plan {
+        addresses: ["192.0.2.11", "2001:db8:1::11"]
+            .map(|ip| ip.parse().unwrap())
+            .into(),
+        forwards: [
+            random(
+                Family::V4,
+                tcp,
+                80,
+                &["192.0.2.21:30080", "192.0.2.22:30080", "192.0.2.23:30080"],
+            ),
+            web,
+            to_backends(
+                Family::V4,
+                udp,
+                53,
+                &["192.0.2.21:30053", "192.0.2.22:30053"],
+                Choice::ByClient,
+            ),
+            to_backends(
+                Family::V6,
+                tcp,
+                80,
+                &["[2001:db8:1::21]:30080", "[2001:db8:1::22]:30080"],
+                Choice::ByClient,
+            ),
+        ]
+        .into(),
+    };
+    guard(&mut plan, Family::V4, tcp, 443, &["198.51.100.0/24"]);
+    plan
+}
+
+/// A port that is forwarded to these targets, which see the address of this node.
+pub(crate) fn to_backends(
+    family: Family,
+    protocol: Protocol,
+    port: i32,
+    targets: &[&str],
+    choice: Choice,
+) -> (Slot, Forward) {
+    let (slot, mut forward) = forward(family, protocol, port, "10.96.0.1");
+    forward.target = Target::Backends(Backends {
+        targets: targets
+            .iter()
+            .map(|target| target.parse().unwrap())
+            .collect(),
+        choice,
+        keeps_client: false,
+    });
+    (slot, forward)
+}
+
+/// The targets see the client's own address.
+pub(crate) fn keep_client(forward: &mut Forward) {
+    if let Target::Backends(backends) = &mut forward.target {
+        backends.keeps_client = true;
+    }
 }
 
 /// One forwarded port.

@@ -1,9 +1,10 @@
 //! The chains and rules, which depend on the [`DataPath`] alone: nft's own text. Lines
 //! that begin with `#` are for readers, and words that begin with `$` are filled in.
 //!
-//! What both tables have is here. An address family needs a rule of its own; a look-up
+//! What several tables have is here. An address family needs a rule of its own; a look-up
 //! that misses ends its rule without effect.
 
+mod direct;
 mod dnat;
 mod first_packet;
 
@@ -20,6 +21,7 @@ pub(super) fn chains(path: DataPath) -> Vec<String> {
     let chains = match path {
         DataPath::FirstPacket => first_packet::chains(),
         DataPath::Dnat => dnat::chains(),
+        DataPath::Direct => direct::chains(),
     };
     let lines = chains.iter().flat_map(|chain| chain.lines());
     let rules = lines.filter(|line| !line.trim_start().starts_with('#'));
