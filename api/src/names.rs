@@ -101,3 +101,21 @@ pub fn node_of_agent_lease(lease: &str) -> Option<&str> {
 }
 
 const AGENT_LEASE_PREFIX: &str = "agent-";
+
+/// The name of the Lease that the agent on the box of this ExternalLoadBalancer renews.
+///
+/// ```
+/// assert_eq!(highwire_api::names::edge_lease("front"), "edge-front");
+/// ```
+#[must_use]
+pub fn edge_lease(external: &str) -> String {
+    format!("{EDGE_LEASE_PREFIX}{external}")
+}
+
+/// The ExternalLoadBalancer whose box renews the Lease `lease`, if it is such a Lease.
+#[must_use]
+pub fn external_of_edge_lease(lease: &str) -> Option<&str> {
+    lease.strip_prefix(EDGE_LEASE_PREFIX)
+}
+
+const EDGE_LEASE_PREFIX: &str = "edge-";

@@ -24,7 +24,7 @@ use crate::{
     election::{self, Election},
     event_loop::EventLoop,
     events,
-    external::{keeper::Keeper, objects::Objects},
+    external::{edges::Edges, keeper::Keeper, objects::Objects},
     metrics::Metrics,
     reconciler::{Reconciler, Role},
     watches,
@@ -97,6 +97,7 @@ pub async fn run(config: Config) -> Result<()> {
         ignore_exclude_label,
         events: events.clone(),
         metrics: metrics.clone(),
+        edges: Edges::default(),
     };
     let event_loop = EventLoop {
         inputs: received,

@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{ClassPolicy, Interpretation, Problem, ServiceKey, names::node_of_agent_lease};
+use highwire_api::{
+    ClassPolicy, Interpretation, Problem, ServiceKey,
+    names::{external_of_edge_lease, node_of_agent_lease},
+};
 use k8s_openapi::api::core::v1::Service;
 use kube::runtime::watcher::Event;
 
@@ -31,7 +34,7 @@ use crate::{
         service::{ServiceFacts, needs_endpoints},
     },
     history::History,
-    liveness::{AgentLeases, Now},
+    liveness::{AgentLeases, Liveness, Now},
     overwrites::Verdict,
     queue::{Part, Queue, Rank},
     status_write::{Begun, StatusWrite, WriteResult},
@@ -144,6 +147,7 @@ impl Reconciler {
                 self.refresh(&name);
             }
             Changed::Lease(lease, facts) => {
+                self.external.changed |= external_of_edge_lease(&lease).is_some();
                 let mut nodes = self.leases.apply(&lease, facts, now);
                 nodes.extend(node_of_agent_lease(&lease).map(str::to_owned));
                 nodes.iter().for_each(|name| self.refresh(name));
@@ -202,6 +206,9 @@ impl Reconciler {
                 &self.policy,
             )
         });
+        let liveness = |node: Option<&Node>| node.and_then(|node| node.liveness);
+        let is_same = liveness(self.nodes.get(name)) == liveness(node.as_ref());
+        self.external.changed |= !is_same && !self.external.services.is_empty();
         match (self.nodes.get(name), &node) {
             (None, None) => {}
             (Some(old), Some(new)) if !new.differs_for_all(old) => {
@@ -380,7 +387,10 @@ impl Reconciler {
     pub fn take_snapshot(&mut self) -> Option<Snapshot> {
         let is_known = self.facts.knows_externals();
         let changed = is_known && mem::take(&mut self.external.changed);
-        changed.then(|| Snapshot::of(&self.facts, &self.external.services))
+        let is_silent = |(_, node): &(&String, &Node)| node.liveness == Some(Liveness::Silent);
+        let silent = self.nodes.iter().filter(is_silent);
+        let silent = || silent.map(|(name, _)| name.clone()).collect();
+        changed.then(|| Snapshot::of(&self.facts, &self.external.services, silent()))
     }
 
     /// What is to be made known now.

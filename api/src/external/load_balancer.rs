@@ -1,5 +1,6 @@
 //! The `LoadBalancer` resource: what one Service gets on a box outside the cluster.
 
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -36,6 +37,34 @@ pub struct LoadBalancerSpec {
     /// The Service's ports on the box, each with where its traffic goes.
     #[schemars(extend("maxItems" = 100))]
     pub ports: Vec<BoxPort>,
+    /// The networks of the clients that may use it; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        with = "Vec<String>",
+        extend("x-kubernetes-list-type" = "atomic", "maxItems" = 5000),
+        inner(length(max = 43))
+    )]
+    pub source_ranges: Vec<IpNet>,
+    /// Whether a client keeps its target.
+    #[serde(default, skip_serializing_if = "SessionAffinity::is_none")]
+    pub session_affinity: SessionAffinity,
+}
+
+/// Whether a client keeps its target, as `spec.sessionAffinity` of its Service says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SessionAffinity {
+    /// Each connection may get another.
+    #[default]
+    None,
+    /// By its address, as long as the targets stay the same.
+    #[serde(rename = "ClientIP")]
+    ClientIp,
+}
+
+impl SessionAffinity {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// A port of the box.

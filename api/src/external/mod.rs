@@ -5,7 +5,9 @@ pub mod ports;
 pub mod spec;
 mod trouble;
 
-pub use load_balancer::{BoxPort, LoadBalancer, LoadBalancerSpec, LoadBalancerStatus, Target};
+pub use load_balancer::{
+    BoxPort, LoadBalancer, LoadBalancerSpec, LoadBalancerStatus, SessionAffinity, Target,
+};
 pub use spec::{ExternalLoadBalancer, ExternalLoadBalancerSpec, ExternalLoadBalancerStatus};
 pub use trouble::Trouble;
 
@@ -14,3 +16,6 @@ pub const ACCEPTED: &str = "Accepted";
 
 /// The type of the condition that a box has what it was sent.
 pub const READY: &str = "Ready";
+
+/// The type of the condition by which the agent on a box says that it has a LoadBalancer.
+pub const EDGE_READY: &str = "EdgeReady";

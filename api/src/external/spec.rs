@@ -36,6 +36,10 @@ const RESYNC: u32 = 300;
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.httpUpdater) != has(self.edge)")
+        .message("write exactly one of httpUpdater and edge")
+)]
 pub struct ExternalLoadBalancerSpec {
     /// Whether Services that name no ExternalLoadBalancer use this one. Only one may be.
     #[serde(default)]
@@ -57,7 +61,11 @@ pub struct ExternalLoadBalancerSpec {
     #[serde(default)]
     pub target_address_type: TargetAddressType,
     /// A program on the box that takes changes over HTTP.
-    pub http_updater: HttpUpdater,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_updater: Option<HttpUpdater>,
+    /// The box runs `highwire-agent edge` itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<Edge>,
 }
 
 /// Which ports of the box Services get.
@@ -171,6 +179,10 @@ pub struct SecretRef {
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
+
+/// The box runs `highwire-agent edge --name` with the name of this object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Edge {}
 
 /// What the box serves, and what is left to do there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -21,11 +21,15 @@ pub enum Trouble {
     UpdaterFailing,
     /// Its updater took it, but the port takes no connections.
     NotListening,
+    /// The box's own agent cannot program it.
+    EdgeFailing,
+    /// The box's own agent does not renew its Lease.
+    EdgeSilent,
 }
 
 impl Trouble {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::NoExternalLoadBalancer,
         Self::SeveralDefaults,
         Self::PortConflict,
@@ -35,6 +39,8 @@ impl Trouble {
         Self::Waiting,
         Self::UpdaterFailing,
         Self::NotListening,
+        Self::EdgeFailing,
+        Self::EdgeSilent,
     ];
 
     /// As conditions and Events have it.
@@ -50,6 +56,8 @@ impl Trouble {
             Self::Waiting => "Waiting",
             Self::UpdaterFailing => "UpdaterFailing",
             Self::NotListening => "NotListening",
+            Self::EdgeFailing => "EdgeFailing",
+            Self::EdgeSilent => "EdgeSilent",
         }
     }
 

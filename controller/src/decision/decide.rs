@@ -167,6 +167,7 @@ fn serve_external(
     for host in granted.hosts {
         ingress.add(host, &ports);
     }
+    let (has_addresses, has_conflicts) = (!ingress.is_empty(), !granted.conflicts.is_empty());
     let conflicts = granted.conflicts.into_iter().map(|(port, held_by)| {
         let conflict = PortConflict {
             port,
@@ -179,7 +180,6 @@ fn serve_external(
         };
         (conflict, affected)
     });
-    let has_addresses = !ingress.is_empty();
     // What the box has it keeps while its updater fails.
     let awaited = granted.awaited.filter(|_| !has_addresses);
     Decision {
@@ -189,7 +189,10 @@ fn serve_external(
             is_uncertain: false,
         }),
         serving: match granted.refused.or(awaited) {
-            Some((Trouble::PortConflict, _)) if !has_addresses => Some(Serving::PortsRefused),
+            // The condition about ports says the rest.
+            Some((Trouble::PortConflict, _)) if has_conflicts && !has_addresses => {
+                Some(Serving::PortsRefused)
+            }
             Some((trouble, message)) => Some(Serving::External {
                 trouble,
                 message,

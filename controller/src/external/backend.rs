@@ -130,6 +130,7 @@ mod tests {
                 box_port: 1053,
                 targets: targets.into(),
             }],
+            ..LoadBalancerSpec::default()
         };
         let service = "kube-system/dns".parse().unwrap();
         let (recorded, backend) = backends(&service, &spec, "http://box").next().unwrap();

@@ -8,7 +8,11 @@ use std::{
 
 use highwire_api::{
     ServiceKey,
-    external::{ExternalLoadBalancer, LoadBalancer, ports::Move, spec::RecordedBackend},
+    external::{
+        ExternalLoadBalancer, LoadBalancer,
+        ports::Move,
+        spec::{HttpUpdater, RecordedBackend},
+    },
 };
 use jiff::Timestamp;
 use kube::runtime::events::EventType;
@@ -22,6 +26,7 @@ use super::{
     backend::backends,
     connection::Secrets,
     driver::{Driver, Order, Report},
+    edges::Edges,
     objects::{Objects, Write, Written},
     plan::{Plan, Wanted, plan},
     snapshot::Snapshot,
@@ -62,6 +67,8 @@ pub struct Keeper {
     pub events: mpsc::Sender<ServiceEvent>,
     /// Counts.
     pub metrics: Metrics,
+    /// Follows the agents on boxes.
+    pub edges: Edges,
 }
 
 /// A box and its driver, which ends with this.
@@ -134,36 +141,53 @@ impl Keeper {
         let mut again = None;
         let mut writes = load_balancers(&snapshot, &plan);
         for (name, external) in &snapshot.externals {
-            let (order, wanted) = order(name, external, &snapshot, &plan);
-            if !boxes.contains_key(name) {
-                let driven = self.drive(name, order.clone(), reports.clone());
-                boxes.insert(name.clone(), driven);
-            }
-            let Some(driven) = boxes.get_mut(name) else {
-                continue;
-            };
-            driven.order(order);
             let usage = plan.usage.get(name).copied().unwrap_or_default();
             let old = external.status.as_ref();
-            let record = Record::after(old, wanted, &driven.report.gone);
-            let is_awaited = !record.backends.is_subset(&status::known(old));
-            let status =
-                status::external(external, record, usage, &driven.report, Timestamp::now());
-            if old == Some(&status) {
-                continue;
+            let now = Timestamp::now();
+            let status = match &external.spec.http_updater {
+                None => {
+                    let lease = snapshot.edges.get(name);
+                    let (edge, lasts) = self.edges.state(name, lease, Instant::now());
+                    again = again.into_iter().chain(lasts).min();
+                    status::of_edge(external, usage, edge, now)
+                }
+                Some(updater) => {
+                    let (order, wanted) = order(name, external, updater, &snapshot, &plan);
+                    if !boxes.contains_key(name) {
+                        let driven = self.drive(name, order.clone(), reports.clone());
+                        boxes.insert(name.clone(), driven);
+                    }
+                    let Some(driven) = boxes.get_mut(name) else {
+                        continue;
+                    };
+                    driven.order(order);
+                    let record = Record::after(old, wanted, &driven.report.gone);
+                    let is_awaited = !record.backends.is_subset(&status::known(old));
+                    let status = status::external(external, record, usage, &driven.report, now);
+                    let is_early = driven.written.is_some_and(|at| at.elapsed() < STATUS_PAUSE);
+                    if is_early && !is_awaited && old != Some(&status) {
+                        again = again.into_iter().chain([STATUS_PAUSE]).min();
+                        continue;
+                    }
+                    if old != Some(&status) {
+                        driven.written = Some(Instant::now());
+                    }
+                    status
+                }
+            };
+            if old != Some(&status) {
+                writes.push(Write::External(name.clone(), Box::new(status)));
             }
-            if !is_awaited && driven.written.is_some_and(|at| at.elapsed() < STATUS_PAUSE) {
-                again = Some(STATUS_PAUSE);
-                continue;
-            }
-            driven.written = Some(Instant::now());
-            writes.push(Write::External(name.clone(), Box::new(status)));
         }
-        boxes.retain(|name, driven| snapshot.externals.contains_key(name) || driven.empty());
+        let is_driven = |name: &String| {
+            let external = snapshot.externals.get(name);
+            external.is_some_and(|it| it.spec.http_updater.is_some())
+        };
+        boxes.retain(|name, driven| is_driven(name) || driven.empty());
         writes.extend(statuses(&snapshot, &plan, boxes));
         for (write, written) in self.objects.carry_out(writes).await {
             match (written, write) {
-                (Written::Failed, _) => again = Some(RETRY),
+                (Written::Failed, _) => again = again.into_iter().chain([RETRY]).min(),
                 (Written::Done, Write::Apply(key, wanted)) => self.announce(&key, &wanted),
                 (Written::Done, _) => {}
             }
@@ -260,10 +284,10 @@ fn of_service<'a>(
 fn order(
     name: &str,
     external: &ExternalLoadBalancer,
+    settings: &HttpUpdater,
     snapshot: &Snapshot,
     plan: &Plan,
 ) -> (Order, BTreeSet<RecordedBackend>) {
-    let settings = external.spec.http_updater.clone();
     let objects = plan.wanted.iter().filter_map(|(key, wanted)| {
         let object = of_service(snapshot, key, wanted)?;
         (object.spec.external_load_balancer == name).then_some((key, &object.spec))
@@ -279,7 +303,7 @@ fn order(
             .filter(|(it, _)| known.contains(it))
             .collect(),
         address: external.spec.addresses.first().cloned().unwrap_or_default(),
-        settings,
+        settings: settings.clone(),
     };
     (order, wanted)
 }

@@ -15,6 +15,7 @@ pub mod backend;
 pub mod connection;
 pub mod credentials;
 pub mod driver;
+pub mod edges;
 pub mod keeper;
 pub mod objects;
 pub mod plan;

@@ -6,14 +6,15 @@ use backon::{ExponentialBuilder, Retryable};
 use highwire_api::{
     ServiceKey,
     external::{
-        ExternalLoadBalancer, ExternalLoadBalancerStatus, LoadBalancer, LoadBalancerStatus,
+        EDGE_READY, ExternalLoadBalancer, ExternalLoadBalancerStatus, LoadBalancer,
+        LoadBalancerStatus,
     },
     names::FIELD_MANAGER,
 };
 use highwire_runtime::errors::explain;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{
-    Api, Client,
+    Api, Client, Resource as _,
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, Preconditions},
 };
 use serde_json::json;
@@ -83,8 +84,16 @@ impl Objects {
             Write::Delete(key, uid) => self.delete(key, uid.clone()).await,
             Write::Status(key, status) => {
                 let api = self.load_balancers(key);
-                let patch = Patch::Merge(json!({ "status": status }));
-                let params = params();
+                // What the agent on a box says there is its own.
+                let mut status = status.clone();
+                status.conditions.retain(|it| it.type_ != EDGE_READY);
+                let patch = Patch::Apply(json!({
+                    "apiVersion": LoadBalancer::api_version(&()),
+                    "kind": LoadBalancer::kind(&()),
+                    "metadata": { "name": key.name.as_ref() },
+                    "status": status,
+                }));
+                let params = PatchParams::apply(FIELD_MANAGER).force();
                 let write = || api.patch_status(&key.name, &params, &patch);
                 let result = retried(write).await.map(drop);
                 done(key, "the LoadBalancer's status", result)

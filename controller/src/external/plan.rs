@@ -14,7 +14,7 @@ use highwire_api::{
     arbitration::{Claim, Rank, Slot, arbitrate},
     clients::Clients,
     external::{
-        BoxPort, ExternalLoadBalancerSpec, LoadBalancerSpec, Trouble,
+        BoxPort, ExternalLoadBalancerSpec, LoadBalancerSpec, SessionAffinity, Trouble,
         load_balancer::BoxConflict,
         ports::{Move, Wish, allocate},
         spec::{PortChoice, PortRange},
@@ -77,6 +77,7 @@ struct Asking<'a> {
     created: Timestamp,
     /// What it asks for; `None` keeps what it has.
     spec: Option<&'a ServiceSpec>,
+    affinity: SessionAffinity,
     /// What its LoadBalancer has of this box.
     has: Option<&'a LoadBalancerSpec>,
     /// What is wrong though it keeps what it has.
@@ -92,7 +93,7 @@ pub fn plan(snapshot: &Snapshot, ignore_exclude_label: bool) -> Plan {
         let existing = snapshot.load_balancers.get(key);
         let existing = existing.filter(|it| service_uid(it) == Some(&service.uid));
         let has = existing.map(|it| &it.spec);
-        let Balancer::External { wanted } = &service.balancer else {
+        let Balancer::External { wanted, affinity } = &service.balancer else {
             continue;
         };
         let (spec, chosen, refused) = match &service.asks {
@@ -115,6 +116,7 @@ pub fn plan(snapshot: &Snapshot, ignore_exclude_label: bool) -> Plan {
                 uid: &service.uid,
                 created: spec.map_or(Timestamp::MIN, |spec| spec.created),
                 spec: spec.filter(|_| chosen.is_some()),
+                affinity: *affinity,
                 has: has.filter(|it| it.external_load_balancer == *name),
                 refused,
             }),
@@ -205,7 +207,10 @@ fn give(
 ) -> Vec<(ServiceKey, Wanted)> {
     let (unable, able): (Vec<_>, Vec<_>) = asking
         .into_iter()
-        .map(|asking| (asking.spec.and_then(unable), asking))
+        .map(|asking| {
+            let spec = asking.spec.filter(|_| external.http_updater.is_some());
+            (spec.and_then(unable), asking)
+        })
         .partition(|(unable, _)| unable.is_some());
     let able: Vec<_> = able.into_iter().map(|(_, asking)| asking).collect();
     let ports = match (external.ports.choice, external.ports.range) {
@@ -227,9 +232,16 @@ fn give(
                 None => had(port).map(|it| it.targets.clone()).unwrap_or_default(),
             },
         });
+        let clients = asking.spec.map(|spec| &spec.clients);
         let spec = LoadBalancerSpec {
             external_load_balancer: name.to_owned(),
             ports: ports.collect(),
+            source_ranges: match (clients, asking.has) {
+                (Some(Clients::Any), _) | (None, None) => Vec::new(),
+                (Some(Clients::Within(networks)), _) => networks.clone(),
+                (None, Some(has)) => has.source_ranges.clone(),
+            },
+            session_affinity: asking.affinity,
         };
         let wanted = Wanted {
             service_uid: asking.uid.to_owned(),
@@ -242,7 +254,7 @@ fn give(
     let unable = unable.into_iter().map(|(refused, asking)| {
         let spec = LoadBalancerSpec {
             external_load_balancer: name.to_owned(),
-            ports: Vec::new(),
+            ..LoadBalancerSpec::default()
         };
         let wanted = Wanted {
             service_uid: asking.uid.to_owned(),

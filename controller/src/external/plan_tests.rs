@@ -265,6 +265,18 @@ fn only_nodes_that_can_answer_are_targets() {
         ["203.0.113.1"]
     );
 
+    let silent = |nodes: &[&str]| {
+        let mut snapshot = snapshot.clone();
+        snapshot.silent = nodes.iter().map(ToString::to_string).collect();
+        addresses(&snapshot)
+    };
+    assert_eq!(silent(&["n1"]), other);
+    assert_eq!(
+        silent(&["n1", "n2"]).len(),
+        2,
+        "none is worse than the other"
+    );
+
     let mut local = service(1, None, &[80]);
     local["spec"]["externalTrafficPolicy"] = json!("Local");
     let mut local_snapshot = snapshot.clone();

@@ -8,9 +8,12 @@ use std::{
 use highwire_api::{
     Family, Interpretation, ServiceKey,
     external::{ExternalLoadBalancer, LoadBalancer},
+    names::edge_lease,
 };
 
-use crate::facts::{Facts, node::NodeFacts, service::ServiceFacts, service::needs_endpoints};
+use crate::facts::{
+    Facts, lease::LeaseFacts, node::NodeFacts, service::ServiceFacts, service::needs_endpoints,
+};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -19,18 +22,22 @@ pub struct Snapshot {
     pub services: BTreeMap<ServiceKey, Arc<ServiceFacts>>,
     /// Every Node.
     pub nodes: BTreeMap<String, Arc<NodeFacts>>,
+    /// The nodes with an agent that has fallen silent.
+    pub silent: BTreeSet<String>,
     /// Where those Services have ready endpoints that need them on the node itself.
     pub ready_nodes: BTreeMap<(ServiceKey, Family), BTreeSet<String>>,
     /// Every ExternalLoadBalancer.
     pub externals: BTreeMap<String, Arc<ExternalLoadBalancer>>,
     /// Every LoadBalancer, by the Service that it is for.
     pub load_balancers: BTreeMap<ServiceKey, Arc<LoadBalancer>>,
+    /// The Leases of the agents that run on boxes, by ExternalLoadBalancer.
+    pub edges: BTreeMap<String, LeaseFacts>,
 }
 
 impl Snapshot {
     /// What matters to these Services.
     #[must_use]
-    pub fn of(facts: &Facts, services: &BTreeSet<ServiceKey>) -> Self {
+    pub fn of(facts: &Facts, services: &BTreeSet<ServiceKey>, silent: BTreeSet<String>) -> Self {
         let found = services
             .iter()
             .filter_map(|key| Some((key.clone(), facts.service(key)?.clone())));
@@ -48,7 +55,13 @@ impl Snapshot {
         let nodes = facts.nodes();
         let externals = facts.externals();
         let load_balancers = facts.load_balancers();
+        let edges = facts.externals().filter_map(|(name, _)| {
+            let lease = facts.lease(&edge_lease(name))?;
+            Some((name.to_owned(), lease.clone()))
+        });
         Self {
+            edges: edges.collect(),
+            silent,
             ready_nodes: ready_nodes.collect(),
             nodes: nodes
                 .map(|(name, it)| (name.to_owned(), it.clone()))

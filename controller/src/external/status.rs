@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use highwire_api::{
     ServiceKey,
     external::{
-        ACCEPTED, BoxPort, ExternalLoadBalancer, ExternalLoadBalancerStatus, LoadBalancer,
-        LoadBalancerStatus, READY, Trouble, spec::RecordedBackend,
+        ACCEPTED, BoxPort, EDGE_READY, ExternalLoadBalancer, ExternalLoadBalancerStatus,
+        LoadBalancer, LoadBalancerStatus, READY, Trouble, spec::RecordedBackend,
     },
+    names::edge_lease,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -15,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::{
     backend::{Backend, backends},
     driver::Report,
+    edges::Edge,
     plan::{Usage, Wanted},
 };
 use crate::decision::{
@@ -48,11 +50,12 @@ pub fn load_balancer(
     let generation = object.metadata.generation;
     let conditions = [(ACCEPTED, accepted), (READY, ready)]
         .map(|(type_, says)| condition(&known.conditions, type_, says, generation, now));
+    let of_edge = known.conditions.iter().find(|it| it.type_ == EDGE_READY);
     let ports = object.spec.ports.iter();
     let targets = ports.clone().flat_map(|port| &port.targets);
     let targets: BTreeSet<_> = targets.map(|target| target.address).collect();
     LoadBalancerStatus {
-        conditions: conditions.into(),
+        conditions: conditions.into_iter().chain(of_edge.cloned()).collect(),
         host: addresses.join(","),
         addresses,
         conflicts: refused.map(|it| it.conflicts.clone()).unwrap_or_default(),
@@ -92,15 +95,18 @@ fn served(
         };
         return (false, says);
     }
-    let url = &external.spec.http_updater.url;
-    let asked: BTreeMap<RecordedBackend, Backend> = backends(key, &object.spec, url).collect();
-    if asked.is_empty() {
+    if object.spec.ports.iter().all(|port| port.targets.is_empty()) {
         let message = "no node could answer: of the Nodes that are Ready, not excluded and \
                        match its node selector, none has an address of the type and IP family \
                        asked for, or, with externalTrafficPolicy Local, a ready endpoint";
         return (false, says_false(Trouble::NoTargets, message));
     }
     let was_served = !known.addresses.is_empty();
+    let Some(updater) = &external.spec.http_updater else {
+        return served_by_edge(object, known);
+    };
+    let asked: BTreeMap<RecordedBackend, Backend> =
+        backends(key, &object.spec, &updater.url).collect();
     let waiting = || says_false(Trouble::Waiting, "the box was not sent everything yet");
     let Some(report) = report else {
         return (was_served, waiting());
@@ -111,6 +117,27 @@ fn served(
     let failure = asked.keys().find_map(|name| report.failing.get(name));
     let says = failure.map_or_else(waiting, |(trouble, message)| says_false(*trouble, message));
     (was_served, says)
+}
+
+/// The agent on the box says what it has. While it is silent, or has not seen the last change,
+/// the box still has what it had.
+fn served_by_edge(object: &LoadBalancer, known: &LoadBalancerStatus) -> (bool, Says) {
+    let was_served = !known.addresses.is_empty();
+    let stated = known.conditions.iter().find(|it| it.type_ == EDGE_READY);
+    let Some(stated) = stated.filter(|it| it.observed_generation == object.metadata.generation)
+    else {
+        let message = "the agent on the box has not seen it yet; does it run?";
+        return (was_served, says_false(Trouble::Waiting, message));
+    };
+    if stated.status == "True" {
+        return (true, says_true("Serving"));
+    }
+    let trouble = Trouble::of(&stated.reason).unwrap_or(Trouble::EdgeFailing);
+    let is_refused = trouble == Trouble::PortConflict;
+    (
+        was_served && !is_refused,
+        says_false(trouble, &stated.message),
+    )
 }
 
 fn says_true(reason: &'static str) -> Says {
@@ -184,7 +211,37 @@ pub fn known(status: Option<&ExternalLoadBalancerStatus>) -> BTreeSet<RecordedBa
     all.cloned().collect()
 }
 
-/// The status that an ExternalLoadBalancer should have.
+/// The status of an ExternalLoadBalancer whose box runs an agent of its own.
+#[must_use]
+pub fn of_edge(
+    object: &ExternalLoadBalancer,
+    usage: Usage,
+    edge: Edge,
+    now: Timestamp,
+) -> ExternalLoadBalancerStatus {
+    let known = object.status.clone().unwrap_or_default();
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let says = match edge {
+        Edge::Alive => says_true("Connected"),
+        Edge::Silent => {
+            let message = format!(
+                "the agent on the box does not renew its Lease {}; does `highwire-agent edge \
+                 --name {name}` run there?",
+                edge_lease(name)
+            );
+            says_false(Trouble::EdgeSilent, &message)
+        }
+    };
+    let generation = object.metadata.generation;
+    ExternalLoadBalancerStatus {
+        conditions: vec![condition(&known.conditions, READY, says, generation, now)],
+        ports_in_use: usage.used,
+        ports_free: usage.free,
+        ..known
+    }
+}
+
+/// The status that an ExternalLoadBalancer with an updater should have.
 #[must_use]
 pub fn external(
     object: &ExternalLoadBalancer,

@@ -48,7 +48,12 @@ pub fn targets(
     let fitting = snapshot.nodes.iter().filter(|(_, node)| {
         fits(node, ignore_exclude_label) && spec.node_selector.matches(&node.labels)
     });
-    let fitting: Vec<_> = fitting.collect();
+    let (mut fitting, silent): (Vec<_>, Vec<_>) =
+        fitting.partition(|(name, _)| !snapshot.silent.contains(*name));
+    // Its node may be dead, which the Node says much later. If all are silent, none is worse.
+    if fitting.is_empty() {
+        fitting = silent;
+    }
     let mut addresses = BTreeSet::new();
     for family in spec.cluster_ips.families() {
         let answering = fitting

@@ -189,6 +189,14 @@ impl Facts {
         self.reports.get(&format!("/{node}"))
     }
 
+    /// A Lease.
+    #[must_use]
+    pub fn lease(&self, name: &str) -> Option<&LeaseFacts> {
+        let known = self.leases.known().into_iter().flatten();
+        let mut found = known.filter(|(key, _)| short(key) == name);
+        found.next().map(|(_, lease)| lease)
+    }
+
     /// Every Node.
     pub fn nodes(&self) -> impl Iterator<Item = (&str, &Arc<NodeFacts>)> {
         let known = self.nodes.known().into_iter().flatten();

@@ -2,6 +2,7 @@
 
 use highwire_api::{
     ClassPolicy, Family, Interpretation, ResourceVersion, ServiceSpec,
+    external::SessionAffinity,
     names::EXTERNAL_LOAD_BALANCER_ANNOTATION,
     ownership::{IngressAuthor, is_adopted, is_condition_ours},
     service::{TrafficPolicy, interpret, interpret_external, primary_family},
@@ -78,6 +79,8 @@ pub enum Balancer {
         /// The name of the ExternalLoadBalancer that the Service asks for; without one, the
         /// default.
         wanted: Option<String>,
+        /// Whether a client keeps its Pod.
+        affinity: SessionAffinity,
     },
 }
 
@@ -127,8 +130,13 @@ impl ServiceFacts {
             asks => {
                 let annotations = service.metadata.annotations.as_ref();
                 let wanted = annotations.and_then(|it| it.get(EXTERNAL_LOAD_BALANCER_ANNOTATION));
+                let spec = service.spec.as_ref();
+                let affinity = match spec.and_then(|spec| spec.session_affinity.as_deref()) {
+                    Some("ClientIP") => SessionAffinity::ClientIp,
+                    _ => SessionAffinity::None,
+                };
                 let wanted = wanted.cloned();
-                (asks, Balancer::External { wanted })
+                (asks, Balancer::External { wanted, affinity })
             }
         };
         let facts = Self {

@@ -181,3 +181,43 @@ fn a_port_that_another_service_has_is_a_port_conflict() {
         ]
     );
 }
+
+#[test]
+fn a_port_that_a_program_of_the_box_has_is_said_in_its_words() {
+    let mut world = world();
+    let said = "80/TCP is held by socket 0.0.0.0:80 uid 33 on the box";
+    load_balancer(
+        &mut world,
+        "uid-web",
+        &json!({"conditions": [
+            condition("Accepted", "Accepted", ""), condition("Ready", "PortConflict", said),
+        ]}),
+    );
+    world.pass(3 * SECOND);
+    let expected = format!("False PortConflict: Not advertised: {said}");
+    assert_eq!(world.serving("web").unwrap(), expected);
+    assert_eq!(world.notes("PortConflict"), [said]);
+}
+
+#[test]
+fn a_node_whose_agent_falls_silent_is_known_in_time() {
+    let mut world = world();
+    for event in [Event::Init, Event::InitDone] {
+        world.feed(Input::External(Box::new(event)));
+    }
+    world.live(2);
+    world.pass(SECOND);
+    let first = world.reconciler.take_snapshot().unwrap();
+    assert_eq!((first.services.len(), first.silent.len()), (1, 0));
+    world.kill(2);
+    world.pass(20 * SECOND);
+    let silent = world.reconciler.take_snapshot().unwrap().silent;
+    assert_eq!(silent.into_iter().collect::<Vec<_>>(), ["n2"]);
+    world.renews(2);
+    assert!(world.reconciler.take_snapshot().unwrap().silent.is_empty());
+    world.pass(20 * SECOND);
+    assert!(
+        world.reconciler.take_snapshot().is_none(),
+        "nothing has changed"
+    );
+}
