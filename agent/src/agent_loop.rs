@@ -182,7 +182,10 @@ impl AgentLoop {
         let report = match applied {
             Ok(decision) => {
                 // Only now: a flow that is deleted before would be tracked again as it was.
-                send_change(&self.udp, Frontends::of(&decision));
+                send_change(
+                    &self.udp,
+                    Frontends::of(&decision.plan, &decision.own_addresses),
+                );
                 let services = self.sources.services();
                 let (revision, observed) = (services.revision(), services.observed());
                 self.sources.served_beside(&decision.beside);

@@ -27,7 +27,7 @@ use crate::{
     metrics::Metrics,
     report::{Report, writer::Writer},
     start::{self, Started, until_answered},
-    table::{Nft, counters, notifications},
+    table::{DataPath, Nft, counters, notifications},
     udp::{self, Cleaner},
 };
 
@@ -43,7 +43,7 @@ pub async fn run(config: Config) -> Result<()> {
     let stop = signals::listen().context("cannot listen for signals")?;
     let nft = Nft::new(config.nft.clone()).within(config.nft_timeout);
     // Before anything else: what nft refuses for good ends the agent with the remedy.
-    let answer = match start::ask(&nft).await {
+    let answer = match start::ask(&nft, &DataPath::BESIDE_PROXY).await {
         Err(error) if !error.is_late() => return Err(error.into()),
         answer => answer,
     };
@@ -92,7 +92,7 @@ pub async fn run(config: Config) -> Result<()> {
     let node = config.node_name.as_str();
     let lifecycle = Lifecycle::new(client.clone(), &config);
     let Started { version, left } = tokio::select! {
-        started = until_answered(answer, async || start::ask(&nft).await, |error| {
+        started = until_answered(answer, async || start::ask(&nft, &DataPath::BESIDE_PROXY).await, |error| {
             heartbeat.beat();
             slow_nft.send_replace(Some(error.to_string()));
         }) => started?,
@@ -170,7 +170,7 @@ pub async fn run(config: Config) -> Result<()> {
 }
 
 /// Reads the kernel's counters of connections when the metrics are read.
-fn read_counters(metrics: &Metrics) -> Refresh {
+pub(crate) fn read_counters(metrics: &Metrics) -> Refresh {
     let metrics = metrics.clone();
     Arc::new(move || {
         let metrics = metrics.clone();

@@ -76,6 +76,8 @@ pub enum Command {
         #[arg(long, default_value = "nft")]
         nft: PathBuf,
     },
+    /// Runs on a box outside the cluster, and sends what comes for its ports to the nodes.
+    Edge(EdgeConfig),
 }
 
 /// How the agent runs.
@@ -113,6 +115,51 @@ pub struct Config {
     pub nft: PathBuf,
     /// How long one run of it may take, such as 20s. Raise it where the kernel needs longer
     /// to load its modules.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = some_time)]
+    pub nft_timeout: Duration,
+}
+
+/// How the agent on a box outside the cluster runs.
+#[derive(Clone, Debug, Args)]
+pub struct EdgeConfig {
+    /// The name of the box's ExternalLoadBalancer.
+    #[arg(long, value_parser = non_empty)]
+    pub name: String,
+    /// The namespace of its Lease, which is Highwire's.
+    #[arg(long, default_value = SYSTEM_NAMESPACE)]
+    pub namespace: String,
+    /// How long, in seconds, its Lease is good. It is renewed after a third of it.
+    #[arg(long, value_name = "SECONDS", default_value = LEASE_SECONDS,
+          value_parser = clap::value_parser!(u64).range(3..=3600).map(Duration::from_secs))]
+    pub lease_duration: Duration,
+    /// Where /healthz, /readyz, /startz and /metrics are served, beside loopback (repeatable).
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub listen_address: Vec<IpAddr>,
+    /// The port they are served on.
+    #[arg(long, default_value_t = 9807)]
+    pub port: u16,
+    /// Serve only addresses in these networks (repeatable). Without it, those in the
+    /// ExternalLoadBalancer's spec.addresses and those of interfaces with a default route.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub address_cidr: Vec<IpNet>,
+    /// Ports that no Service gets: ports and ranges, joined by commas; empty for none.
+    #[arg(long, value_name = "PORTS", default_value = "22,9807")]
+    pub reserved_ports: PortRanges,
+    /// How long a listener of the box keeps its port after it is gone, such as 60s or 2m; 0
+    /// for not at all.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    pub listener_hold_down: Duration,
+    /// Let the nodes see the clients' addresses. Their answers must come back through the
+    /// box: it has to be the nodes' default gateway.
+    #[arg(long)]
+    pub no_masquerade: bool,
+    /// The format of log lines.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// The nft program.
+    #[arg(long, default_value = "nft")]
+    pub nft: PathBuf,
+    /// How long one run of it may take, such as 20s.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = some_time)]
     pub nft_timeout: Duration,
 }
@@ -176,7 +223,7 @@ fn some_time(text: &str) -> Result<Duration, String> {
 
 fn non_empty(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
-        Err("must be the name of this node, as in `kubectl get nodes`".to_owned())
+        Err("must be a name, as `kubectl get` shows it".to_owned())
     } else {
         Ok(text.to_owned())
     }

@@ -9,6 +9,7 @@ pub mod agent_loop;
 pub mod app;
 pub mod config;
 pub mod decide;
+pub mod edge;
 pub mod facts;
 pub mod leave;
 pub mod metrics;

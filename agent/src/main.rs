@@ -5,7 +5,7 @@ use std::{env, process::ExitCode};
 use highwire_agent::{
     app,
     config::{Cli, Command},
-    leave,
+    edge, leave,
     report::explain::explain,
 };
 use highwire_runtime::{client, heartbeat::Heartbeat, logging};
@@ -32,6 +32,10 @@ async fn main() -> ExitCode {
 async fn by_hand(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Cleanup { nft } => leave::cleanup(nft).await,
+        Command::Edge(config) => {
+            logging::start(config.log_format);
+            edge::app::run(config).await
+        }
         Command::Explain { node, policy } => {
             let client = client::client(&client::config().await?, &Heartbeat::default(), None)?;
             explain(client, &node, &policy).await

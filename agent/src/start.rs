@@ -20,12 +20,12 @@ pub struct Started {
     pub left: Elements,
 }
 
-/// Asks nft once.
+/// Asks nft once, also whether it takes the tables of these paths.
 ///
 /// # Errors
 /// If it is missing, too old, not permitted, too slow, or this kernel refuses our rules.
-pub async fn ask(nft: &Nft) -> Result<Started, NftError> {
-    let version = nft.probe(&DataPath::BESIDE_PROXY).await?;
+pub async fn ask(nft: &Nft, paths: &[DataPath]) -> Result<Started, NftError> {
+    let version = nft.probe(paths).await?;
     let left = nft.elements().await?.unwrap_or_default();
     Ok(Started { version, left })
 }

@@ -18,7 +18,7 @@ const NEVER_SERVED: [&str; 2] = ["kube-ipvs0", "nodelocaldns"];
 /// Picks the addresses at which Services answer: those `within` some networks, if any are
 /// named.
 #[must_use]
-pub(super) fn served_addresses(
+pub(crate) fn served_addresses(
     host: &[HostAddress],
     node: &BTreeSet<IpAddr>,
     within: &[IpNet],

@@ -184,7 +184,7 @@ impl<'a> HostHolders<'a> {
 }
 
 /// The slots that a listener has: its port in each family of which it covers an address.
-fn slots(listener: &Listener, served: &[&HostAddress]) -> BTreeSet<Slot> {
+pub(crate) fn slots(listener: &Listener, served: &[&HostAddress]) -> BTreeSet<Slot> {
     let covered = served
         .iter()
         .filter(|own| listener.covers(own.address, &own.devices));

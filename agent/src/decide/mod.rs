@@ -22,17 +22,17 @@ use highwire_api::{
     node::{Conflict, ConflictReason},
 };
 
-use self::{
-    addresses::served_addresses,
-    forward::forwards,
-    host_holders::HostHolders,
-    source_ranges::{MOST_ON_NODE, without_room},
-};
+pub(crate) use self::{addresses::served_addresses, host_holders::slots};
 pub use self::{
     backends::{Backends, Choice},
     conflicts::for_report,
     forward::{Forward, Plan, Target, sockets},
     readiness::Readiness,
+};
+use self::{
+    forward::forwards,
+    host_holders::HostHolders,
+    source_ranges::{MOST_ON_NODE, without_room},
 };
 use crate::facts::{Facts, services::OurService};
 

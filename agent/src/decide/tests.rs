@@ -212,7 +212,8 @@ fn udp_is_taken_at_every_address_of_its_family_for_the_port_by_name() {
         ]);
     });
     let addresses = ["192.0.2.11", "203.0.113.5", "2001:db8:1::11"];
-    let udp = Frontends::of(&decided([dns], &addresses));
+    let frontends = |decision: Decision| Frontends::of(&decision.plan, &decision.own_addresses);
+    let udp = frontends(decided([dns], &addresses));
     let served = udp.served.iter().map(|(at, behind)| {
         let Behind::ServiceProxy { port, entrance, .. } = behind else {
             unreachable!("a Service of this cluster");
@@ -230,7 +231,7 @@ fn udp_is_taken_at_every_address_of_its_family_for_the_port_by_name() {
     );
     assert_eq!(udp.own, addresses.map(|ip| ip.parse().unwrap()).into());
     let tcp_only = decided([wanted("web", 1, |_| {})], &addresses);
-    let udp = Frontends::of(&tcp_only);
+    let udp = frontends(tcp_only);
     assert_eq!(udp, Frontends::default(), "no UDP is served");
 }
 

@@ -9,7 +9,7 @@ use highwire_api::{Family, Protocol, ServiceKey, arbitration::Slot, service::Tra
 
 use super::stale::Frontend;
 use crate::{
-    decide::{Decision, Target, sockets},
+    decide::{Plan, Target, sockets},
     facts::endpoints::{Endpoints, ServicePortName},
     table::{Elements, Set, sets::Key},
 };
@@ -73,10 +73,10 @@ pub struct Frontends {
 }
 
 impl Frontends {
-    /// Those of a decision.
+    /// Those of a plan, on a node with these addresses.
     #[must_use]
-    pub fn of(decision: &Decision) -> Self {
-        let behind = decision.plan.udp().filter_map(|(at, slot, forward)| {
+    pub fn of(plan: &Plan, own: &BTreeSet<IpAddr>) -> Self {
+        let behind = plan.udp().filter_map(|(at, slot, forward)| {
             let behind = match &forward.target {
                 Target::Backends(backends) => Behind::Targets(backends.targets.clone()),
                 Target::ClusterIp(_) | Target::NodePort { .. } => Behind::ServiceProxy {
@@ -88,7 +88,7 @@ impl Frontends {
             Some((at, behind))
         });
         let served: BTreeMap<_, _> = behind.collect();
-        let own = decision.own_addresses.iter().filter(|_| !served.is_empty());
+        let own = own.iter().filter(|_| !served.is_empty());
         Self {
             own: own.copied().collect(),
             served,
@@ -167,15 +167,13 @@ mod tests {
             family: Family::V4,
             port: PortKey::new(Protocol::Udp, 53).unwrap(),
         };
-        let decision = Decision {
-            plan: Plan {
-                addresses: [box_.ip()].into(),
-                forwards: [(slot, forward)].into(),
-            },
-            own_addresses: [box_.ip()].into(),
-            ..Decision::default()
+        let plan = Plan {
+            addresses: [box_.ip()].into(),
+            forwards: [(slot, forward)].into(),
         };
-        let Frontends { served, own } = Frontends::of(&decision);
+        let frontends = Frontends::of(&plan, &plan.addresses);
+        assert!(frontends.services().is_empty());
+        let Frontends { served, own } = frontends;
         let frontends = served
             .iter()
             .map(|(at, behind)| (*at, behind.frontend(None).unwrap()));
@@ -202,7 +200,6 @@ mod tests {
             };
             assert_eq!(view.is_stale(&flow), stale, "{why}");
         }
-        assert!(Frontends::of(&decision).services().is_empty());
     }
 
     #[test]

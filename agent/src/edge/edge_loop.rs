@@ -1,0 +1,269 @@
+//! The loop of the agent on a box: takes in news, decides, and has the kernel follow.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use highwire_api::{
+    ServiceKey,
+    external::{EDGE_READY, ExternalLoadBalancer, LoadBalancer, LoadBalancerSpec, Trouble},
+};
+use highwire_runtime::{heartbeat::Heartbeat, mirror::Mirror};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{core::DeserializeGuard, runtime::watcher::Event};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
+};
+use tracing::{info, warn};
+
+use super::{
+    decide::{BoxDecision, BoxFacts, BoxPolicy, Verdict, decide},
+    report::{Wanted, condition},
+};
+use crate::{
+    facts::{addresses::HostAddress, host::Host, host::PERIOD},
+    metrics::{Metrics, count},
+    table::{DataPath, Elements, KernelTable, notifications::TableEvent},
+    udp::Frontends,
+};
+
+/// A burst is over when nothing has come for this long …
+const QUIET: Duration = Duration::from_millis(5);
+/// … or after this long.
+const LONGEST_BURST: Duration = Duration::from_millis(50);
+
+/// What the loop waits for.
+pub(super) enum Input {
+    /// The box's own object; `None` while there is none.
+    External(Option<Box<ExternalLoadBalancer>>),
+    /// A LoadBalancer, of any box.
+    LoadBalancer(Box<Event<DeserializeGuard<LoadBalancer>>>),
+    /// The host's addresses are these.
+    Addresses(Vec<HostAddress>),
+    /// Our table was changed, by us or by another program.
+    Table(TableEvent),
+}
+
+/// A LoadBalancer of this box.
+#[derive(Clone, Debug, PartialEq)]
+struct Asked {
+    spec: Arc<LoadBalancerSpec>,
+    generation: Option<i64>,
+    stated: Option<Condition>,
+}
+
+impl Asked {
+    /// `None` if it is of another box, or cannot be read.
+    fn of(object: &DeserializeGuard<LoadBalancer>, name: &str) -> Option<Self> {
+        let object = match &object.0 {
+            Ok(object) => object,
+            Err(invalid) => {
+                warn!(
+                    "a LoadBalancer cannot be read, so it does not count: {}",
+                    invalid.error
+                );
+                return None;
+            }
+        };
+        let conditions = object.status.iter().flat_map(|status| &status.conditions);
+        let mut conditions = conditions.filter(|it| it.type_ == EDGE_READY);
+        (object.spec.external_load_balancer == name).then(|| Self {
+            spec: Arc::new(object.spec.clone()),
+            generation: object.metadata.generation,
+            stated: conditions.next().cloned(),
+        })
+    }
+}
+
+/// The owner of everything the agent knows.
+pub(super) struct EdgeLoop {
+    /// The ExternalLoadBalancer.
+    pub(super) name: String,
+    /// What the admin has decided.
+    pub(super) policy: BoxPolicy,
+    /// The kernel's table.
+    pub(super) table: KernelTable,
+    /// Sockets and sysctls.
+    pub(super) host: Host,
+    /// What LoadBalancers should say.
+    pub(super) wanted: watch::Sender<Wanted>,
+    /// Where the box forwards UDP.
+    pub(super) udp: watch::Sender<Option<Frontends>>,
+    /// Why the box is not ready; `None` if it is.
+    pub(super) problem: watch::Sender<Option<String>>,
+    /// Counts.
+    pub(super) metrics: Metrics,
+    /// Shows that the loop turns.
+    pub(super) heartbeat: Heartbeat,
+}
+
+/// What is known of the cluster and the host.
+#[derive(Default)]
+struct Known {
+    asked: Mirror<Asked>,
+    /// The addresses of the box's own object; `None` until it was looked for.
+    advertised: Option<Option<BTreeSet<IpAddr>>>,
+    addresses: Option<Vec<HostAddress>>,
+    /// Counts the changes of what Services ask for.
+    revision: u64,
+}
+
+impl Known {
+    /// Takes in an input. Says whether something has changed.
+    fn absorb(&mut self, input: Input, name: &str, table: &mut KernelTable) -> bool {
+        match input {
+            Input::External(object) => {
+                let now = object.map(|object| {
+                    let addresses = object.spec.addresses.iter();
+                    addresses.filter_map(|it| it.parse().ok()).collect()
+                });
+                let changed = self.advertised != Some(now.clone());
+                self.advertised = Some(now);
+                changed
+            }
+            Input::LoadBalancer(event) => {
+                let changed = self.asked.absorb(*event, |object| Asked::of(object, name));
+                self.revision += u64::from(changed);
+                changed
+            }
+            Input::Addresses(addresses) => {
+                let changed = self.addresses.as_ref() != Some(&addresses);
+                self.addresses = Some(addresses);
+                changed
+            }
+            Input::Table(event) => {
+                table.notice(event, Instant::now());
+                false
+            }
+        }
+    }
+
+    fn asked(&self) -> Option<BTreeMap<ServiceKey, &Asked>> {
+        let known = self.asked.known()?.iter();
+        Some(
+            known
+                .filter_map(|(key, asked)| Some((key.parse().ok()?, asked)))
+                .collect(),
+        )
+    }
+}
+
+impl EdgeLoop {
+    /// Runs until the senders of inputs are gone.
+    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        let mut tick = interval(PERIOD);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut known = Known::default();
+        let mut changed = false;
+        loop {
+            let due = self.table.due();
+            tokio::select! {
+                input = inputs.recv() => match input {
+                    Some(input) => {
+                        changed |= known.absorb(input, &self.name, &mut self.table);
+                        changed |= self.absorb_burst(&mut known, &mut inputs).await;
+                    }
+                    None => return,
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
+                _ = tick.tick() => {}
+            }
+            self.heartbeat.beat();
+            changed |= self.host.read_if_due(known.revision, Instant::now());
+            if changed || self.table.needs_care() {
+                changed = !self.reconcile(&known).await;
+            }
+        }
+    }
+
+    async fn absorb_burst(
+        &mut self,
+        known: &mut Known,
+        inputs: &mut mpsc::Receiver<Input>,
+    ) -> bool {
+        let (start, mut changed) = (Instant::now(), false);
+        while start.elapsed() < LONGEST_BURST {
+            match timeout(QUIET, inputs.recv()).await {
+                Ok(Some(input)) => changed |= known.absorb(input, &self.name, &mut self.table),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        changed
+    }
+
+    /// Decides and has the kernel follow. Says whether it could.
+    async fn reconcile(&mut self, known: &Known) -> bool {
+        let (Some(asked), Some(advertised), Some(addresses)) =
+            (known.asked(), &known.advertised, &known.addresses)
+        else {
+            // What is there stays until all is known.
+            return true;
+        };
+        let services = asked
+            .iter()
+            .map(|(key, asked)| (key.clone(), asked.spec.clone()));
+        let services: BTreeMap<_, _> = services.collect();
+        let Some(advertised) = advertised else {
+            let message = format!("there is no ExternalLoadBalancer {}; create it", self.name);
+            self.problem.send_replace(Some(message));
+            return self.follow(&BoxDecision::default()).await.is_ok();
+        };
+        let decision = decide(&BoxFacts {
+            services: &services,
+            advertised,
+            addresses,
+            listeners: &self.host.listeners,
+            sysctls: &self.host.sysctls,
+            policy: &self.policy,
+        });
+        let followed = self.follow(&decision).await;
+        let wanted = asked.into_iter().filter_map(|(key, asked)| {
+            let failed = || {
+                (
+                    Trouble::EdgeFailing,
+                    followed.as_ref().err().cloned().unwrap_or_default(),
+                )
+            };
+            let trouble = match &decision.verdicts[&key] {
+                Verdict::Refused(trouble, message) => Some((*trouble, message.clone())),
+                Verdict::Served => followed.is_err().then(failed),
+            };
+            let trouble = trouble.as_ref();
+            let trouble = trouble.map(|(trouble, message)| (trouble.as_str(), message.as_str()));
+            let condition = condition(asked.stated.as_ref(), asked.generation, trouble)?;
+            Some((key, condition))
+        });
+        self.wanted.send_replace(wanted.collect());
+        self.problem.send_replace(followed.as_ref().err().cloned());
+        followed.is_ok()
+    }
+
+    /// Has the kernel hold what was decided; else why not.
+    async fn follow(&mut self, decision: &BoxDecision) -> Result<(), String> {
+        let path = DataPath::Direct;
+        let wanted = Elements::of(&decision.plan, path);
+        let result = self.table.bring_to(path, &wanted).await;
+        let served = decision.verdicts.values();
+        let served = served
+            .filter(|verdict| **verdict == Verdict::Served)
+            .count();
+        self.metrics.ready.set(i64::from(result.is_ok()));
+        match result {
+            Ok(()) => {
+                if self.metrics.services.get() != count(served) {
+                    info!(services = served, "the box forwards them");
+                }
+                self.metrics.services.set(count(served));
+                self.metrics.ports.set(count(decision.plan.forwards.len()));
+                let frontends = Frontends::of(&decision.plan, &decision.plan.addresses);
+                self.udp.send_replace(Some(frontends));
+                Ok(())
+            }
+            Err(failure) => Err(failure.message),
+        }
+    }
+}
