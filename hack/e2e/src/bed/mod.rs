@@ -1,6 +1,7 @@
 //! What tests put on a cluster and expect of it: Pods, Services, traffic.
 
 pub mod clients;
+pub mod edge;
 pub mod evidence;
 pub mod expect;
 pub mod external;

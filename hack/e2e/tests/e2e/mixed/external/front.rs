@@ -105,11 +105,22 @@ impl Front {
 
     /// Waits until the box sends the traffic of a port to these nodes, at the NodePort.
     pub(super) async fn sends_to(&self, service: &Svc, port: u16, nodes: &[&str]) -> Result<()> {
+        self.sends_within(LONG, service, port, nodes).await
+    }
+
+    /// The same, with another limit.
+    pub(super) async fn sends_within(
+        &self,
+        limit: Duration,
+        service: &Svc,
+        port: u16,
+        nodes: &[&str],
+    ) -> Result<()> {
         let (backend, node_port) = (self.backend(service, port, "tcp"), service.node_port(port)?);
         let nodes = nodes.iter();
         let wanted = nodes.map(|node| Ok(self.cluster.node(node)?.v4(node_port)));
         let wanted: BTreeSet<SocketAddr> = wanted.collect::<Result<_>>()?;
-        wait_for(&format!("{backend} to go to {wanted:?}"), LONG, || async {
+        wait_for(&format!("{backend} to go to {wanted:?}"), limit, || async {
             match self.outside.upstreams(&backend) {
                 Some(found) if found == wanted => Ok(()),
                 other => Err(other),

@@ -1,5 +1,6 @@
 //! Services that a load balancer outside the cluster serves.
 
+mod edge;
 mod front;
 mod harness;
 mod objects;

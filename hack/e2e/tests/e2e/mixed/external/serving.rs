@@ -9,11 +9,11 @@ use highwire_e2e::expect::{
     LONG, SHORT, all_answer, answers, ingress_is, refuses, refuses_new_udp,
 };
 use highwire_e2e::reported::event;
-use highwire_e2e::{Pod, Svc, wait_for};
+use highwire_e2e::{Pod, Programs as _, Svc, wait_for};
 use macro_rules_attribute::apply;
 use serde_json::json;
 
-use super::front::Front;
+use super::front::{Front, RETRIED};
 
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
@@ -181,4 +181,19 @@ async fn box_ports(front: &Front, service: &Svc, count: usize) -> BTreeSet<u16> 
         Ok(numbers)
     })
     .await
+}
+
+#[apply(cluster_test)]
+async fn a_node_whose_agent_falls_silent_gets_no_traffic_until_it_speaks() -> Result<()> {
+    let front = Front::alone("silence").await?;
+    let port = front.scope.free_port()?;
+    let service = front.served("web", port).await?;
+    front.sends_to(&service, port, &["n1", "n2"]).await?;
+    let agent = front.cluster.agent("n2")?;
+    // The Lease of 12 s may get as long again, if no other renewal is seen meanwhile.
+    agent.kill()?;
+    front.sends_within(RETRIED, &service, port, &["n1"]).await?;
+    front.has_address(&service).await;
+    agent.unit().start_again()?;
+    front.sends_to(&service, port, &["n1", "n2"]).await
 }

@@ -1,0 +1,126 @@
+//! The agent on a box outside the cluster.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::bed::outside_box::OutsideBox;
+use crate::cluster::controlplane::api_url;
+use crate::cluster::handle::Cluster;
+use crate::cluster::layout::AGENT_PORT;
+use crate::cluster::pki::token_kubeconfig;
+use crate::highwire::program::{AGENT_CAPABILITIES, Programs as _};
+use crate::lab::http::{ConnectError, http_text};
+use crate::lab::netns::Netns;
+use crate::lab::test_run::{self, Leftover};
+use crate::lab::unit::{Spec, Unit};
+use crate::lab::wait::try_wait_for;
+
+/// How long it may take to end.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// `highwire-agent edge` on a box. It ends with the test.
+pub struct EdgeAgent {
+    unit: Unit,
+    netns: Netns,
+}
+
+impl EdgeAgent {
+    /// Starts one for the ExternalLoadBalancer `name`, with a token as the documents say, and
+    /// waits until it is ready.
+    pub async fn start(
+        cluster: &Cluster,
+        on: &OutsideBox,
+        name: &str,
+        flags: &[&str],
+    ) -> Result<Self> {
+        let netns = on.netns().clone();
+        let forwards = [
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+        ];
+        netns.sysctl(&forwards)?;
+        let unit = cluster.unit(&format!("edge-{}", netns.role()));
+        let argv = [
+            "setpriv",
+            "--no-new-privs",
+            "--inh-caps=-all",
+            &format!("--bounding-set=-all,{}", AGENT_CAPABILITIES.join(",")),
+            &cluster.agent("n1")?.binary().display().to_string(),
+            "edge",
+            &format!("--name={name}"),
+            "--listener-hold-down=1s",
+            "--lease-duration=6",
+        ];
+        let argv = argv.iter().chain(flags).map(ToString::to_string).collect();
+        let kubeconfig = kubeconfig(cluster, unit.name())?;
+        let spec = Spec::new(unit.name(), &netns, argv)
+            .env("KUBECONFIG", kubeconfig.display().to_string())
+            .env("RUST_BACKTRACE", "1");
+        Unit::spawn(cluster.state(), spec)?;
+        let started = Self { unit, netns };
+        started.wait_ready().await?;
+        Ok(started)
+    }
+
+    /// Its process.
+    pub fn unit(&self) -> &Unit {
+        &self.unit
+    }
+
+    /// Starts it again with the command line of last time.
+    pub async fn start_again(&self) -> Result<()> {
+        self.unit.start_again()?;
+        self.wait_ready().await
+    }
+
+    async fn wait_ready(&self) -> Result<()> {
+        let what = format!("{} to be ready", self.unit.name());
+        let ready = try_wait_for(&what, GRACE, || async { self.get("/readyz") }).await;
+        ready
+            .map(drop)
+            .map_err(|error| error.context(self.unit.tail(20)))
+    }
+
+    /// What a path of its admin port answers.
+    pub fn get(&self, path: &str) -> Result<String, ConnectError> {
+        let admin: SocketAddr = (Ipv4Addr::LOCALHOST, AGENT_PORT).into();
+        let ask = || http_text(admin, path, Duration::from_secs(2));
+        self.netns.run(ask)
+    }
+}
+
+/// A kubeconfig of the account that `deploy/22-rbac-edge.yaml` makes.
+fn kubeconfig(cluster: &Cluster, unit: &str) -> Result<PathBuf> {
+    let account = ["create", "token", "highwire-edge", "-n", "highwire-system"];
+    let token = cluster.kubectl(&account)?;
+    let state = cluster.state();
+    let file = state.path(format!("pki/{unit}.token"));
+    fs::write(&file, token.trim())?;
+    let path = state.path(format!("pki/{unit}.kubeconfig"));
+    let server = api_url(cluster.config().ip_family);
+    token_kubeconfig(state, &path, &server, &file)?;
+    Ok(path)
+}
+
+impl Drop for EdgeAgent {
+    fn drop(&mut self) {
+        test_run::at_end(Removal(self.unit.clone()));
+    }
+}
+
+/// One that was dropped.
+struct Removal(Unit);
+
+impl Leftover for Removal {
+    fn remove(self: Box<Self>) {
+        if let Err(error) = self.0.stop(GRACE) {
+            eprintln!("{}: {error:#}", self.0.name());
+        }
+    }
+
+    fn keep(self: Box<Self>) {}
+}
