@@ -221,13 +221,45 @@ pub fn interpret(service: &Service, policy: ClassPolicy) -> Interpretation {
     read(service, spec, needs_node_ports(spec))
 }
 
-/// Reads a Service that a load balancer outside the cluster serves.
+/// Reads a Service that a load balancer outside the cluster serves. Its traffic enters at
+/// NodePorts, or, if it has none, at the nodes' own ports, as [`Entrance`] says.
 #[must_use]
 pub fn interpret_external(service: &Service) -> Interpretation {
     match of_type(service).filter(|spec| has_class(spec, EXTERNAL_CLASS)) {
-        Some(spec) => read(service, spec, Some(NodePortsFor::Outside)),
+        Some(spec) if has_node_ports(spec) => read(service, spec, Some(NodePortsFor::Outside)),
+        Some(spec) => match read(service, spec, needs_node_ports(spec)) {
+            Interpretation::Serve(found) if found.clients != Clients::Any => {
+                Interpretation::Unsupported(vec![Problem::Unsupported {
+                    field: "spec.loadBalancerSourceRanges".to_owned(),
+                    value: "set".to_owned(),
+                    remedy: "without NodePorts the nodes would enforce them, and see the \
+                             address of the load balancer outside only; set \
+                             spec.allocateLoadBalancerNodePorts to true"
+                        .to_owned(),
+                }])
+            }
+            found => found,
+        },
         None => Interpretation::NotOurs,
     }
+}
+
+/// Reads a Service as a node does: as [`interpret`], but one that a load balancer outside the
+/// cluster serves, and that has no NodePorts, enters at the nodes' own ports too.
+#[must_use]
+pub fn interpret_on_node(service: &Service, policy: ClassPolicy) -> Interpretation {
+    match of_type(service) {
+        Some(spec) if has_class(spec, EXTERNAL_CLASS) && !has_node_ports(spec) => {
+            interpret_external(service)
+        }
+        _ => interpret(service, policy),
+    }
+}
+
+/// Whether every port has a NodePort.
+fn has_node_ports(spec: &ApiSpec) -> bool {
+    let mut ports = spec.ports.iter().flatten();
+    ports.all(|port| port.node_port.is_some_and(|port| port != 0))
 }
 
 /// The spec of a LoadBalancer Service that is not being deleted.
@@ -363,24 +395,13 @@ fn unsupported(
              remove the label",
         ));
     }
-    let ports = spec.ports.as_deref().unwrap_or_default();
-    let without_node_port = ports
-        .iter()
-        .any(|port| port.node_port.is_none_or(|port| port == 0));
-    match node_ports.filter(|_| without_node_port) {
-        None => {}
-        Some(NodePortsFor::Local(field)) => problems.push(problem(
+    if let Some(NodePortsFor::Local(field)) = node_ports.filter(|_| !has_node_ports(spec)) {
+        problems.push(problem(
             field,
             "Local",
             "kube-proxy enforces it at NodePorts only, and this Service has none; set \
              spec.allocateLoadBalancerNodePorts to true, or the policy to Cluster",
-        )),
-        Some(NodePortsFor::Outside) => problems.push(problem(
-            "spec.allocateLoadBalancerNodePorts",
-            "false",
-            "a load balancer outside the cluster sends traffic to NodePorts, and this Service \
-             has none; set the field to true",
-        )),
+        ));
     }
     problems
 }

@@ -387,3 +387,41 @@ fn how_many_nodes_are_advertised_is_a_positive_number() {
         assert_eq!(problems[0].reason(), "InvalidAnnotation");
     }
 }
+
+#[test]
+fn a_box_outside_sends_to_node_ports_or_else_to_the_nodes_own_ports() {
+    let policy = ClassPolicy::DefaultAndOurs;
+    let external = |node_port: Value, ranges: Value| {
+        service(move |s| {
+            s["spec"]["loadBalancerClass"] = json!(crate::names::EXTERNAL_CLASS);
+            s["spec"]["ports"] = json!([{"port": 80, "nodePort": node_port}]);
+            s["spec"]["loadBalancerSourceRanges"] = ranges;
+        })
+    };
+    let ranges = || json!(["192.0.2.0/24"]);
+    let with = external(json!(30080), ranges());
+    let without = external(Value::Null, Value::Null);
+    for service in [&with, &without] {
+        assert_eq!(interpret(service, policy), Interpretation::NotOurs);
+    }
+    assert_eq!(interpret_on_node(&with, policy), Interpretation::NotOurs);
+    let entrance = |asks: Interpretation| match asks {
+        Interpretation::Serve(spec) => spec.entrance,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(entrance(interpret_external(&with)), Entrance::NodePort);
+    assert_eq!(entrance(interpret_external(&without)), Entrance::ClusterIp);
+    assert_eq!(
+        interpret_on_node(&without, policy),
+        interpret_external(&without)
+    );
+    // The nodes would see the box's address.
+    let refused = interpret_external(&external(Value::Null, ranges()));
+    assert!(
+        matches!(refused, Interpretation::Unsupported(_)),
+        "{refused:?}"
+    );
+    let plain = service(|_| {});
+    assert_eq!(interpret_on_node(&plain, policy), interpret(&plain, policy));
+    assert_eq!(interpret_external(&plain), Interpretation::NotOurs);
+}

@@ -15,6 +15,7 @@ use std::{
 use highwire_api::{
     ClassPolicy, Interpretation, Problem, ServiceKey,
     names::{external_of_edge_lease, node_of_agent_lease},
+    service::Entrance,
 };
 use k8s_openapi::api::core::v1::Service;
 use kube::runtime::watcher::Event;
@@ -27,14 +28,14 @@ use crate::{
         eligibility::{Node, Nodes, Silence},
     },
     events::{Happened, ServiceEvent, happened},
-    external::snapshot::Snapshot,
+    external::snapshot::{NodesNow, Snapshot},
     facts::{
         Changed, Facts, Input,
         node::Report,
         service::{ServiceFacts, needs_endpoints},
     },
     history::History,
-    liveness::{AgentLeases, Liveness, Now},
+    liveness::{AgentLeases, Now},
     overwrites::Verdict,
     queue::{Part, Queue, Rank},
     status_write::{Begun, StatusWrite, WriteResult},
@@ -72,6 +73,8 @@ struct Touched {
 #[derive(Debug, Default)]
 struct External {
     services: BTreeSet<ServiceKey>,
+    /// Those that enter at the nodes' own ports.
+    at_nodes: BTreeSet<ServiceKey>,
     /// Whether something changed that matters to them.
     changed: bool,
 }
@@ -176,6 +179,7 @@ impl Reconciler {
             self.external.changed = true;
         }
         self.external.changed |= was_external;
+        self.external.at_nodes.remove(&key);
         if let Some(facts) = self.facts.service(&key) {
             if let Some(leading) = &self.leading
                 && old.as_ref().is_none_or(|old| old.facts.asks != facts.asks)
@@ -183,6 +187,10 @@ impl Reconciler {
                 self.news.events.extend(leading.other_manager(&key, facts));
             }
             let new = History::after(old, facts.clone(), created);
+            let entrance = new.spec().map(|spec| spec.entrance);
+            if facts.is_external() && entrance == Some(Entrance::ClusterIp) {
+                self.external.at_nodes.insert(key.clone());
+            }
             self.services.insert(key.clone(), new);
         } else {
             self.begun.forget(&key);
@@ -209,6 +217,7 @@ impl Reconciler {
         let liveness = |node: Option<&Node>| node.and_then(|node| node.liveness);
         let is_same = liveness(self.nodes.get(name)) == liveness(node.as_ref());
         self.external.changed |= !is_same && !self.external.services.is_empty();
+        self.external.changed |= !self.external.at_nodes.is_empty();
         match (self.nodes.get(name), &node) {
             (None, None) => {}
             (Some(old), Some(new)) if !new.differs_for_all(old) => {
@@ -387,10 +396,12 @@ impl Reconciler {
     pub fn take_snapshot(&mut self) -> Option<Snapshot> {
         let is_known = self.facts.knows_externals();
         let changed = is_known && mem::take(&mut self.external.changed);
-        let is_silent = |(_, node): &(&String, &Node)| node.liveness == Some(Liveness::Silent);
-        let silent = self.nodes.iter().filter(is_silent);
-        let silent = || silent.map(|(name, _)| name.clone()).collect();
-        changed.then(|| Snapshot::of(&self.facts, &self.external.services, silent()))
+        changed.then(|| {
+            let services = self.external.services.iter();
+            let services = services.filter_map(|key| Some((key, self.services.get(key)?)));
+            let nodes = NodesNow::of(services, &self.nodes, self.facts.endpoints());
+            Snapshot::of(&self.facts, &self.external.services, nodes)
+        })
     }
 
     /// What is to be made known now.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use highwire_api::{
     ClassPolicy, Interpretation, PortKey, Protocol, ResourceVersion, ServiceKey, ServiceSpec,
-    advertised::Advertised, ownership::Manager, service::interpret,
+    advertised::Advertised, ownership::Manager, service::interpret_on_node,
 };
 use highwire_runtime::mirror::{self, Mirror};
 use k8s_openapi::api::core::v1::Service;
@@ -161,7 +161,7 @@ fn version(service: &Service) -> ResourceVersion {
 fn read(service: &Service, policy: ClassPolicy, last: Option<ServiceSpec>) -> Option<ServiceFacts> {
     let key = ServiceKey::of(service);
     let mut managed_elsewhere = None;
-    let spec = match interpret(service, policy) {
+    let spec = match interpret_on_node(service, policy) {
         Interpretation::Serve(spec) => Some(spec),
         Interpretation::NotOurs | Interpretation::Pending => None,
         Interpretation::ManagedElsewhere(manager) => {

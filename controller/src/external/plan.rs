@@ -220,7 +220,12 @@ fn give(
     let given = able.into_iter().zip(ports).map(|(asking, given)| {
         let targets = asking.spec.map(|spec| {
             let choice = external.target_address_type;
-            targets(spec, snapshot, choice, ignore_exclude_label)
+            let ports = asking.has.iter().flat_map(|has| &has.ports);
+            let known = ports
+                .flat_map(|port| &port.targets)
+                .map(|it| it.address)
+                .collect();
+            targets(spec, snapshot, choice, ignore_exclude_label, &known)
         });
         let had = |port| asking.has.and_then(|has| box_port(has, port));
         let ports = given.ports.into_iter().map(|(port, box_port)| BoxPort {

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 use super::*;
-use crate::facts::{node::NodeFacts, service::ServiceFacts};
+use crate::{
+    decision::eligibility::Eligible,
+    facts::{node::NodeFacts, service::ServiceFacts},
+};
 
 /// A cluster of two nodes with two boxes: `own` gives Services their own ports, `range` those
 /// from 9000.
@@ -288,6 +291,34 @@ fn only_nodes_that_can_answer_are_targets() {
         .ready_nodes
         .insert((key(1), Family::V4), BTreeSet::new());
     assert_eq!(addresses(&local_snapshot), [""; 0]);
+}
+
+#[test]
+fn without_node_ports_the_nodes_that_serve_it_are_targets_at_the_port_itself() {
+    let mut snapshot = cluster();
+    let mut service = service(1, Some("range"), &[80]);
+    service["spec"]["ports"][0]["nodePort"] = Value::Null;
+    add(&mut snapshot, &service);
+    let targets = |snapshot: &mut Snapshot, serving: &[(&str, Eligible)]| {
+        let serving = serving
+            .iter()
+            .map(|(name, eligible)| ((*name).to_owned(), *eligible));
+        snapshot.serving.insert(key(1), serving.collect());
+        let plan = planned(snapshot);
+        let targets = plan.wanted[&key(1)].spec.ports[0].targets.clone();
+        let targets = targets
+            .iter()
+            .map(|it| format!("{}:{}", it.address, it.port));
+        targets.collect::<Vec<_>>()
+    };
+    assert_eq!(targets(&mut snapshot, &[]), [""; 0]);
+    let (all, retained) = (Eligible::AllPorts, Eligible::Retained);
+    let one = [("n1", all), ("n2", retained)];
+    assert_eq!(targets(&mut snapshot, &one), ["192.0.2.1:80"]);
+    // A controller that has just started does not know what the nodes have seen.
+    let unknown = [("n1", retained), ("n2", retained)];
+    assert_eq!(targets(&mut snapshot, &unknown), ["192.0.2.1:80"]);
+    assert_eq!(targets(&mut snapshot, &[("n2", all)]), ["192.0.2.2:80"]);
 }
 
 #[test]

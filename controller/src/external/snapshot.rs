@@ -9,10 +9,17 @@ use highwire_api::{
     Family, Interpretation, ServiceKey,
     external::{ExternalLoadBalancer, LoadBalancer},
     names::edge_lease,
+    service::Entrance,
 };
 
-use crate::facts::{
-    Facts, lease::LeaseFacts, node::NodeFacts, service::ServiceFacts, service::needs_endpoints,
+use crate::{
+    decision::eligibility::{Asked, Eligible, Node, Nodes, Silence},
+    facts::{
+        Facts, endpoints::Endpoints, lease::LeaseFacts, node::NodeFacts, service::ServiceFacts,
+        service::needs_endpoints,
+    },
+    history::History,
+    liveness::Liveness,
 };
 
 /// See the module.
@@ -24,6 +31,8 @@ pub struct Snapshot {
     pub nodes: BTreeMap<String, Arc<NodeFacts>>,
     /// The nodes with an agent that has fallen silent.
     pub silent: BTreeSet<String>,
+    /// For the Services that enter at the nodes' own ports, the nodes that serve them.
+    pub serving: BTreeMap<ServiceKey, BTreeMap<String, Eligible>>,
     /// Where those Services have ready endpoints that need them on the node itself.
     pub ready_nodes: BTreeMap<(ServiceKey, Family), BTreeSet<String>>,
     /// Every ExternalLoadBalancer.
@@ -34,10 +43,55 @@ pub struct Snapshot {
     pub edges: BTreeMap<String, LeaseFacts>,
 }
 
+/// What agents say of their nodes.
+#[derive(Clone, Debug, Default)]
+pub struct NodesNow {
+    /// See [`Snapshot::silent`].
+    pub silent: BTreeSet<String>,
+    /// See [`Snapshot::serving`].
+    pub serving: BTreeMap<ServiceKey, BTreeMap<String, Eligible>>,
+}
+
+impl NodesNow {
+    /// What they say of these Services.
+    #[must_use]
+    pub fn of<'a>(
+        services: impl Iterator<Item = (&'a ServiceKey, &'a History)>,
+        nodes: &Nodes,
+        endpoints: &Endpoints,
+    ) -> Self {
+        let serving = services.filter_map(|(key, service)| {
+            let spec = service
+                .spec()
+                .filter(|spec| spec.entrance == Entrance::ClusterIp)?;
+            let asked = Asked {
+                key,
+                spec,
+                ports: Arc::default(),
+                is_outdated: false,
+                changed: service.changed,
+                listed: &service.facts.status.listed.ingress,
+                endpoints,
+            };
+            let serving = nodes.iter().filter_map(|(name, node)| {
+                let eligible = asked.eligibility(name, node, Silence::ProvesNothing);
+                Some((name.clone(), eligible.ok()?))
+            });
+            Some((key.clone(), serving.collect()))
+        });
+        let is_silent = |(_, node): &(&String, &Node)| node.liveness == Some(Liveness::Silent);
+        let silent = nodes.iter().filter(is_silent);
+        Self {
+            serving: serving.collect(),
+            silent: silent.map(|(name, _)| name.clone()).collect(),
+        }
+    }
+}
+
 impl Snapshot {
     /// What matters to these Services.
     #[must_use]
-    pub fn of(facts: &Facts, services: &BTreeSet<ServiceKey>, silent: BTreeSet<String>) -> Self {
+    pub fn of(facts: &Facts, services: &BTreeSet<ServiceKey>, nodes: NodesNow) -> Self {
         let found = services
             .iter()
             .filter_map(|key| Some((key.clone(), facts.service(key)?.clone())));
@@ -52,7 +106,7 @@ impl Snapshot {
                 ((key.clone(), family), nodes)
             })
         });
-        let nodes = facts.nodes();
+        let known = facts.nodes();
         let externals = facts.externals();
         let load_balancers = facts.load_balancers();
         let edges = facts.externals().filter_map(|(name, _)| {
@@ -61,9 +115,10 @@ impl Snapshot {
         });
         Self {
             edges: edges.collect(),
-            silent,
+            silent: nodes.silent,
+            serving: nodes.serving,
             ready_nodes: ready_nodes.collect(),
-            nodes: nodes
+            nodes: known
                 .map(|(name, it)| (name.to_owned(), it.clone()))
                 .collect(),
             externals: externals

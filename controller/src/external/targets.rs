@@ -9,10 +9,14 @@ use std::{
 use highwire_api::{
     Family, PortKey, ServiceSpec,
     external::{Target, spec::TargetAddressType},
+    service::Entrance,
 };
 
 use super::snapshot::Snapshot;
-use crate::facts::node::{NodeFacts, NodeReady};
+use crate::{
+    decision::eligibility::Eligible,
+    facts::node::{NodeFacts, NodeReady},
+};
 
 /// A node's addresses of one type.
 type OfType = fn(&NodeFacts) -> &BTreeSet<IpAddr>;
@@ -37,16 +41,30 @@ fn fits(node: &NodeFacts, ignore_exclude_label: bool) -> bool {
         && (ignore_exclude_label || !node.exclude_label)
 }
 
-/// The targets of each port, sorted; of a port without a NodePort none.
+/// The targets of each port, sorted: at its NodePort, or at its own number, where the agents
+/// of nodes serve it. `known` are the addresses that it has as targets already.
 #[must_use]
 pub fn targets(
     spec: &ServiceSpec,
     snapshot: &Snapshot,
     choice: TargetAddressType,
     ignore_exclude_label: bool,
+    known: &BTreeSet<IpAddr>,
 ) -> BTreeMap<PortKey, Vec<Target>> {
-    let fitting = snapshot.nodes.iter().filter(|(_, node)| {
-        fits(node, ignore_exclude_label) && spec.node_selector.matches(&node.labels)
+    let serving = snapshot.serving.get(&spec.key);
+    let serves = |name: &str, node: &NodeFacts| match serving.map(|nodes| nodes.get(name)) {
+        None | Some(Some(Eligible::AllPorts)) => true,
+        // Nothing is known yet of what it has seen: it goes on with what it had.
+        Some(Some(Eligible::Retained)) => {
+            let mut addresses = node.internal.iter().chain(&node.external);
+            addresses.any(|address| known.contains(address))
+        }
+        Some(None) => false,
+    };
+    let fitting = snapshot.nodes.iter().filter(|(name, node)| {
+        fits(node, ignore_exclude_label)
+            && spec.node_selector.matches(&node.labels)
+            && serves(name, node)
     });
     let (mut fitting, silent): (Vec<_>, Vec<_>) =
         fitting.partition(|(name, _)| !snapshot.silent.contains(*name));
@@ -71,10 +89,14 @@ pub fn targets(
         addresses.extend(chosen.into_iter().flatten());
     }
     let ports = spec.ports.iter().map(|(port, of_port)| {
+        let number = match spec.entrance {
+            Entrance::NodePort => of_port.node_port,
+            Entrance::ClusterIp => Some(port.port),
+        };
         let targets = addresses.iter().filter_map(|address| {
             Some(Target {
                 address: *address,
-                port: of_port.node_port?.get(),
+                port: number?.get(),
             })
         });
         (*port, targets.collect())

@@ -8,7 +8,7 @@ use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
     LONG, SHORT, all_answer, answers, ingress_is, refuses, refuses_new_udp,
 };
-use highwire_e2e::reported::event;
+use highwire_e2e::reported::{bind_tcp, event};
 use highwire_e2e::{Pod, Programs as _, Svc, wait_for};
 use macro_rules_attribute::apply;
 use serde_json::json;
@@ -196,4 +196,44 @@ async fn a_node_whose_agent_falls_silent_gets_no_traffic_until_it_speaks() -> Re
     front.has_address(&service).await;
     agent.unit().start_again()?;
     front.sends_to(&service, port, &["n1", "n2"]).await
+}
+
+#[apply(cluster_test)]
+async fn without_node_ports_traffic_goes_to_the_nodes_own_ports() -> Result<()> {
+    let front = Front::new("own").await?;
+    let port = front.scope.free_port()?;
+    let service = front.service("web").tcp(port, 8080);
+    let service = service.spec("allocateLoadBalancerNodePorts", json!(false));
+    let service = service.create().await?;
+    front.has_address(&service).await;
+    // n3 has not opted in, so nothing answers there.
+    let nodes = ["n1", "n2"].map(|node| Ok(front.cluster.node(node)?.v4(port)));
+    let nodes: BTreeSet<_> = nodes.into_iter().collect::<Result<_>>()?;
+    let backend = front.backend(&service, port, "tcp");
+    wait_for(&format!("{backend} to go to {nodes:?}"), LONG, || async {
+        match front.outside.upstreams(&backend) {
+            Some(found) if found == nodes => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let client = front.cluster.outside();
+    let to = front.outside.at(port);
+    all_answer(&["web-1", "web-2"], || client.http_get(to, SHORT)).await;
+
+    // What listens on a node keeps its port there, and the other node goes on.
+    let listener = bind_tcp(front.cluster.node("n1")?.netns(), "0.0.0.0", port)?;
+    let rest = BTreeSet::from([front.cluster.node("n2")?.v4(port)]);
+    wait_for("the node to leave", RETRIED, || async {
+        match front.outside.upstreams(&backend) {
+            Some(found) if found == rest => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    answers(&client, to).await;
+    drop(listener);
+    service.delete().await?;
+    front.has_backends(&[]).await;
+    Ok(())
 }
