@@ -120,6 +120,7 @@ async fn source_ranges_and_affinity_are_kept_and_a_connection_outlives_its_targe
     let (client, to) = (edge.cluster.outside(), edge.outside.at(port));
     let pod = answers(&client, to).await.pod;
     for _ in 0..20 {
+        // The same node, by the client's address, so the same Pod by kube-proxy's affinity.
         let again = client.http_get(to, SHORT)?;
         ensure!(again.pod == pod, "{pod}, then {again:?}");
     }
@@ -140,7 +141,11 @@ async fn connections_outlive_a_change_of_targets_and_udp_flows_follow_it() -> Re
     edge.has_address(&service).await;
     let (client, to) = (edge.cluster.outside(), edge.outside.at(port));
     answers(&client, to).await;
-    let mut stream = client.tcp_connect(to, SHORT)?;
+    // One node's kube-proxy may be later than another's.
+    let mut stream = wait_for("a connection", LONG, || async {
+        client.tcp_connect(to, SHORT)
+    })
+    .await;
     stream.say("before")?;
     let mut flow = client.udp_flow(to)?;
     wait_for("an answer to the flow", LONG, || {
