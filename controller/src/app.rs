@@ -43,7 +43,8 @@ const WRITING: Duration = Duration::from_secs(10);
 /// How long Events that wait may still be sent, and the Lease be given up.
 const CLOSING: Duration = Duration::from_secs(4);
 
-/// How long boxes outside the cluster may take to answer what was sent to them.
+/// How long boxes outside the cluster may take to answer what was sent to them. At an uninstall
+/// nothing is: this controller no longer leads then.
 const ANSWERING: Duration = Duration::from_secs(4);
 
 /// How long what was written may be cleared at an uninstall, becoming the leader for it
