@@ -11,6 +11,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::service::AddressType;
+
 /// How long an updater may take to answer, in seconds.
 const TIMEOUT: u16 = 10;
 /// How often everything is sent again, in seconds: a box that was restarted has its state back
@@ -120,6 +122,16 @@ pub enum TargetAddressType {
     /// Addresses of type InternalIP only.
     #[serde(rename = "InternalIP")]
     InternalIp,
+}
+
+impl From<TargetAddressType> for AddressType {
+    fn from(choice: TargetAddressType) -> Self {
+        match choice {
+            TargetAddressType::Auto => Self::Auto,
+            TargetAddressType::ExternalIp => Self::ExternalIp,
+            TargetAddressType::InternalIp => Self::InternalIp,
+        }
+    }
 }
 
 /// A program on the box that takes changes over HTTP, in the protocol of PaperLB's updaters.

@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use highwire_api::{Family, PortKey, service::AddressType};
+use highwire_api::{Family, PortKey};
 
 use super::{
     eligibility::{Asked, Eligible, Ineligible, Node, Nodes, Silence},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::facts::{
     ingress::Ingress,
-    node::{AgentReady, NodeFacts},
+    node::{AgentReady, OfType, address_types},
 };
 
 /// That not all nodes are listed that could be.
@@ -31,20 +31,6 @@ pub struct Limited {
     pub advertised: usize,
     /// How many could be.
     pub ready: usize,
-}
-
-/// A node's addresses of one type.
-type OfType = fn(&NodeFacts) -> &BTreeSet<IpAddr>;
-
-/// The types of addresses to list, of each family the first that any eligible node has.
-fn types(asked: &Asked<'_>) -> &'static [OfType] {
-    const EXTERNAL: OfType = |node| &node.external;
-    const INTERNAL: OfType = |node| &node.internal;
-    match asked.spec.address_type {
-        AddressType::ExternalIp => &[EXTERNAL],
-        AddressType::InternalIp => &[INTERNAL],
-        AddressType::Auto => &[EXTERNAL, INTERNAL],
-    }
 }
 
 fn of_family(all: &BTreeSet<IpAddr>, family: Family) -> impl Iterator<Item = IpAddr> {
@@ -78,7 +64,7 @@ pub fn addresses(
                 .filter(|(name, _, ports)| !ports.is_empty() && asked.has_endpoint(name, family));
             some.collect::<Vec<_>>()
         };
-        let mut chosen = types(asked).iter().map(of_type);
+        let mut chosen = address_types(asked.spec.address_type).iter().map(of_type);
         let chosen = chosen.find(|entries| !entries.is_empty());
         for (name, address, ports) in chosen.into_iter().flatten() {
             by_node.entry(name).or_default().push((address, ports));
@@ -111,7 +97,7 @@ fn ports(asked: &Asked<'_>, address: IpAddr, eligible: Eligible) -> Arc<BTreeSet
 #[must_use]
 pub fn why_not_listed(asked: &Asked<'_>, name: &str, node: &Node) -> Ineligible {
     let has_address = |family| {
-        let mut types = types(asked).iter();
+        let mut types = address_types(asked.spec.address_type).iter();
         types.any(|of_type| of_family(of_type(&node.facts), family).next().is_some())
     };
     let mut families = asked.spec.cluster_ips.families();

@@ -15,22 +15,8 @@ use highwire_api::{
 use super::snapshot::Snapshot;
 use crate::{
     decision::eligibility::Eligible,
-    facts::node::{NodeFacts, NodeReady},
+    facts::node::{NodeFacts, NodeReady, OfType, address_types},
 };
-
-/// A node's addresses of one type.
-type OfType = fn(&NodeFacts) -> &BTreeSet<IpAddr>;
-
-/// The types of addresses to use, of each family the first that any fitting node has.
-fn types(choice: TargetAddressType) -> &'static [OfType] {
-    const EXTERNAL: OfType = |node| &node.external;
-    const INTERNAL: OfType = |node| &node.internal;
-    match choice {
-        TargetAddressType::ExternalIp => &[EXTERNAL],
-        TargetAddressType::InternalIp => &[INTERNAL],
-        TargetAddressType::Auto => &[EXTERNAL, INTERNAL],
-    }
-}
 
 /// Whether load balancers may send traffic to the node (KEP-1143, and as k8s.io/cloud-provider
 /// `getNodeConditionPredicate` has it). kube-proxy serves NodePorts on nodes that have not
@@ -84,7 +70,7 @@ pub fn targets(
             });
             first.collect::<Vec<_>>()
         };
-        let mut chosen = types(choice).iter().map(of_type);
+        let mut chosen = address_types(choice.into()).iter().map(of_type);
         let chosen = chosen.find(|found| !found.is_empty());
         addresses.extend(chosen.into_iter().flatten());
     }

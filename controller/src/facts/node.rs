@@ -9,6 +9,7 @@ use highwire_api::{
     LoadBalancerNode, PortKey, ResourceVersion, ServiceKey,
     names::{ENABLED_LABEL, ENABLED_VALUE, EXCLUDE_LABEL},
     node::{Conflict, ConflictReason, SERVICE_PROXY_FAILING},
+    service::AddressType,
 };
 use k8s_openapi::api::core::v1::Node;
 use kube::{ResourceExt, core::DeserializeGuard};
@@ -100,6 +101,21 @@ impl NodeFacts {
     #[must_use]
     pub fn is_vouched_for(&self) -> bool {
         self.opted_in && self.ready == NodeReady::Ready
+    }
+}
+
+/// A node's addresses of one type.
+pub type OfType = fn(&NodeFacts) -> &BTreeSet<IpAddr>;
+
+/// The types of addresses to use, of each family the first that any fitting node has.
+#[must_use]
+pub fn address_types(choice: AddressType) -> &'static [OfType] {
+    const EXTERNAL: OfType = |node| &node.external;
+    const INTERNAL: OfType = |node| &node.internal;
+    match choice {
+        AddressType::ExternalIp => &[EXTERNAL],
+        AddressType::InternalIp => &[INTERNAL],
+        AddressType::Auto => &[EXTERNAL, INTERNAL],
     }
 }
 
