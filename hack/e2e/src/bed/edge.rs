@@ -26,6 +26,7 @@ const GRACE: Duration = Duration::from_secs(20);
 pub struct EdgeAgent {
     unit: Unit,
     netns: Netns,
+    program: PathBuf,
 }
 
 impl EdgeAgent {
@@ -44,12 +45,13 @@ impl EdgeAgent {
         ];
         netns.sysctl(&forwards)?;
         let unit = cluster.unit(&format!("edge-{}", netns.role()));
+        let program = cluster.agent("n1")?.binary().to_owned();
         let argv = [
             "setpriv",
             "--no-new-privs",
             "--inh-caps=-all",
             &format!("--bounding-set=-all,{}", AGENT_CAPABILITIES.join(",")),
-            &cluster.agent("n1")?.binary().display().to_string(),
+            &program.display().to_string(),
             "edge",
             &format!("--name={name}"),
             "--listener-hold-down=1s",
@@ -61,7 +63,11 @@ impl EdgeAgent {
             .env("KUBECONFIG", kubeconfig.display().to_string())
             .env("RUST_BACKTRACE", "1");
         Unit::spawn(cluster.state(), spec)?;
-        let started = Self { unit, netns };
+        let started = Self {
+            unit,
+            netns,
+            program,
+        };
         started.wait_ready().await?;
         Ok(started)
     }
@@ -69,6 +75,13 @@ impl EdgeAgent {
     /// Its process.
     pub fn unit(&self) -> &Unit {
         &self.unit
+    }
+
+    /// What `highwire-agent explain` says on the box.
+    pub fn explain(&self, arguments: &[&str]) -> Result<String> {
+        let program = self.program.display().to_string();
+        let argv = ["env", "--ignore-environment", &program, "explain"];
+        self.netns.check(&[&argv, arguments].concat())
     }
 
     /// Starts it again with the command line of last time.

@@ -1,5 +1,6 @@
 //! What tests put on a cluster and expect of it: Pods, Services, traffic.
 
+pub mod browser;
 pub mod clients;
 pub mod edge;
 pub mod evidence;
