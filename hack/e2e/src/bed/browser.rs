@@ -1,23 +1,19 @@
 //! A real browser, without a window.
 
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use anyhow::Result;
 
+use crate::lab::http::http_send;
 use crate::lab::netns::Netns;
 
-/// How a page is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scripts {
-    /// As in most browsers.
-    On,
-    /// As in a browser whose owner switched them off.
-    Off,
-}
-
 /// The page at `url` once it is loaded and its scripts have run for a second, as HTML.
-pub fn load(netns: &Netns, url: &str, scripts: Scripts) -> Result<String> {
+pub fn load(netns: &Netns, url: &str) -> Result<String> {
     let home = tempfile::tempdir()?;
     let profile = format!("--user-data-dir={}", home.path().display());
-    let mut argv = vec![
+    netns.check(&[
         "chromium-headless-shell",
         // It runs as root here.
         "--no-sandbox",
@@ -26,10 +22,19 @@ pub fn load(netns: &Netns, url: &str, scripts: Scripts) -> Result<String> {
         &profile,
         // The clock of the page, which jumps when there is nothing to wait for.
         "--virtual-time-budget=1000",
-    ];
-    if scripts == Scripts::Off {
-        argv.push("--blink-settings=scriptEnabled=false");
-    }
-    argv.extend(["--dump-dom", url]);
-    netns.check(&argv)
+        "--dump-dom",
+        url,
+    ])
+}
+
+/// The same without its scripts: saved as a file, which has none beside it. (The browser prints
+/// no page when scripts are switched off.)
+pub fn load_without_scripts(netns: &Netns, server: SocketAddr, path: &str) -> Result<String> {
+    let accept = [("Accept", "text/html")];
+    let limit = Duration::from_secs(5);
+    let page = netns.run(|| http_send(server, ("GET", path), &accept, "", limit))?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("status.html");
+    fs::write(&file, page.body)?;
+    load(netns, &format!("file://{}", file.display()))
 }

@@ -242,9 +242,9 @@ impl Program {
         self.netns.check(&argv)
     }
 
-    /// The URL of a path of its admin port, for [`Self::netns`].
-    pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.admin)
+    /// Its admin port, from [`Self::netns`].
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// Where it runs.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use highwire_e2e::Programs as _;
-use highwire_e2e::bed::browser::{Scripts, load};
+use highwire_e2e::bed::browser::load;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{BOTH, LONG, answers, ingress_is, refuses, web, web_pods, web_service};
 use highwire_e2e::reported::event;
@@ -51,7 +51,7 @@ async fn what_another_load_balancer_serves_survives_the_apply_until_it_is_handed
         }
     })
     .await;
-    let page = load(leader.netns(), &leader.url("/"), Scripts::On)?;
+    let page = load(leader.netns(), &format!("http://{}/", leader.admin()))?;
     let row = format!("<th scope=\"row\">{}/taken</th>", scope.namespace());
     let rows = page.split("<tr");
     let row = rows.into_iter().find(|text| text.contains(&row));
