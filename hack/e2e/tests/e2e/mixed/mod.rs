@@ -19,6 +19,7 @@ mod leases;
 mod masquerade;
 mod nodes;
 mod ownership;
+mod readers;
 mod scale;
 mod service_proxy;
 mod udp_cost;
