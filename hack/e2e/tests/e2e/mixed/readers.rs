@@ -180,7 +180,7 @@ async fn a_name_has_the_addresses_that_its_service_lists() -> Result<()> {
     // Somebody else's, and what they write.
     let other = named("other").tcp(80, 8080).class("example.com/other");
     let other = other.create().await?;
-    let theirs = json!([{ "ip": "198.51.100.77" }, { "hostname": "lb.example.net" }]);
+    let theirs = json!([{ "ip": "198.51.100.77" }, { "ip": "2001:db8:9::77" }]);
     other.write_ingress("cloud", theirs).await?;
 
     // One that no node can serve, and one that n1 can.
@@ -193,7 +193,7 @@ async fn a_name_has_the_addresses_that_its_service_lists() -> Result<()> {
     let part = named("partly").tcp(partly, 8080).create().await?;
     ports_error(&refused, "True").await;
     name_is(zone, "partly.example.org", &BOTH[..1]).await;
-    let theirs = ["A 198.51.100.77", "CNAME lb.example.net"];
+    let theirs = ["A 198.51.100.77", "AAAA 2001:db8:9::77"];
     ensure!(zone.lookup("other.example.org") == theirs);
 
     // A later one has its record, so ExternalDNS has seen the others.
