@@ -24,6 +24,28 @@ const START: Duration = Duration::from_secs(30);
 /// How long one may take to end.
 const END: Duration = Duration::from_secs(10);
 
+/// What there is of a program in that folder.
+struct Program {
+    /// Itself, and, with `.yaml`, its account and rights.
+    name: &'static str,
+    /// The account, in the namespace `default`, where its own manifests have it.
+    account: &'static str,
+    /// By which variable it finds its kubeconfig.
+    kubeconfig: &'static str,
+}
+
+const EXTERNAL_DNS: Program = Program {
+    name: "external-dns",
+    account: "external-dns",
+    kubeconfig: "EXTERNAL_DNS_KUBECONFIG",
+};
+
+const TRAEFIK: Program = Program {
+    name: "traefik",
+    account: "traefik-ingress-controller",
+    kubeconfig: "KUBECONFIG",
+};
+
 /// A program of others. It ends with the test.
 struct Reader(Unit);
 
@@ -54,7 +76,7 @@ impl ExternalDns {
             "--log-level=debug",
         ];
         let all: Vec<&str> = all.iter().chain(flags).copied().collect();
-        let reader = Reader::start(cluster, name, ("external-dns", "external-dns"), &all)?;
+        let reader = Reader::start(cluster, name, &EXTERNAL_DNS, &all)?;
         let asked = try_wait_for("ExternalDNS to read its zone", START, || async {
             zone.was_read() || !reader.0.is_running()
         });
@@ -81,35 +103,27 @@ impl Traefik {
             namespace.unwrap_or_default(),
             publishes.name()
         );
-        let program = ("traefik", "traefik-ingress-controller");
-        let reader = Reader::start(cluster, name, program, &[&flag])?;
+        let reader = Reader::start(cluster, name, &TRAEFIK, &[&flag])?;
         Ok(Self { _reader: reader })
     }
 }
 
 impl Reader {
-    /// Starts a program of that folder as an account of the namespace `default`, which its
-    /// own manifests give their rights to.
-    fn start(
-        cluster: &Cluster,
-        name: &str,
-        (program, account): (&str, &str),
-        flags: &[&str],
-    ) -> Result<Self> {
+    fn start(cluster: &Cluster, name: &str, program: &Program, flags: &[&str]) -> Result<Self> {
         let folder = std::env::var_os(READERS).map(PathBuf::from);
         let folder = folder.with_context(|| {
             format!(
                 "{READERS} is not set: hack/test sets it; by hand, {READERS}=$(hack/build-readers)"
             )
         })?;
-        let path = |file: &str| folder.join(file).display().to_string();
-        cluster.kubectl(&["apply", "-f", &path(&format!("{program}.yaml"))])?;
+        let path = folder.join(program.name).display().to_string();
+        cluster.kubectl(&["apply", "-f", &format!("{path}.yaml")])?;
         let unit = cluster.unit(&format!("reader-{name}"));
-        let kubeconfig = account::kubeconfig(cluster, unit.name(), "default", account)?;
-        let argv = [path(program)].into_iter();
+        let kubeconfig = account::kubeconfig(cluster, unit.name(), "default", program.account)?;
+        let argv = [path].into_iter();
         let argv = argv.chain(flags.iter().map(ToString::to_string)).collect();
         let spec = Spec::new(unit.name(), &cluster.netns("cp")?, argv)
-            .env("KUBECONFIG", kubeconfig.display().to_string());
+            .env(program.kubeconfig, kubeconfig.display().to_string());
         Unit::spawn(cluster.state(), spec).map(Self)
     }
 }

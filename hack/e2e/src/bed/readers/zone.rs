@@ -233,7 +233,10 @@ mod tests {
                 "recordTTL": 30, "labels": {"owner": "test"},
             })
         };
-        let (both, one) = (record(&["192.0.2.12", "192.0.2.11"]), record(&["192.0.2.11"]));
+        let (both, one) = (
+            record(&["192.0.2.12", "192.0.2.11"]),
+            record(&["192.0.2.11"]),
+        );
         zone.change(changes(json!({ "create": [both] })));
         assert_eq!(
             zone.lookup("web.example.org"),

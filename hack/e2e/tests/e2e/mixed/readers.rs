@@ -57,7 +57,9 @@ impl Bed {
         web_pods(&scope).await?;
         let port = scope.free_port()?;
         let service = scope.service("web").load_balancer().dual_stack();
-        let service = service.tcp(port, 8080).annotation(HOSTNAME, "web.example.org");
+        let service = service
+            .tcp(port, 8080)
+            .annotation(HOSTNAME, "web.example.org");
         let service = service.annotation(TTL, "30").create().await?;
         let traefik = Traefik::start(&cluster, "traefik", &service)?;
         let ingresses = Api::namespaced(cluster.client(), scope.namespace());
@@ -90,7 +92,9 @@ impl Bed {
             "metadata": { "name": "shop", "namespace": self.scope.namespace() },
             "spec": { "ingressClassName": "traefik", "rules": [rule] },
         }))?;
-        self.ingresses.create(&PostParams::default(), &ingress).await?;
+        self.ingresses
+            .create(&PostParams::default(), &ingress)
+            .await?;
         Ok(())
     }
 
@@ -197,7 +201,10 @@ async fn a_name_has_the_addresses_that_its_service_lists() -> Result<()> {
     ensure!(zone.lookup("other.example.org") == theirs);
 
     // A later one has its record, so ExternalDNS has seen the others.
-    named("later").tcp(scope.free_port()?, 8080).create().await?;
+    named("later")
+        .tcp(scope.free_port()?, 8080)
+        .create()
+        .await?;
     name_is(zone, "later.example.org", &BOTH).await;
     let history = zone.history("nowhere.example.org");
     ensure!(history.is_empty(), "{history:?}");
