@@ -28,7 +28,7 @@ async fn name_is(zone: &Zone, name: &str, addresses: &[&str]) {
         })
         .collect();
     wanted.sort();
-    // ExternalDNS takes 5 s after an event, and 5 s more after its last look.
+    // After an event ExternalDNS waits for 5 s.
     wait_for(&format!("{name}: {wanted:?}"), 2 * LONG, || async {
         let found = zone.lookup(name);
         if found == wanted { Ok(()) } else { Err(found) }
