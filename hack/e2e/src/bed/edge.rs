@@ -1,18 +1,16 @@
 //! The agent on a box outside the cluster.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::bed::account::kubeconfig;
 use crate::bed::outside_box::OutsideBox;
-use crate::cluster::controlplane::api_url;
 use crate::cluster::handle::Cluster;
 use crate::cluster::layout::AGENT_PORT;
-use crate::cluster::pki::token_kubeconfig;
 use crate::highwire::program::{AGENT_CAPABILITIES, Programs as _};
+use crate::highwire::workload::NAMESPACE;
 use crate::lab::http::{ConnectError, http_text};
 use crate::lab::netns::Netns;
 use crate::lab::test_run::{self, Leftover};
@@ -58,7 +56,8 @@ impl EdgeAgent {
             "--lease-duration=6",
         ];
         let argv = argv.iter().chain(flags).map(ToString::to_string).collect();
-        let kubeconfig = kubeconfig(cluster, unit.name())?;
+        // The account that deploy/22-rbac-edge.yaml makes.
+        let kubeconfig = kubeconfig(cluster, unit.name(), NAMESPACE, "highwire-edge")?;
         let spec = Spec::new(unit.name(), &netns, argv)
             .env("KUBECONFIG", kubeconfig.display().to_string())
             .env("RUST_BACKTRACE", "1");
@@ -104,19 +103,6 @@ impl EdgeAgent {
         let ask = || http_text(admin, path, Duration::from_secs(2));
         self.netns.run(ask)
     }
-}
-
-/// A kubeconfig of the account that `deploy/22-rbac-edge.yaml` makes.
-fn kubeconfig(cluster: &Cluster, unit: &str) -> Result<PathBuf> {
-    let account = ["create", "token", "highwire-edge", "-n", "highwire-system"];
-    let token = cluster.kubectl(&account)?;
-    let state = cluster.state();
-    let file = state.path(format!("pki/{unit}.token"));
-    fs::write(&file, token.trim())?;
-    let path = state.path(format!("pki/{unit}.kubeconfig"));
-    let server = api_url(cluster.config().ip_family);
-    token_kubeconfig(state, &path, &server, &file)?;
-    Ok(path)
 }
 
 impl Drop for EdgeAgent {

@@ -1,5 +1,6 @@
 //! What tests put on a cluster and expect of it: Pods, Services, traffic.
 
+mod account;
 pub mod browser;
 pub mod clients;
 pub mod edge;
@@ -8,6 +9,7 @@ pub mod expect;
 pub mod external;
 pub mod outside_box;
 pub mod pod;
+pub mod readers;
 pub mod reported;
 pub mod scope;
 pub mod service;

@@ -20,6 +20,7 @@ mod leases;
 mod masquerade;
 mod nodes;
 mod ownership;
+mod readers;
 mod scale;
 mod service_proxy;
 mod status_page;
