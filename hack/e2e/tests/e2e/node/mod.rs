@@ -6,6 +6,7 @@
 
 mod bed;
 mod containers;
+mod explain;
 mod host_ports;
 mod power;
 mod rollout;
