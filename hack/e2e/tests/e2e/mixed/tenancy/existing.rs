@@ -1,0 +1,158 @@
+//! Services that were there before the policy, and how to find those that break it.
+
+use anyhow::{Context, Result, ensure};
+use highwire_e2e::expect::{LONG, serve, web, web_service};
+use highwire_e2e::{Svc, cluster_test, wait_for};
+use macro_rules_attribute::apply;
+use serde_json::{Value, json};
+
+use super::{FOLDER, Tenancy};
+
+/// Asks for a change; an error says what was said.
+async fn changes(service: &Svc, patch: Value) -> Result<()> {
+    service
+        .patch(patch.clone())
+        .await
+        .map(drop)
+        .context(patch.to_string())
+}
+
+async fn changes_not(service: &Svc, patch: Value) -> Result<()> {
+    let refused = service.patch(patch.clone()).await;
+    let said = format!("{:?}", refused.err().with_context(|| patch.to_string())?);
+    ensure!(said.contains("may not use"), "{patch}: {said}");
+    Ok(())
+}
+
+fn tcp(ports: &[u16]) -> Value {
+    let port = |port: &u16| json!({ "name": format!("tcp-{port}"), "port": port, "protocol": "TCP", "targetPort": 8080 });
+    let ports: Vec<Value> = ports.iter().map(port).collect();
+    json!({ "spec": { "ports": ports } })
+}
+
+#[apply(cluster_test)]
+async fn an_old_service_keeps_its_ports_and_can_be_edited() -> Result<()> {
+    let served = serve(web("tenold").await?).await?;
+    let (service, scope, old) = (&served.service, &served.scope, served.port);
+    changes(
+        service,
+        json!({ "metadata": { "finalizers": ["example.com/kept"] } }),
+    )
+    .await?;
+    let second = scope.free_port()?;
+    changes(service, tcp(&[old, second])).await?;
+    let tenancy = Tenancy::install(&served.cluster, scope).await?;
+    tenancy.change_lines(&json!({ "_others": "1-2" })).await?;
+    wait_for("its port to be refused to a new Service", LONG, || async {
+        tenancy.refused(&tenancy.other, &[(old, "TCP")]).await
+    })
+    .await;
+
+    // Everything but new ports.
+    let label = json!({ "labels": { "a": "b" }, "annotations": { "c": "d" } });
+    changes(service, json!({ "metadata": label })).await?;
+    changes(service, json!({ "spec": { "selector": { "app": "web" }, "sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local" } })).await?;
+    changes(
+        service,
+        json!({ "spec": { "externalTrafficPolicy": "Cluster" } }),
+    )
+    .await?;
+    let mut renamed = tcp(&[old, second]);
+    renamed["spec"]["ports"][0]["name"] = json!("renamed");
+    renamed["spec"]["ports"][0]["targetPort"] = json!(8081);
+    changes(service, renamed).await?;
+    changes_not(service, tcp(&[old, second, 3])).await?;
+    changes_not(service, tcp(&[3])).await?;
+    let mut udp = tcp(&[old, old]);
+    udp["spec"]["ports"][1]["name"] = json!("udp");
+    udp["spec"]["ports"][1]["protocol"] = json!("UDP");
+    changes_not(service, udp).await?;
+    // What may be had comes in, and what goes is gone.
+    changes(service, tcp(&[old, 2])).await?;
+    changes_not(service, tcp(&[old, second])).await?;
+    changes(service, tcp(&[old])).await?;
+
+    // The controller writes the status.
+    let one = json!({ "metadata": { "annotations": { "highwire.dev/max-addresses": "1" } } });
+    changes(service, one).await?;
+    wait_for("a status with one address", LONG, || async {
+        match service.ingress_ips().await {
+            Ok(found) if found.len() == 1 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+
+    // With another type it has given its ports up.
+    changes(service, json!({ "spec": { "type": "NodePort" } })).await?;
+    changes_not(service, json!({ "spec": { "type": "LoadBalancer" } })).await?;
+    let mut other = json!({ "spec": { "type": "LoadBalancer" } });
+    other["spec"]["loadBalancerClass"] = json!("example.com/cloud");
+    changes(service, other).await?;
+    let mut ours = other_type();
+    changes(service, ours.clone()).await?;
+    ours["spec"] = json!({ "type": "LoadBalancer", "loadBalancerClass": "highwire.dev/node" });
+    changes_not(service, ours).await?;
+
+    // It ends when its finalizer goes.
+    service.delete().await?;
+    ensure!(service.get().await?.metadata.deletion_timestamp.is_some());
+    changes(service, json!({ "metadata": { "finalizers": null } })).await?;
+    wait_for("it to be gone", LONG, || async {
+        service.get().await.is_err()
+    })
+    .await;
+    Ok(())
+}
+
+fn other_type() -> Value {
+    json!({ "spec": { "type": "ClusterIP", "loadBalancerClass": null } })
+}
+
+#[apply(cluster_test)]
+async fn services_that_break_the_rule_are_found() -> Result<()> {
+    let (cluster, scope) = web("tenfind").await?;
+    let (good, bad) = (scope.free_port()?, scope.free_port()?);
+    web_service(&scope, "good", good).await?;
+    web_service(&scope, "bad", bad).await?;
+    let classed = scope.service("classed").class("example.com/cloud");
+    classed.load_balancer().tcp(bad, 8080).create().await?;
+    scope.service("inside").tcp(bad, 8080).create().await?;
+    let tenancy = Tenancy::install(&cluster, &scope).await?;
+    tenancy
+        .change_lines(&json!({ "_others": good.to_string() }))
+        .await?;
+    wait_for("the line to count", LONG, || async {
+        tenancy.refused(&tenancy.other, &[(bad, "TCP")]).await
+    })
+    .await;
+
+    // As docs/tenancy.md has it, for one namespace.
+    let template = format!("-ogo-template-file={FOLDER}/as-new.gotemplate");
+    let as_new = cluster.kubectl(&["get", "services", "-n", &tenancy.other, &template])?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("as-new.yaml");
+    std::fs::write(&file, as_new)?;
+    let file = file.to_str().context("not UTF-8")?;
+    let said = cluster
+        .kubectl(&["create", "--dry-run=server", "-f", file])
+        .err()
+        .context("nothing is found")?
+        .to_string();
+    let refused: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("is forbidden"))
+        .collect();
+    let [line] = refused.as_slice() else {
+        anyhow::bail!("{said}");
+    };
+    ensure!(
+        line.contains("services \"bad-") && line.contains(&format!("not use {bad}/TCP")),
+        "{line}"
+    );
+    for passed in ["service/good-", "service/classed-"] {
+        ensure!(said.contains(passed), "{said}");
+    }
+    ensure!(!said.contains("inside"), "{said}");
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! What is shipped, and what happens when the ConfigMap or an expression is no good.
+
+use anyhow::{Result, ensure};
+use highwire_e2e::expect::LONG;
+use highwire_e2e::{Cluster, cluster_test, highwire, wait_for};
+use macro_rules_attribute::apply;
+use serde_json::{Value, json};
+
+use super::{FOLDER, Tenancy, installed, load_balancer};
+
+#[apply(cluster_test)]
+async fn what_is_shipped_is_accepted_and_no_part_of_deploy() -> Result<()> {
+    let cluster = Cluster::attach().await?;
+    highwire::require(&cluster)?;
+    let folder = |folder| cluster.kubectl(&["apply", "--dry-run=server", "-f", folder]);
+    let said = folder(FOLDER)?;
+    ensure!(said.lines().count() == 3, "{said}");
+    ensure!(!folder("deploy")?.contains("highwire-ports"));
+    Ok(())
+}
+
+/// kube-controller-manager checks the types in expressions.
+#[apply(cluster_test)]
+async fn its_expressions_fit_the_types_of_services_and_configmaps() -> Result<()> {
+    let (tenancy, _scope) = installed("tentype").await?;
+    let get = ["get", "validatingadmissionpolicy", &tenancy.name, "-ojson"];
+    let checked = wait_for("the types to be checked", LONG, || async {
+        let policy: Value = serde_json::from_str(&tenancy.cluster.kubectl(&get)?)?;
+        let seen = policy["status"]["observedGeneration"] == policy["metadata"]["generation"];
+        ensure!(seen, "{:#}", policy["status"]);
+        Ok(policy)
+    })
+    .await;
+    let warnings = &checked["status"]["typeChecking"]["expressionWarnings"];
+    ensure!(warnings.is_null(), "{warnings:#}");
+    Ok(())
+}
+
+#[apply(cluster_test)]
+async fn a_line_that_cannot_be_read_gives_no_port() -> Result<()> {
+    let (tenancy, _scope) = installed("tenbad").await?;
+    let Tenancy { team, other, .. } = &tenancy;
+    for word in [
+        "80-",
+        "-80",
+        "80:90",
+        "80-90-100",
+        "http",
+        "*",
+        "1024..2000",
+        "100000",
+        "0x50",
+        "80;443",
+        "８０",
+    ] {
+        tenancy
+            .change_lines(&json!({ team: format!("1-65535, {word}") }))
+            .await?;
+        wait_for(&format!("{word:?} to be refused"), LONG, || async {
+            let said = tenancy.refused(team, &[(8080, "TCP")]).await?;
+            let named =
+                format!("It may use: nothing, since \\\"{word}\\\" is not a port or a range");
+            ensure!(said.contains(&named), "{said}");
+            anyhow::Ok(())
+        })
+        .await;
+        // The lines of others count.
+        tenancy.allowed(other, &[(8080, "TCP")]).await?;
+    }
+    // An empty line, and a range from high to low, have no ports in them.
+    for line in ["", " , ", "9000-8000"] {
+        tenancy.change_lines(&json!({ team: line })).await?;
+        let now = match line {
+            "9000-8000" => "It may use: 9000-8000.",
+            _ => "It may use: nothing.",
+        };
+        wait_for(&format!("{line:?} to count"), LONG, || async {
+            let said = tenancy.refused(team, &[(8080, "TCP")]).await?;
+            ensure!(said.contains(now), "{said}");
+            anyhow::Ok(())
+        })
+        .await;
+        tenancy.refused(team, &[(8500, "TCP")]).await?;
+    }
+    Ok(())
+}
+
+#[apply(cluster_test)]
+async fn without_the_configmap_nothing_is_refused_and_without_lines_everything() -> Result<()> {
+    let (tenancy, _scope) = installed("tennone").await?;
+    let Tenancy {
+        name, team, other, ..
+    } = &tenancy;
+    tenancy.change(&json!({ "data": null })).await?;
+    for namespace in [team, other] {
+        wait_for("every port to be refused", LONG, || async {
+            tenancy.refused(namespace, &[(30000, "TCP")]).await?;
+            tenancy.refused(namespace, &[(8080, "TCP")]).await
+        })
+        .await;
+    }
+    tenancy
+        .cluster
+        .kubectl(&["delete", "cm", name, "-n", other])?;
+    wait_for("every port to be allowed", LONG, || async {
+        tenancy.allowed(other, &[(80, "TCP")]).await
+    })
+    .await;
+    Ok(())
+}
+
+/// `failurePolicy: Fail`: what cannot be decided is refused, and only that.
+#[apply(cluster_test)]
+async fn what_is_too_much_to_evaluate_is_refused() -> Result<()> {
+    let (tenancy, scope) = installed("tenfail").await?;
+    let Tenancy { team, other, .. } = &tenancy;
+    let port = scope.free_port()?;
+    let old = scope.service("old").load_balancer().tcp(port, 8080);
+    let old = old.create().await?;
+    // More than the API server is willing to compute for one request.
+    let line: Vec<String> = (0..60_000).map(|it| format!("{}", 2 + it % 1000)).collect();
+    tenancy
+        .change_lines(&json!({ "_others": line.join(",") }))
+        .await?;
+    wait_for("a refusal for the cost", LONG, || async {
+        let answer = tenancy.ask(other, load_balancer(&[(1, "TCP")])).await?;
+        let cost = answer.text.contains("cost") || answer.text.contains("budget");
+        ensure!((400..500).contains(&answer.status) && cost, "{answer:?}");
+        anyhow::Ok(())
+    })
+    .await;
+    // An old Service is not computed about, nor is another namespace's.
+    old.patch(json!({ "metadata": { "labels": { "a": "b" } } }))
+        .await?;
+    tenancy.allowed(team, &[(30000, "TCP")]).await
+}
+
+#[apply(cluster_test)]
+async fn a_binding_that_only_warns_refuses_nothing() -> Result<()> {
+    let (tenancy, _scope) = installed("tenwarn").await?;
+    let patch = json!({ "spec": { "validationActions": ["Warn"] } }).to_string();
+    let binding = "validatingadmissionpolicybinding";
+    let patch = [
+        "patch",
+        binding,
+        &tenancy.name,
+        "--type=merge",
+        "-p",
+        &patch,
+    ];
+    tenancy.cluster.kubectl(&patch)?;
+    let answer = wait_for("a warning", LONG, || async {
+        let answer = tenancy
+            .ask(&tenancy.other, load_balancer(&[(80, "TCP")]))
+            .await?;
+        ensure!(answer.status == 201, "{answer:?}");
+        Ok(answer)
+    })
+    .await;
+    let warned = answer.warning.contains("may not use 80/TCP");
+    ensure!(warned, "{answer:?}");
+    Ok(())
+}
