@@ -113,8 +113,10 @@ impl Tenancy {
     /// Changes the ConfigMap.
     async fn change(&self, patch: &Value) -> Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.cluster.client(), &self.other);
-        let patched = maps.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch));
-        patched.await.map(drop).context("patch the ConfigMap")
+        maps.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .map(drop)
+            .context("patch the ConfigMap")
     }
 
     /// A new Service, as a dry run.
