@@ -15,10 +15,11 @@ use crate::lab::unit::Spec;
 /// Controllers that are needed when there is neither a kubelet nor a scheduler.
 ///
 /// `node-lifecycle` takes the not-ready taint away; its grace period never ends,
-/// because nobody sends a node's heartbeats here.
+/// because nobody sends a node's heartbeats here. The last
+/// one checks the types in policies.
 const CONTROLLERS: &str = "endpointslice-controller,node-lifecycle-controller,\
     garbage-collector-controller,namespace-controller,serviceaccount-controller,\
-    root-ca-certificate-publisher-controller";
+    root-ca-certificate-publisher-controller,validatingadmissionpolicy-status-controller";
 /// Longer than any cluster lives.
 const FOREVER: &str = "8760h";
 
