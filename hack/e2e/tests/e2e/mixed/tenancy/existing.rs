@@ -42,11 +42,9 @@ async fn an_old_service_keeps_its_ports_and_can_be_edited() -> Result<()> {
     let second = scope.free_port()?;
     changes(service, tcp(&[old, second])).await?;
     let tenancy = Tenancy::install(&served.cluster, scope).await?;
-    tenancy.change_lines(&json!({ "_others": "1-2" })).await?;
-    wait_for("its port to be refused to a new Service", LONG, || async {
-        tenancy.refused(&tenancy.other, &[(old, "TCP")]).await
-    })
-    .await;
+    tenancy.annotate(&tenancy.other, Some("1-2")).await?;
+    tenancy.may_use(&tenancy.other, "1-2").await;
+    tenancy.refused(&tenancy.other, &[(old, "TCP")]).await?;
 
     // Everything but new ports.
     let label = json!({ "labels": { "a": "b" }, "annotations": { "c": "d" } });
@@ -119,13 +117,9 @@ async fn services_that_break_the_rule_are_found() -> Result<()> {
     classed.load_balancer().tcp(bad, 8080).create().await?;
     scope.service("inside").tcp(bad, 8080).create().await?;
     let tenancy = Tenancy::install(&cluster, &scope).await?;
-    tenancy
-        .change_lines(&json!({ "_others": good.to_string() }))
-        .await?;
-    wait_for("the line to count", LONG, || async {
-        tenancy.refused(&tenancy.other, &[(bad, "TCP")]).await
-    })
-    .await;
+    let allowed = good.to_string();
+    tenancy.annotate(&tenancy.other, Some(&allowed)).await?;
+    tenancy.may_use(&tenancy.other, &allowed).await;
 
     // As docs/tenancy.md has it, for one namespace.
     let template = format!("-ogo-template-file={FOLDER}/as-new.gotemplate");

@@ -4,8 +4,8 @@
 //! only. What is not about an existing Service is a dry run, which admission treats as a
 //! write: nothing here takes port 80 from other tests.
 
+mod annotations;
 mod existing;
-mod parameters;
 mod rules;
 
 use std::path::Path;
@@ -15,26 +15,25 @@ use highwire_e2e::expect::LONG;
 use highwire_e2e::lab::test_run::{self, Leftover};
 use highwire_e2e::{Cluster, Scope, manifests, wait_for};
 use http::Request;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, Patch, PatchParams};
 use kube::client::Body;
 use serde_json::{Value, json};
 
 const FOLDER: &str = "deploy/tenancy";
-/// The name and the namespace that `deploy/tenancy/` has.
+/// Of the policy and its binding.
 const NAME: &str = "highwire-ports";
-const SYSTEM: &str = "highwire-system";
 
 /// A policy as shipped, for the namespaces of one test.
 struct Tenancy {
     cluster: Cluster,
-    /// Of the policy, its binding and its ConfigMap.
+    /// Of the policy and its binding.
     name: String,
-    /// Where the ConfigMap is; a namespace without a line.
+    /// A namespace without an annotation.
     other: String,
-    /// It has the shipped line of `ingress`.
+    /// It may use 80 and 443.
     ingress: String,
-    /// It has the shipped line of `team-a`.
+    /// It may use 30000 to 30100.
     team: String,
 }
 
@@ -57,43 +56,38 @@ impl Tenancy {
             team: format!("{other}-team-a"),
             other,
         };
-        for namespace in [&tenancy.ingress, &tenancy.team] {
+        for (namespace, ports) in [
+            (&tenancy.ingress, "80, 443"),
+            (&tenancy.team, "30000-30100"),
+        ] {
             cluster.kubectl(&["create", "namespace", namespace])?;
+            tenancy.annotate(namespace, Some(ports)).await?;
         }
         let objects = manifests::objects(cluster, Path::new(FOLDER))?;
-        let objects: Vec<Value> = objects
-            .iter()
-            .map(|object| tenancy.own(object))
-            .collect::<Result<_>>()?;
-        ensure!(objects.len() == 3, "{objects:?}");
-        tenancy.apply(&objects)?;
-        wait_for("the policy to be in force", LONG, || async {
-            tenancy.refused(&tenancy.other, &[(1, "TCP")]).await
-        })
-        .await;
+        ensure!(objects.len() == 2, "{objects:?}");
+        let objects = objects.iter().map(|object| tenancy.own(object));
+        tenancy.apply(&objects.collect::<Result<Vec<_>>>()?)?;
+        for (namespace, ports) in [
+            (&tenancy.ingress, "80, 443"),
+            (&tenancy.team, "30000-30100"),
+            (&tenancy.other, "1024-29999"),
+        ] {
+            tenancy.may_use(namespace, ports).await;
+        }
         Ok(tenancy)
     }
 
-    /// A shipped object under the test's names.
+    /// A shipped object under the test's name.
     fn own(&self, object: &Value) -> Result<Value> {
-        let text = object.to_string().replace(NAME, &self.name);
-        let mut object: Value = serde_json::from_str(&text.replace(SYSTEM, &self.other))?;
-        let namespaces = [&self.ingress, &self.team, &self.other];
-        match object["kind"].as_str() {
-            Some("ConfigMap") => {
-                let lines = object["data"].as_object_mut().context("no lines")?;
-                for (shipped, own) in [("ingress", &self.ingress), ("team-a", &self.team)] {
-                    let line = lines.remove(shipped).context("no such line")?;
-                    lines.insert(own.clone(), line);
-                }
-            }
-            Some("ValidatingAdmissionPolicyBinding") => {
-                let name = "kubernetes.io/metadata.name";
-                let own = json!({ "key": name, "operator": "In", "values": namespaces });
-                object["spec"]["matchResources"] =
-                    json!({ "namespaceSelector": { "matchExpressions": [own] } });
-            }
-            _ => {}
+        let mut object: Value =
+            serde_json::from_str(&object.to_string().replace(NAME, &self.name))?;
+        if object["kind"] == "ValidatingAdmissionPolicyBinding" {
+            let own = json!({
+                "key": "kubernetes.io/metadata.name", "operator": "In",
+                "values": [&self.ingress, &self.team, &self.other],
+            });
+            object["spec"]["matchResources"] =
+                json!({ "namespaceSelector": { "matchExpressions": [own] } });
         }
         Ok(object)
     }
@@ -105,18 +99,28 @@ impl Tenancy {
         self.cluster.kubectl(&["apply", "-f", file]).map(drop)
     }
 
-    /// Changes lines of the ConfigMap; null removes one. They take a moment to count.
-    async fn change_lines(&self, lines: &Value) -> Result<()> {
-        self.change(&json!({ "data": lines })).await
-    }
-
-    /// Changes the ConfigMap.
-    async fn change(&self, patch: &Value) -> Result<()> {
-        let maps: Api<ConfigMap> = Api::namespaced(self.cluster.client(), &self.other);
-        maps.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch))
+    /// Says what a namespace may use, or nothing about it. It takes a moment to count.
+    async fn annotate(&self, namespace: &str, ports: Option<&str>) -> Result<()> {
+        let annotation = json!({ "highwire.dev/allowed-ports": ports });
+        let patch = json!({ "metadata": { "annotations": annotation } });
+        let namespaces: Api<Namespace> = Api::all(self.cluster.client());
+        namespaces
+            .patch(namespace, &PatchParams::default(), &Patch::Merge(&patch))
             .await
             .map(drop)
-            .context("patch the ConfigMap")
+            .context("annotate the Namespace")
+    }
+
+    /// Waits until a refusal says that.
+    async fn may_use(&self, namespace: &str, ports: &str) {
+        let wanted = format!("It may use: {ports}. Who may edit the Namespace");
+        wait_for(&format!("{namespace}: {wanted}"), LONG, || async {
+            // No case gives anyone this port.
+            let said = self.refused(namespace, &[(9, "TCP")]).await?;
+            ensure!(said.contains(&wanted), "{said}");
+            anyhow::Ok(())
+        })
+        .await;
     }
 
     /// A new Service, as a dry run.

@@ -1,15 +1,14 @@
 //! What is allowed and what is refused, and in which words.
 
 use anyhow::{Result, ensure};
-use highwire_e2e::expect::LONG;
-use highwire_e2e::{cluster_test, wait_for};
+use highwire_e2e::cluster_test;
 use macro_rules_attribute::apply;
 use serde_json::{Value, json};
 
 use super::{Tenancy, installed, load_balancer};
 
 #[apply(cluster_test)]
-async fn a_namespace_has_the_ports_of_its_line_and_no_others() -> Result<()> {
+async fn a_namespace_has_the_ports_of_its_annotation_and_no_others() -> Result<()> {
     let (tenancy, _scope) = installed("ten").await?;
     let Tenancy {
         ingress,
@@ -58,36 +57,26 @@ async fn a_namespace_has_the_ports_of_its_line_and_no_others() -> Result<()> {
 #[apply(cluster_test)]
 async fn who_is_refused_is_told_what_is_allowed_and_who_can_change_it() -> Result<()> {
     let (tenancy, _scope) = installed("tensay").await?;
-    let Tenancy {
-        name, team, other, ..
-    } = &tenancy;
+    let Tenancy { team, other, .. } = &tenancy;
     // One port too many, and the whole Service is refused; those that may be had are not named.
     let ports = [(8080, "TCP"), (443, "TCP"), (53, "UDP")];
     let said = tenancy.refused(other, &ports).await?;
     let wanted = format!(
         "namespace {other} may not use 443/TCP, 53/UDP for LoadBalancer Services. It may use: \
-         1024-29999. Who may edit the line _others of ConfigMap {other}/{name} can change that"
+         1024-29999. Who may edit the Namespace can change that by its annotation \
+         highwire.dev/allowed-ports"
     );
     ensure!(said.contains(&wanted), "{said}");
-    let said = tenancy.refused(team, &[(80, "TCP")]).await?;
-    let wanted = format!("It may use: 30000-30100. Who may edit the line {team} of ConfigMap");
-    ensure!(said.contains(&wanted), "{said}");
-    // No line but _others is missing.
-    tenancy
-        .change_lines(&json!({ "_others": null, team: " 80,81\n443 \t 5-5," }))
-        .await?;
-    wait_for("no port for namespaces without a line", LONG, || async {
-        let said = tenancy.refused(other, &[(8080, "TCP")]).await?;
-        ensure!(said.contains("It may use: nothing. Who may"), "{said}");
-        anyhow::Ok(())
-    })
-    .await;
     // Commas, blanks and line breaks are all the same.
+    tenancy.annotate(team, Some(" 80,81\n443 \t 5-5,")).await?;
+    tenancy.may_use(team, "80, 81, 443, 5-5").await;
     let ports = [(80, "TCP"), (81, "TCP"), (443, "TCP"), (5, "TCP")];
     tenancy.allowed(team, &ports).await?;
-    let said = tenancy.refused(team, &[(6, "TCP")]).await?;
-    ensure!(said.contains("It may use: 80, 81, 443, 5-5."), "{said}");
-    Ok(())
+    tenancy.refused(team, &[(6, "TCP")]).await?;
+    // Without the annotation it is one of the others.
+    tenancy.annotate(team, None).await?;
+    tenancy.may_use(team, "1024-29999").await;
+    tenancy.allowed(team, &[(8080, "TCP")]).await
 }
 
 #[apply(cluster_test)]

@@ -1,4 +1,4 @@
-//! What is shipped, and what happens when the ConfigMap or an expression is no good.
+//! What is shipped, and what happens when an annotation or an expression is no good.
 
 use anyhow::{Result, ensure};
 use highwire_e2e::expect::LONG;
@@ -16,7 +16,7 @@ async fn what_is_shipped_is_accepted_and_no_part_of_deploy() -> Result<()> {
     highwire::require(&cluster)?;
     let folder = |folder| cluster.kubectl(&["apply", "--dry-run=server", "-f", folder]);
     let said = folder(FOLDER)?;
-    ensure!(said.lines().count() == 3, "{said}");
+    ensure!(said.lines().count() == 2, "{said}");
     ensure!(!folder("deploy")?.contains("highwire-ports"));
     Ok(())
 }
@@ -39,7 +39,7 @@ async fn its_expressions_fit_the_types_of_services_and_configmaps() -> Result<()
 }
 
 #[apply(cluster_test)]
-async fn a_line_that_cannot_be_read_gives_no_port() -> Result<()> {
+async fn an_annotation_that_cannot_be_read_gives_no_port() -> Result<()> {
     let (tenancy, _scope) = installed("tenbad").await?;
     let Tenancy { team, other, .. } = &tenancy;
     for word in [
@@ -55,71 +55,31 @@ async fn a_line_that_cannot_be_read_gives_no_port() -> Result<()> {
         "80;443",
         "８０",
     ] {
-        tenancy
-            .change_lines(&json!({ team: format!("1-65535, {word}") }))
-            .await?;
-        wait_for(&format!("{word:?} to be refused"), LONG, || async {
-            let said = tenancy.refused(team, &[(8080, "TCP")]).await?;
-            let named =
-                format!("It may use: nothing, since \\\"{word}\\\" is not a port or a range");
-            ensure!(said.contains(&named), "{said}");
-            anyhow::Ok(())
-        })
-        .await;
-        // The lines of others count.
+        let ports = format!("1-65535, {word}");
+        tenancy.annotate(team, Some(&ports)).await?;
+        // As JSON has it.
+        let why = format!("nothing, since \\\"{word}\\\" is not a port or a range");
+        tenancy.may_use(team, &why).await;
+        tenancy.refused(team, &[(8080, "TCP")]).await?;
+        // Other namespaces are not concerned.
         tenancy.allowed(other, &[(8080, "TCP")]).await?;
     }
-    tenancy
-        .change_lines(&json!({ team: "1,".repeat(501) }))
-        .await?;
-    wait_for("a line that is too long to be refused", LONG, || async {
-        let said = tenancy.refused(team, &[(1, "TCP")]).await?;
-        ensure!(
-            said.contains("a line of more than 1000 characters"),
-            "{said}"
-        );
-        anyhow::Ok(())
-    })
-    .await;
-    // An empty line, and a range from high to low, have no ports in them.
-    for line in ["", " , ", "9000-8000"] {
-        tenancy.change_lines(&json!({ team: line })).await?;
-        let now = match line {
-            "9000-8000" => "It may use: 9000-8000.",
-            _ => "It may use: nothing.",
-        };
-        wait_for(&format!("{line:?} to count"), LONG, || async {
-            let said = tenancy.refused(team, &[(8080, "TCP")]).await?;
-            ensure!(said.contains(now), "{said}");
-            anyhow::Ok(())
-        })
-        .await;
-        tenancy.refused(team, &[(8500, "TCP")]).await?;
+    tenancy.annotate(team, Some(&"1,".repeat(501))).await?;
+    let why = "a text of more than 1000 characters";
+    let why = format!("nothing, since \\\"{why}\\\" is not a port or a range");
+    tenancy.may_use(team, &why).await;
+    // There is no port in them.
+    for (ports, said) in [
+        ("", "nothing"),
+        (" , ", "nothing"),
+        ("9000-8000", "9000-8000"),
+    ] {
+        tenancy.annotate(team, Some(ports)).await?;
+        tenancy.may_use(team, said).await;
+        for port in [8000, 8500, 9000] {
+            tenancy.refused(team, &[(port, "TCP")]).await?;
+        }
     }
-    Ok(())
-}
-
-#[apply(cluster_test)]
-async fn without_the_configmap_nothing_is_refused_and_without_lines_everything() -> Result<()> {
-    let (tenancy, _scope) = installed("tennone").await?;
-    let Tenancy {
-        name, team, other, ..
-    } = &tenancy;
-    tenancy.change(&json!({ "data": null })).await?;
-    for namespace in [team, other] {
-        wait_for("every port to be refused", LONG, || async {
-            tenancy.refused(namespace, &[(30000, "TCP")]).await?;
-            tenancy.refused(namespace, &[(8080, "TCP")]).await
-        })
-        .await;
-    }
-    tenancy
-        .cluster
-        .kubectl(&["delete", "cm", name, "-n", other])?;
-    wait_for("every port to be allowed", LONG, || async {
-        tenancy.allowed(other, &[(80, "TCP")]).await
-    })
-    .await;
     Ok(())
 }
 
@@ -136,9 +96,8 @@ async fn what_is_too_much_to_evaluate_is_refused() -> Result<()> {
     let old = json!({ "metadata": { "name": "old" }, "spec": many });
     let old = serde_json::from_value(old)?;
     services.create(&PostParams::default(), &old).await?;
-    // As many ranges as a line may have.
-    let line = json!({ "_others": "1,".repeat(500) });
-    tenancy.change_lines(&line).await?;
+    // As many ranges as there may be.
+    tenancy.annotate(other, Some(&"1,".repeat(500))).await?;
     wait_for("a refusal for the cost", LONG, || async {
         let answer = tenancy.ask(other, many.clone()).await?;
         let cost = answer.text.contains("cost limit exceeded");
