@@ -23,7 +23,7 @@ async fn what_is_shipped_is_accepted_and_no_part_of_deploy() -> Result<()> {
 
 /// kube-controller-manager checks the types in expressions.
 #[apply(cluster_test)]
-async fn its_expressions_fit_the_types_of_services_and_configmaps() -> Result<()> {
+async fn its_expressions_fit_the_types_of_services_and_namespaces() -> Result<()> {
     let (tenancy, _scope) = installed("tentype").await?;
     let get = ["get", "validatingadmissionpolicy", &tenancy.name, "-ojson"];
     let checked = wait_for("the types to be checked", LONG, || async {
@@ -139,4 +139,18 @@ async fn a_binding_that_only_warns_refuses_nothing() -> Result<()> {
     let warned = answer.warning.contains("may not use 80/TCP");
     ensure!(warned, "{answer:?}");
     Ok(())
+}
+
+#[apply(cluster_test)]
+async fn a_policy_that_was_removed_can_be_applied_again() -> Result<()> {
+    let (tenancy, _scope) = installed("tenagain").await?;
+    tenancy.remove()?;
+    wait_for("every port to be allowed", LONG, || async {
+        tenancy.allowed(&tenancy.other, &[(80, "TCP")]).await
+    })
+    .await;
+    tenancy.annotate(&tenancy.other, Some("81")).await?;
+    tenancy.apply()?;
+    tenancy.may_use(&tenancy.other, "81").await;
+    tenancy.allowed(&tenancy.other, &[(81, "TCP")]).await
 }

@@ -63,10 +63,7 @@ impl Tenancy {
             cluster.kubectl(&["create", "namespace", namespace])?;
             tenancy.annotate(namespace, Some(ports)).await?;
         }
-        let objects = manifests::objects(cluster, Path::new(FOLDER))?;
-        ensure!(objects.len() == 2, "{objects:?}");
-        let objects = objects.iter().map(|object| tenancy.own(object));
-        tenancy.apply(&objects.collect::<Result<Vec<_>>>()?)?;
+        tenancy.apply()?;
         for (namespace, ports) in [
             (&tenancy.ingress, "80, 443"),
             (&tenancy.team, "30000-30100"),
@@ -92,11 +89,27 @@ impl Tenancy {
         Ok(object)
     }
 
-    fn apply(&self, objects: &[Value]) -> Result<()> {
+    /// Applies policy and binding. They take a moment to be in force.
+    fn apply(&self) -> Result<()> {
+        let objects = manifests::objects(&self.cluster, Path::new(FOLDER))?;
+        ensure!(objects.len() == 2, "{objects:?}");
+        let objects = objects.iter().map(|object| self.own(object));
         let folder = tempfile::tempdir()?;
-        let file = manifests::write(folder.path(), objects)?;
+        let file = manifests::write(folder.path(), &objects.collect::<Result<Vec<_>>>()?)?;
         let file = file.to_str().context("not UTF-8")?;
         self.cluster.kubectl(&["apply", "-f", file]).map(drop)
+    }
+
+    /// Removes policy and binding.
+    fn remove(&self) -> Result<()> {
+        delete(&self.cluster, &self.objects())
+    }
+
+    /// Policy and binding.
+    fn objects(&self) -> Vec<String> {
+        ["policybinding", "policy"]
+            .map(|kind| format!("validatingadmission{kind}/{}", self.name))
+            .to_vec()
     }
 
     /// Says what a namespace may use, or nothing about it. It takes a moment to count.
@@ -168,32 +181,32 @@ impl Tenancy {
     }
 }
 
+fn delete(cluster: &Cluster, objects: &[String]) -> Result<()> {
+    let mut command = vec!["delete", "--ignore-not-found", "--wait=false"];
+    command.extend(objects.iter().map(String::as_str));
+    cluster.kubectl(&command).map(drop)
+}
+
 /// Goes at the end of the test, before the scope.
 struct Remains {
     cluster: Cluster,
-    arguments: Vec<String>,
+    objects: Vec<String>,
 }
 
 impl Drop for Tenancy {
     fn drop(&mut self) {
-        let policy = "validatingadmissionpolicy";
+        let mut objects = self.objects();
+        objects.extend([&self.ingress, &self.team].map(|name| format!("namespace/{name}")));
         test_run::at_end(Remains {
             cluster: self.cluster.clone(),
-            arguments: vec![
-                format!("{policy}binding/{}", self.name),
-                format!("{policy}/{}", self.name),
-                format!("namespace/{}", self.ingress),
-                format!("namespace/{}", self.team),
-            ],
+            objects,
         });
     }
 }
 
 impl Leftover for Remains {
     fn remove(self: Box<Self>) {
-        let mut command = vec!["delete", "--ignore-not-found", "--wait=false"];
-        command.extend(self.arguments.iter().map(String::as_str));
-        if let Err(error) = self.cluster.kubectl(&command) {
+        if let Err(error) = delete(&self.cluster, &self.objects) {
             eprintln!("tenancy: {error:#}");
         }
     }
