@@ -15,8 +15,8 @@ use crate::lab::unit::Spec;
 /// Controllers that are needed when there is neither a kubelet nor a scheduler.
 ///
 /// `node-lifecycle` takes the not-ready taint away; its grace period never ends,
-/// because nobody sends a node's heartbeats here. The last
-/// one checks the types in policies.
+/// because nobody sends a node's heartbeats here.
+/// `validatingadmissionpolicy-status` checks the types in policies' expressions.
 const CONTROLLERS: &str = "endpointslice-controller,node-lifecycle-controller,\
     garbage-collector-controller,namespace-controller,serviceaccount-controller,\
     root-ca-certificate-publisher-controller,validatingadmissionpolicy-status-controller";

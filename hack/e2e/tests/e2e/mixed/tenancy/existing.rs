@@ -24,21 +24,26 @@ async fn changes_not(service: &Svc, patch: Value) -> Result<()> {
     Ok(())
 }
 
+fn spec(fields: Value) -> Value {
+    json!({ "spec": fields })
+}
+
+fn metadata(fields: Value) -> Value {
+    json!({ "metadata": fields })
+}
+
+/// Exactly these ports.
 fn tcp(ports: &[u16]) -> Value {
-    let port = |port: &u16| json!({ "name": format!("tcp-{port}"), "port": port, "protocol": "TCP", "targetPort": 8080 });
-    let ports: Vec<Value> = ports.iter().map(port).collect();
-    json!({ "spec": { "ports": ports } })
+    let port = |port: &u16| json!({ "name": format!("tcp-{port}"), "port": port });
+    spec(json!({ "ports": ports.iter().map(port).collect::<Vec<_>>() }))
 }
 
 #[apply(cluster_test)]
 async fn an_old_service_keeps_its_ports_and_can_be_edited() -> Result<()> {
     let served = serve(web("tenold").await?).await?;
     let (service, scope, old) = (&served.service, &served.scope, served.port);
-    changes(
-        service,
-        json!({ "metadata": { "finalizers": ["example.com/kept"] } }),
-    )
-    .await?;
+    let kept = metadata(json!({ "finalizers": ["example.com/kept"] }));
+    changes(service, kept).await?;
     let second = scope.free_port()?;
     changes(service, tcp(&[old, second])).await?;
     let tenancy = Tenancy::install(&served.cluster, scope).await?;
@@ -47,14 +52,14 @@ async fn an_old_service_keeps_its_ports_and_can_be_edited() -> Result<()> {
     tenancy.refused(&tenancy.other, &[(old, "TCP")]).await?;
 
     // Everything but new ports.
-    let label = json!({ "labels": { "a": "b" }, "annotations": { "c": "d" } });
-    changes(service, json!({ "metadata": label })).await?;
-    changes(service, json!({ "spec": { "selector": { "app": "web" }, "sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local" } })).await?;
-    changes(
-        service,
-        json!({ "spec": { "externalTrafficPolicy": "Cluster" } }),
-    )
-    .await?;
+    for change in [
+        metadata(json!({ "labels": { "a": "b" }, "annotations": { "c": "d" } })),
+        spec(json!({ "selector": { "app": "web" }, "sessionAffinity": "ClientIP" })),
+        spec(json!({ "externalTrafficPolicy": "Local" })),
+        spec(json!({ "externalTrafficPolicy": "Cluster" })),
+    ] {
+        changes(service, change).await?;
+    }
     let mut renamed = tcp(&[old, second]);
     renamed["spec"]["ports"][0]["name"] = json!("renamed");
     renamed["spec"]["ports"][0]["targetPort"] = json!(8081);
@@ -71,8 +76,8 @@ async fn an_old_service_keeps_its_ports_and_can_be_edited() -> Result<()> {
     changes(service, tcp(&[old])).await?;
 
     // The controller writes the status.
-    let one = json!({ "metadata": { "annotations": { "highwire.dev/max-addresses": "1" } } });
-    changes(service, one).await?;
+    let one = json!({ "highwire.dev/max-addresses": "1" });
+    changes(service, metadata(json!({ "annotations": one }))).await?;
     wait_for("a status with one address", LONG, || async {
         match service.ingress_ips().await {
             Ok(found) if found.len() == 1 => Ok(()),
@@ -82,29 +87,24 @@ async fn an_old_service_keeps_its_ports_and_can_be_edited() -> Result<()> {
     .await;
 
     // With another type it has given its ports up.
-    changes(service, json!({ "spec": { "type": "NodePort" } })).await?;
-    changes_not(service, json!({ "spec": { "type": "LoadBalancer" } })).await?;
-    let mut other = json!({ "spec": { "type": "LoadBalancer" } });
-    other["spec"]["loadBalancerClass"] = json!("example.com/cloud");
-    changes(service, other).await?;
-    let mut ours = other_type();
-    changes(service, ours.clone()).await?;
-    ours["spec"] = json!({ "type": "LoadBalancer", "loadBalancerClass": "highwire.dev/node" });
-    changes_not(service, ours).await?;
+    let balancer =
+        |class: Option<&str>| spec(json!({ "type": "LoadBalancer", "loadBalancerClass": class }));
+    let inside = spec(json!({ "type": "ClusterIP", "loadBalancerClass": null }));
+    changes(service, spec(json!({ "type": "NodePort" }))).await?;
+    changes_not(service, balancer(None)).await?;
+    changes(service, balancer(Some("example.com/cloud"))).await?;
+    changes(service, inside).await?;
+    changes_not(service, balancer(Some("highwire.dev/node"))).await?;
 
     // It ends when its finalizer goes.
     service.delete().await?;
     ensure!(service.get().await?.metadata.deletion_timestamp.is_some());
-    changes(service, json!({ "metadata": { "finalizers": null } })).await?;
+    changes(service, metadata(json!({ "finalizers": null }))).await?;
     wait_for("it to be gone", LONG, || async {
         service.get().await.is_err()
     })
     .await;
     Ok(())
-}
-
-fn other_type() -> Value {
-    json!({ "spec": { "type": "ClusterIP", "loadBalancerClass": null } })
 }
 
 #[apply(cluster_test)]
