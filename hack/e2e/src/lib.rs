@@ -46,7 +46,7 @@ pub use bed::pod::Pod;
 pub use bed::scope::Scope;
 pub use bed::service::Svc;
 pub use bed::traffic::{EchoReply, EchoStream, UdpFlow};
-pub use bed::{expect, reported, traffic};
+pub use bed::{expect, manifests, reported, traffic};
 pub use cluster::config::{Config, Containers, NodeKind, ProxyMode, ProxyModes, ProxySync};
 pub use cluster::handle::{Cluster, Node, checkout};
 pub use cluster::layout::IpFamily;

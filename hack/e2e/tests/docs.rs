@@ -10,6 +10,9 @@ const DOCUMENTS: [&str; 6] = [
     "README.md",
     "docs/external.md",
     "docs/readers.md",
+const DOCUMENTS: [&str; 7] = [
+    "docs/kustomize.md",
+    "docs/tenancy.md",
     "agent/README.md",
     "controller/README.md",
     "hack/e2e/PEERS.md",

@@ -16,9 +16,10 @@ use crate::lab::unit::Spec;
 ///
 /// `node-lifecycle` takes the not-ready taint away; its grace period never ends,
 /// because nobody sends a node's heartbeats here.
+/// `validatingadmissionpolicy-status` checks the types in policies' expressions.
 const CONTROLLERS: &str = "endpointslice-controller,node-lifecycle-controller,\
     garbage-collector-controller,namespace-controller,serviceaccount-controller,\
-    root-ca-certificate-publisher-controller";
+    root-ca-certificate-publisher-controller,validatingadmissionpolicy-status-controller";
 /// Longer than any cluster lives.
 const FOREVER: &str = "8760h";
 

@@ -49,7 +49,7 @@ pub(crate) fn uses_port(port: u16) {
 }
 
 /// Takes something away at the end of the test; now if there is none.
-pub(crate) fn at_end(leftover: impl Leftover + 'static) {
+pub fn at_end(leftover: impl Leftover + 'static) {
     let mut leftover: Option<Box<dyn Leftover>> = Some(Box::new(leftover));
     with(|run| run.leftovers.extend(leftover.take()));
     if let Some(leftover) = leftover {

@@ -288,9 +288,11 @@ fn kustomized(cluster: &Cluster, install: &Install) -> Result<String> {
     let mut files = Vec::new();
     for entry in fs::read_dir(checkout().join("deploy"))? {
         let path = entry?.path();
-        let name = path.file_name().context("a file")?.to_owned();
-        fs::copy(&path, dir.join(&name))?;
-        files.push(name.to_string_lossy().into_owned());
+        if path.extension().is_some_and(|it| it == "yaml") {
+            let name = path.file_name().context("a file")?.to_owned();
+            fs::copy(&path, dir.join(&name))?;
+            files.push(name.to_string_lossy().into_owned());
+        }
     }
     files.sort();
     let kustomization = serde_json::json!({
