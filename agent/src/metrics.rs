@@ -1,6 +1,9 @@
 //! The agent's metrics.
 
+use std::sync::Arc;
+
 use highwire_api::node::{Conflict, ConflictReason};
+use highwire_runtime::catalog::{Catalog, Described};
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector,
@@ -11,6 +14,8 @@ use prometheus::{
 pub struct Metrics {
     /// Where they are gathered from.
     pub registry: Registry,
+    /// What they are called and mean.
+    pub described: Arc<[Described]>,
     /// Failed watches by kind.
     pub watch_errors: IntCounterVec,
     /// Times our table was found changed by somebody else and was put back.
@@ -49,7 +54,7 @@ impl Metrics {
     /// # Errors
     /// If two had the same name, which a test rules out.
     pub fn new() -> prometheus::Result<Self> {
-        let registry = Registry::new();
+        let registry = Catalog::new(None)?;
         let name = |suffix: &str| format!("highwire_agent_{suffix}");
         let gauge = |suffix, help| add(&registry, IntGauge::new(name(suffix), help));
         let counter = |suffix, help| add(&registry, IntCounter::new(name(suffix), help));
@@ -130,7 +135,8 @@ impl Metrics {
                     &["outcome"],
                 ),
             )?,
-            registry,
+            described: registry.described(),
+            registry: registry.registry(),
         })
     }
 
@@ -177,12 +183,10 @@ pub fn count(number: usize) -> i64 {
 }
 
 fn add<C: Collector + Clone + 'static>(
-    registry: &Registry,
+    registry: &Catalog,
     collector: prometheus::Result<C>,
 ) -> prometheus::Result<C> {
-    let collector = collector?;
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
+    registry.add(collector)
 }
 
 #[cfg(test)]

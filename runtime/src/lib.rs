@@ -3,6 +3,7 @@
 //! here decides anything about Services.
 
 pub mod admin;
+pub mod catalog;
 pub mod client;
 pub mod errors;
 pub mod heartbeat;
