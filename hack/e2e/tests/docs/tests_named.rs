@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use highwire_e2e::checkout;
 
 use crate::markdown::{prose, quoted};
@@ -28,12 +28,10 @@ fn source(words: &str) -> Option<Result<String>> {
         let (prefix, folder) = FOLDERS
             .iter()
             .find(|(prefix, _)| name.starts_with(prefix))?;
-        let file = &name[prefix.len()..];
-        if prefix.is_empty() && file.contains('/') {
-            return None;
-        }
-        let missing = || Some(Err(anyhow::anyhow!("there are no tests in {words}")));
-        return read(folder, file).or_else(missing);
+        let found = read(folder, &name[prefix.len()..]);
+        // Without a folder it may be any file of the code.
+        let missing = || (!prefix.is_empty()).then(|| Err(anyhow!("there is no {words}")));
+        return found.or_else(missing);
     }
     let is_name = words.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     let named = FOLDERS[..3]
