@@ -3,10 +3,11 @@
 
 use std::{collections::BTreeMap, env, fmt::Write, fs, path::Path};
 
+use anyhow::{Context, Result, ensure};
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use highwire_controller::config::Config;
 use highwire_runtime::{catalog::Described, client::Silence, heartbeat::Heartbeat};
-use prometheus::{Registry, core::Collector};
+use prometheus::Registry;
 
 const BEGIN: &str = "<!-- what follows is generated -->\n";
 const WRITE: &str = "HIGHWIRE_WRITE_REFERENCE";
@@ -133,11 +134,13 @@ fn metrics(text: &mut String, title: &str, registry: &Registry, described: &[Des
     text.push('\n');
 }
 
-fn silence(name: &str) -> Box<dyn Collector> {
-    Box::new(Silence::new(name, Heartbeat::default()).unwrap())
+/// What the programs themselves register when they start.
+fn register_silence(registry: &Registry, name: &str) -> Result<()> {
+    let silence = Silence::new(name, Heartbeat::default())?;
+    Ok(registry.register(Box::new(silence))?)
 }
 
-fn generated() -> String {
+fn generated() -> Result<String> {
     let mut text = String::new();
     let mut agent = highwire_agent::config::command();
     agent.build();
@@ -145,42 +148,36 @@ fn generated() -> String {
     let mut controller = Config::command();
     controller.build();
     flags(&mut text, &controller, "highwire-controller", "##");
-    let of_agent = highwire_agent::metrics::Metrics::new().unwrap();
+    let of_agent = highwire_agent::metrics::Metrics::new()?;
     let registry = &of_agent.registry;
-    // What the programs themselves register when they start.
-    registry
-        .register(silence("highwire_agent_api_server_silence_seconds"))
-        .unwrap();
+    register_silence(registry, "highwire_agent_api_server_silence_seconds")?;
     metrics(&mut text, "the agent", registry, &of_agent.described);
-    let of_controller = highwire_controller::metrics::Metrics::new().unwrap();
+    let of_controller = highwire_controller::metrics::Metrics::new()?;
     let registry = &of_controller.registry;
-    registry
-        .register(silence("api_server_silence_seconds"))
-        .unwrap();
+    register_silence(registry, "api_server_silence_seconds")?;
     metrics(
         &mut text,
         "the controller",
         registry,
         &of_controller.described,
     );
-    text.trim_end().to_owned() + "\n"
+    Ok(text.trim_end().to_owned() + "\n")
 }
 
 #[test]
-fn the_reference_has_every_flag_and_metric() {
+fn the_reference_has_every_flag_and_metric() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference.md");
-    let text = fs::read_to_string(&path).unwrap();
-    let (head, found) = text
-        .split_once(BEGIN)
-        .expect("docs/reference.md has no marker");
-    let wanted = format!("\n{}", generated());
+    let text = fs::read_to_string(&path)?;
+    let parts = text.split_once(BEGIN);
+    let (head, found) = parts.context("docs/reference.md has no marker")?;
+    let wanted = format!("\n{}", generated()?);
     if env::var_os(WRITE).is_some() {
-        fs::write(&path, format!("{head}{BEGIN}{wanted}")).unwrap();
-    } else {
-        assert!(
-            found == wanted,
-            "docs/reference.md is not what the programs have; write it anew with \
-             `{WRITE}=1 cargo test -p highwire-controller --test reference`"
-        );
+        return Ok(fs::write(&path, format!("{head}{BEGIN}{wanted}"))?);
     }
+    ensure!(
+        found == wanted,
+        "docs/reference.md is not what the programs have; write it anew with \
+         `{WRITE}=1 cargo test -p highwire-controller --test reference`"
+    );
+    Ok(())
 }
