@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::{
     config::Config,
     decide::{Decision, Readiness, decide},
+    explain::{Known, WantedTable, node::explain, route::Question},
     facts::{
         Facts, News, Sources,
         endpoints::ServicePortName,
@@ -57,8 +58,10 @@ const LONGEST_BURST: Duration = Duration::from_millis(40);
 /// The owner of everything the agent knows.
 #[derive(Debug)]
 pub struct AgentLoop {
+    node_name: String,
     metrics: Metrics,
     heartbeat: Heartbeat,
+    questions: mpsc::Receiver<Question>,
     /// The state of the node.
     report: Option<Report>,
     /// Whether it may differ from what was reported.
@@ -84,13 +87,16 @@ impl AgentLoop {
         heartbeat: Heartbeat,
         reports: watch::Sender<Option<Report>>,
         udp: watch::Sender<Option<Frontends>>,
+        questions: mpsc::Receiver<Question>,
     ) -> Self {
         let policy = config.policy.clone();
         Self {
             sources: Sources::new(policy, config.listener_hold_down),
             table: KernelTable::new(nft, metrics.clone()),
+            node_name: config.node_name.clone(),
             metrics,
             heartbeat,
+            questions,
             report: None,
             is_news: false,
             awaited: Awaited::default(),
@@ -117,6 +123,10 @@ impl AgentLoop {
                     }
                     None => return,
                 },
+                Some(question) = self.questions.recv() => {
+                    // Who asked may have given up.
+                    let _ = question.send(self.known());
+                }
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
                 () = sleep(pause.unwrap_or_default()), if pause.is_some() => {}
                 _ = tick.tick() => {}
@@ -213,6 +223,20 @@ impl AgentLoop {
         self.report = Some(report);
         self.is_news = true;
         true
+    }
+
+    /// What there is to explain; `None` until something was programmed.
+    fn known(&self) -> Option<Known> {
+        let report = self.report.as_ref()?;
+        let facts = self.sources.facts(self.left_out.words())?;
+        let path = DataPath::beside(facts.proxy.mode);
+        Some(Known {
+            explanation: explain(&self.node_name, facts.node, facts.services, report),
+            wanted: WantedTable {
+                elements: Elements::of(&report.decision.plan, path),
+                structure: self.table.structure_of(path).cloned(),
+            },
+        })
     }
 
     /// Asks the kernel whether kube-proxy has what is awaited, and kube-proxy about its syncs.

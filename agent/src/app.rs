@@ -22,6 +22,7 @@ use tracing::info;
 use crate::{
     agent_loop::{AgentLoop, Input},
     config::Config,
+    explain::route,
     facts::{News, addresses, listeners, service_proxy},
     leave::Lifecycle,
     metrics::Metrics,
@@ -49,8 +50,11 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let metrics = Metrics::new()?;
     let sockets = admin::sockets(&config.listen_address, config.port);
+    let (ask, questions) = mpsc::channel(route::QUESTIONS);
     let admin = match Admin::bind(&sockets).await {
-        Ok(admin) => admin.refreshed_by(read_counters(&metrics)),
+        Ok(admin) => admin
+            .refreshed_by(read_counters(&metrics))
+            .answering_locally(route::routes(ask, nft.clone())),
         Err(error) => {
             let holder = port_holder(&error);
             return Err(error).context(holder);
@@ -74,6 +78,7 @@ pub async fn run(config: Config) -> Result<()> {
         heartbeat.clone(),
         reports,
         frontends,
+        questions,
     );
     let (slow_nft, nft_is_slow) = watch::channel(None);
     let problems = {

@@ -7,7 +7,7 @@ use clap::{
     builder::{BoolValueParser, TypedValueParser},
 };
 use highwire_api::{ClassPolicy, names::SYSTEM_NAMESPACE};
-use highwire_runtime::logging::LogFormat;
+use highwire_runtime::{explain::Output, logging::LogFormat};
 use ipnet::IpNet;
 
 use crate::port_ranges::PortRanges;
@@ -16,6 +16,9 @@ use crate::port_ranges::PortRanges;
 /// kubelet, kube-proxy, kube-controller-manager and kube-scheduler (kubernetes.io "Ports
 /// and Protocols").
 const RESERVED_PORTS: &str = "22,179,2379-2380,6443,9807,9808,10248-10259";
+
+/// What `--port` is by default.
+const ADMIN_PORT: u16 = 9807;
 
 /// What `--lease-duration` is by default: [`highwire_api::names::AGENT_LEASE_DURATION`].
 const LEASE_SECONDS: &str = "12";
@@ -62,15 +65,15 @@ pub fn command() -> clap::Command {
 /// Things to do by hand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show every claimed port of this node, who has it, and why not. Changes
-    /// nothing. Run it on the node, with the flags that the agent has.
+    /// Ask the agent that runs on this host: every port that a Service asks for, who has it
+    /// or why not, and what the kernel has of it. Changes nothing.
     Explain {
-        /// The name of this node, as in `kubectl get nodes`.
-        #[arg(long, env = "NODE_NAME", value_parser = non_empty)]
-        node: String,
-        /// Which Services this node serves, and where.
-        #[command(flatten)]
-        policy: Policy,
+        /// The port of that agent's /explain, if it has another --port.
+        #[arg(long, default_value_t = ADMIN_PORT)]
+        port: u16,
+        /// How to write the answer.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
     /// Remove the nftables table of Highwire from this host.
     Cleanup {
@@ -97,10 +100,11 @@ pub struct Config {
           value_parser = clap::value_parser!(u64).range(3..=3600).map(Duration::from_secs))]
     pub lease_duration: Duration,
     /// Where /healthz, /readyz, /startz and /metrics are served, beside loopback (repeatable).
+    /// /explain is answered to this host only.
     #[arg(long, env = "POD_IP", value_name = "IP", value_delimiter = ',')]
     pub listen_address: Vec<IpAddr>,
     /// The port they are served on.
-    #[arg(long, default_value_t = 9807)]
+    #[arg(long, default_value_t = ADMIN_PORT)]
     pub port: u16,
     /// Which Services this node serves, and where.
     #[command(flatten)]
@@ -135,10 +139,11 @@ pub struct EdgeConfig {
           value_parser = clap::value_parser!(u64).range(3..=3600).map(Duration::from_secs))]
     pub lease_duration: Duration,
     /// Where /healthz, /readyz, /startz and /metrics are served, beside loopback (repeatable).
+    /// /explain is answered to this host only.
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub listen_address: Vec<IpAddr>,
     /// The port they are served on.
-    #[arg(long, default_value_t = 9807)]
+    #[arg(long, default_value_t = ADMIN_PORT)]
     pub port: u16,
     /// Serve only addresses in these networks (repeatable). Without it, those in the
     /// ExternalLoadBalancer's spec.addresses and those of interfaces with a default route.

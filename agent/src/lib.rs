@@ -10,6 +10,7 @@ pub mod app;
 pub mod config;
 pub mod decide;
 pub mod edge;
+pub mod explain;
 pub mod facts;
 pub mod leave;
 pub mod metrics;

@@ -6,9 +6,8 @@ use highwire_agent::{
     app,
     config::{Cli, Command},
     edge, leave,
-    report::explain::explain,
 };
-use highwire_runtime::{client, heartbeat::Heartbeat, logging};
+use highwire_runtime::{explain::explain, logging};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -36,9 +35,9 @@ async fn by_hand(command: Command) -> anyhow::Result<()> {
             logging::start(config.log_format);
             edge::app::run(config).await
         }
-        Command::Explain { node, policy } => {
-            let client = client::client(&client::config().await?, &Heartbeat::default(), None)?;
-            explain(client, &node, &policy).await
+        Command::Explain { port, output } => {
+            print!("{}", explain(port, output, None).await?);
+            Ok(())
         }
     }
 }

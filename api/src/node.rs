@@ -214,6 +214,19 @@ pub enum ProxyMode {
     Other,
 }
 
+impl ProxyMode {
+    /// Its name, as in kube-proxy's `--proxy-mode`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+            Self::Ipvs => "ipvs",
+            Self::Other => "other",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,9 +24,11 @@ use crate::{
     election::{self, Election},
     event_loop::EventLoop,
     events,
+    explain::{self, Questions},
     external::{edges::Edges, keeper::Keeper, objects::Objects},
+    leading::Role,
     metrics::Metrics,
-    reconciler::{Reconciler, Role},
+    reconciler::Reconciler,
     watches,
     writer::Writer,
 };
@@ -61,7 +63,10 @@ pub async fn run(config: Config) -> Result<()> {
     let stop = signals::listen().context("cannot listen for signals")?;
     let metrics = Metrics::new()?;
     let sockets = admin::sockets(&config.listen_address, config.port);
-    let admin = Admin::bind(&sockets).await?;
+    let (ask, questions) = mpsc::channel(explain::QUESTIONS);
+    let admin = Admin::bind(&sockets)
+        .await?
+        .answering_locally(explain::routes(Questions(ask)));
     let (api, heard) = (client::config().await?, Heartbeat::default());
     let client = client::client(&api, &heard, None)?;
     metrics.registry.register(Box::new(client::Silence::new(
@@ -102,6 +107,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let event_loop = EventLoop {
         inputs: received,
+        questions,
         role: has_role,
         snapshots,
         left,

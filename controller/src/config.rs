@@ -1,13 +1,79 @@
 //! The command line.
 
-use std::{net::IpAddr, num::ParseIntError, time::Duration};
+use std::{ffi::OsString, net::IpAddr, num::ParseIntError, time::Duration};
 
 use clap::{
-    ArgAction, Parser,
+    ArgAction, Args, CommandFactory, FromArgMatches, Parser,
     builder::{BoolValueParser, TypedValueParser},
 };
-use highwire_api::{ClassPolicy, names::SYSTEM_NAMESPACE};
-use highwire_runtime::logging::LogFormat;
+use highwire_api::{ClassPolicy, ServiceKey, names::SYSTEM_NAMESPACE};
+use highwire_runtime::{explain::Output, logging::LogFormat};
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Cli {
+    /// To run.
+    Run(Box<Config>),
+    /// To ask the controller that runs here.
+    Explain(Explain),
+}
+
+impl Cli {
+    /// Reads the command line, the program's name first.
+    ///
+    /// # Errors
+    /// What is wrong with it, or what it asks to print.
+    pub fn parse_from<T>(line: impl IntoIterator<Item = T>) -> Result<Self, clap::Error>
+    where
+        T: Into<OsString> + Clone,
+    {
+        let matches = command().try_get_matches_from(line)?;
+        match matches.subcommand() {
+            Some((_, explain)) => Explain::from_arg_matches(explain).map(Self::Explain),
+            None => Config::from_arg_matches(&matches).map(|config| Self::Run(Box::new(config))),
+        }
+    }
+}
+
+fn command() -> clap::Command {
+    Config::command()
+        .subcommand_negates_reqs(true)
+        .args_conflicts_with_subcommands(true)
+        .subcommand(Explain::augment_args(
+            clap::Command::new("explain").about(EXPLAIN),
+        ))
+}
+
+const EXPLAIN: &str = "Ask the controller that runs in this Pod, leading or not: what every \
+    Service got, or for one Service why each node is listed or not. Changes nothing";
+
+/// What to explain.
+#[derive(Clone, Debug, Args)]
+pub struct Explain {
+    /// The Service, for its nodes; without it, all Services and nodes.
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = service_name)]
+    pub service: Option<String>,
+    /// The port of that controller's /explain, if it has another --port.
+    #[arg(long, default_value_t = ADMIN_PORT)]
+    pub port: u16,
+    /// How to write the answer.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Names in the form that the API server takes (RFC 1123), so that a URL takes them too.
+fn service_name(text: &str) -> Result<String, String> {
+    let is_known = |c: char| c.is_ascii_alphanumeric() || "-./".contains(c);
+    let key = text.parse::<ServiceKey>()?;
+    if text.chars().all(is_known) {
+        Ok(key.to_string())
+    } else {
+        Err("write the namespace and the name, such as default/web".to_owned())
+    }
+}
+
+/// What `--port` is by default.
+const ADMIN_PORT: u16 = 9808;
 
 /// Writes the addresses of the nodes that serve a LoadBalancer Service into its status.
 #[derive(Clone, Debug, Parser)]
@@ -25,10 +91,11 @@ pub struct Config {
     #[arg(long, env = "POD_NAMESPACE", default_value = SYSTEM_NAMESPACE)]
     pub namespace: String,
     /// Where /healthz, /readyz, /startz and /metrics are served, beside loopback (repeatable).
+    /// The status page and /explain are answered to this Pod only.
     #[arg(long, env = "POD_IP", value_name = "IP", value_delimiter = ',')]
     pub listen_address: Vec<IpAddr>,
     /// The port they are served on.
-    #[arg(long, default_value_t = 9808)]
+    #[arg(long, default_value_t = ADMIN_PORT)]
     pub port: u16,
     /// Whether Services without spec.loadBalancerClass are served. Give the agents
     /// the same flag.
@@ -101,7 +168,33 @@ mod tests {
     use super::*;
 
     fn parse(flags: &[&str]) -> Result<Config, clap::Error> {
-        Config::try_parse_from([&["highwire-controller"], flags].concat())
+        let line = [&["highwire-controller"], flags].concat();
+        Cli::parse_from(line).map(|cli| match cli {
+            Cli::Run(config) => *config,
+            Cli::Explain(explain) => panic!("{explain:?}"),
+        })
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn explain_needs_no_flags_and_takes_the_name_of_a_service() {
+        let explain = |flags: &[&str]| {
+            let line = [&["highwire-controller", "explain"], flags].concat();
+            Cli::parse_from(line).map(|cli| match cli {
+                Cli::Explain(explain) => (explain.service, explain.port, explain.output),
+                Cli::Run(config) => panic!("{config:?}"),
+            })
+        };
+        assert_eq!(explain(&[]).unwrap(), (None, 9808, Output::Text));
+        let one = explain(&["shop/web", "-o", "json"]).unwrap();
+        assert_eq!(one, (Some("shop/web".to_owned()), 9808, Output::Json));
+        for wrong in ["web", "shop/", "shop/web&x", "shop/web x", "shop/web?"] {
+            assert!(explain(&[wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

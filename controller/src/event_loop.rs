@@ -15,11 +15,13 @@ use tracing::warn;
 
 use crate::{
     events::ServiceEvent,
+    explain::Question,
     external::snapshot::Snapshot,
     facts::Input,
+    leading::Role,
     liveness::Now,
     metrics::{Metrics, Sending},
-    reconciler::{Reconciler, Role},
+    reconciler::Reconciler,
     status_write::{StatusWrite, WriteResult},
     writer::Writer,
 };
@@ -43,6 +45,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct EventLoop {
     /// What the watches say.
     pub inputs: mpsc::Receiver<Input>,
+    /// What people want to know.
+    pub questions: mpsc::Receiver<Question>,
     /// What this controller is to do.
     pub role: watch::Receiver<Role>,
     /// Shows whether it has left.
@@ -102,6 +106,7 @@ impl EventLoop {
                         self.reconciler.apply(input, Now::read());
                     }
                 }
+                Some(question) = self.questions.recv() => self.answer(question),
                 () = sleep_until(wake.into()) => {}
             }
             self.turn(&mut writes);
@@ -118,6 +123,19 @@ impl EventLoop {
         };
         if timeout(DRAIN, drained).await.is_err() {
             warn!("stopping with {} unfinished writes", writes.len());
+        }
+    }
+
+    /// Who asked may have given up: a question that nobody waits for any more is answered all
+    /// the same.
+    fn answer(&self, question: Question) {
+        match question {
+            Question::Overview(asker) => {
+                let _ = asker.send(self.reconciler.overview());
+            }
+            Question::Service(key, asker) => {
+                let _ = asker.send(self.reconciler.explain(&key, Now::read()));
+            }
         }
     }
 

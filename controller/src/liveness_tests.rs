@@ -32,6 +32,7 @@ impl Case {
     /// At `second` the Lease is seen, with the time stamp of `stamp` by its holder's clock.
     fn seen(&mut self, node: &str, second: u64, stamp: i64) -> Vec<String> {
         let lease = LeaseFacts {
+            holder: None,
             renewed: Some(self.start.wall + SignedDuration::from_secs(stamp)),
             duration: DURATION,
             observed: None,
@@ -52,6 +53,7 @@ impl Case {
         for second in (from..=to).step_by(2) {
             let now = self.at(second);
             let lease = LeaseFacts {
+                holder: None,
                 renewed: Some(now.wall),
                 duration: DURATION,
                 observed: None,

@@ -1,20 +1,35 @@
 //! See the library.
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use clap::Parser;
-use highwire_controller::{app, config::Config};
-use highwire_runtime::logging;
+use highwire_controller::{
+    app,
+    config::{Cli, Explain},
+};
+use highwire_runtime::{explain::explain, logging};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    let config = Config::parse();
-    logging::start(config.log_format);
-    match app::run(config).await {
+    let result = match Cli::parse_from(env::args_os()) {
+        Ok(Cli::Run(config)) => {
+            logging::start(config.log_format);
+            app::run(*config).await
+        }
+        Ok(Cli::Explain(asked)) => print_explanation(asked).await,
+        Err(error) => error.exit(),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("highwire-controller: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+async fn print_explanation(asked: Explain) -> anyhow::Result<()> {
+    let about = asked.service.map(|name| format!("service={name}"));
+    let text = explain(asked.port, asked.output, about.as_deref()).await?;
+    print!("{text}");
+    Ok(())
 }

@@ -1,4 +1,5 @@
-//! `/healthz`, `/readyz`, `/startz` and `/metrics`.
+//! `/healthz`, `/readyz`, `/startz` and `/metrics`, and what only this host may ask
+//! ([`crate::local`]).
 //!
 //! Any host in the network may connect, so each can use little: one request per
 //! connection, few connections, short deadlines.
@@ -31,7 +32,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::heartbeat::Heartbeat;
+use crate::{heartbeat::Heartbeat, local};
 
 /// An event loop without a heartbeat for this long counts as stuck.
 const STUCK: Duration = Duration::from_secs(60);
@@ -93,6 +94,7 @@ pub fn sockets(addresses: &[IpAddr], port: u16) -> BTreeSet<SocketAddr> {
 pub struct Admin {
     listeners: Vec<TcpListener>,
     refresh: Refresh,
+    local: Router,
 }
 
 impl fmt::Debug for Admin {
@@ -132,6 +134,7 @@ impl Admin {
             _ => Ok(Self {
                 listeners,
                 refresh: Arc::new(|| Box::pin(async {})),
+                local: Router::new(),
             }),
         }
     }
@@ -140,6 +143,13 @@ impl Admin {
     #[must_use]
     pub fn refreshed_by(mut self, refresh: Refresh) -> Self {
         self.refresh = refresh;
+        self
+    }
+
+    /// Answers these too, to clients on this host ([`crate::local`]).
+    #[must_use]
+    pub fn answering_locally(mut self, routes: Router) -> Self {
+        self.local = routes;
         self
     }
 
@@ -152,16 +162,18 @@ impl Admin {
             metrics(&registry)
         };
         let (alive, wanted) = (heartbeat.clone(), problems.clone());
-        let router = Router::new()
+        let public = Router::new()
             .route("/startz", get(move || startz(alive, wanted)))
             .route("/healthz", get(move || async move { healthz(&heartbeat) }))
             .route("/readyz", get(move || async move { readyz(&problems()) }))
             .route("/metrics", get(gathered));
+        let local = public.clone().merge(local::guarded(self.local));
+        let public = public.fallback(local::elsewhere);
         let mut open: VecDeque<AbortHandle> = VecDeque::new();
         loop {
             let next = self.listeners.iter().map(|one| Box::pin(one.accept()));
             let (accepted, ..) = select_all(next).await;
-            let Ok((stream, _)) = accepted else {
+            let Ok((stream, peer)) = accepted else {
                 sleep(PAUSE).await;
                 continue;
             };
@@ -169,7 +181,12 @@ impl Admin {
             if open.len() >= MOST_CONNECTIONS {
                 open.pop_front().inspect(AbortHandle::abort);
             }
-            let answering = tokio::spawn(timeout(REQUEST_TIME, answer(stream, router.clone())));
+            let router = if local::is_local(peer) {
+                local.clone()
+            } else {
+                public.clone()
+            };
+            let answering = tokio::spawn(timeout(REQUEST_TIME, answer(stream, router)));
             open.push_back(answering.abort_handle());
         }
     }

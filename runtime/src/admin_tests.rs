@@ -127,3 +127,31 @@ async fn a_program_that_does_not_get_ready_has_started_all_the_same() {
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(began.elapsed(), START_TIME);
 }
+
+#[tokio::test]
+async fn what_is_for_this_host_is_not_for_pages_of_other_sites() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let routes = Router::new().route("/explain", get(async || "it is so\n"));
+    let admin = Admin::bind(&BTreeSet::from([any])).await.unwrap();
+    let admin = admin.answering_locally(routes);
+    let to = admin.listeners[0].local_addr().unwrap();
+    let (heartbeat, problems) = (Heartbeat::default(), Arc::new(Vec::new));
+    tokio::spawn(admin.serve(Registry::new(), heartbeat, problems));
+    let asked = async |host: &str| {
+        let request = format!("GET /explain HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        said(to, request.as_bytes()).await
+    };
+    let answer = asked("localhost:9808").await;
+    assert!(
+        answer.contains(" 200 ") && answer.ends_with("it is so\n"),
+        "{answer}"
+    );
+    let answer = asked("page.example").await;
+    assert!(
+        answer.contains(" 421 ") && !answer.contains("it is so"),
+        "{answer}"
+    );
+    // Probes may name what they want.
+    let answer = said(to, b"GET /healthz HTTP/1.1\r\nHost: page.example\r\n\r\n").await;
+    assert!(answer.contains(" 200 "), "{answer}");
+}

@@ -6,10 +6,13 @@ pub mod admin;
 pub mod catalog;
 pub mod client;
 pub mod errors;
+pub mod explain;
 pub mod heartbeat;
-
+pub mod http;
+pub mod local;
 pub mod logging;
 pub mod mirror;
+pub mod printable;
 pub mod signals;
 pub mod uninstall;
 pub mod watch;

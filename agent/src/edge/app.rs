@@ -23,6 +23,7 @@ use super::{
 use crate::{
     app::read_counters,
     config::EdgeConfig,
+    explain::route,
     facts::{addresses, host::Host},
     metrics::Metrics,
     start,
@@ -44,11 +45,13 @@ pub async fn run(config: EdgeConfig) -> Result<()> {
     let nft = Nft::new(config.nft).within(config.nft_timeout);
     let metrics = Metrics::new()?;
     let sockets = admin::sockets(&config.listen_address, config.port);
+    let (ask, questions) = mpsc::channel(route::QUESTIONS);
     let admin = Admin::bind(&sockets)
         .await?
-        .refreshed_by(read_counters(&metrics));
-    let ask = async || start::ask(&nft, &[DataPath::Direct]).await;
-    let started = start::until_answered(ask().await, ask, |_| {}).await?;
+        .refreshed_by(read_counters(&metrics))
+        .answering_locally(route::routes(ask, nft.clone()));
+    let ask_nft = async || start::ask(&nft, &[DataPath::Direct]).await;
+    let started = start::until_answered(ask_nft().await, ask_nft, |_| {}).await?;
     let heard = Heartbeat::default();
     let client = client::client(&client::config().await?, &heard, None)?;
     info!(
@@ -74,6 +77,8 @@ pub async fn run(config: EdgeConfig) -> Result<()> {
         table: KernelTable::new(nft, metrics.clone()),
         host: Host::new(config.listener_hold_down),
         wanted,
+        questions,
+        decision: None,
         udp: frontends,
         problem,
         metrics: metrics.clone(),

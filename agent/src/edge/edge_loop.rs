@@ -3,28 +3,29 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use highwire_api::{
     ServiceKey,
-    external::{EDGE_READY, ExternalLoadBalancer, LoadBalancer, LoadBalancerSpec, Trouble},
+    external::{ExternalLoadBalancer, LoadBalancer, Trouble},
 };
 use highwire_runtime::{heartbeat::Heartbeat, mirror::Mirror};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{core::DeserializeGuard, runtime::watcher::Event};
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
+    asked::Asked,
     decide::{BoxDecision, BoxFacts, BoxPolicy, Verdict, decide},
+    explain::explain as box_explanation,
     report::{Wanted, condition},
 };
 use crate::{
+    explain::{self, WantedTable, route::Question},
     facts::{addresses::HostAddress, host::Host, host::PERIOD},
     metrics::{Metrics, count},
     table::{DataPath, Elements, KernelTable, notifications::TableEvent},
@@ -48,37 +49,6 @@ pub(super) enum Input {
     Table(TableEvent),
 }
 
-/// A LoadBalancer of this box.
-#[derive(Clone, Debug, PartialEq)]
-struct Asked {
-    spec: Arc<LoadBalancerSpec>,
-    generation: Option<i64>,
-    stated: Option<Condition>,
-}
-
-impl Asked {
-    /// `None` if it is of another box, or cannot be read.
-    fn of(object: &DeserializeGuard<LoadBalancer>, name: &str) -> Option<Self> {
-        let object = match &object.0 {
-            Ok(object) => object,
-            Err(invalid) => {
-                warn!(
-                    "a LoadBalancer cannot be read, so it does not count: {}",
-                    invalid.error
-                );
-                return None;
-            }
-        };
-        let conditions = object.status.iter().flat_map(|status| &status.conditions);
-        let mut conditions = conditions.filter(|it| it.type_ == EDGE_READY);
-        (object.spec.external_load_balancer == name).then(|| Self {
-            spec: Arc::new(object.spec.clone()),
-            generation: object.metadata.generation,
-            stated: conditions.next().cloned(),
-        })
-    }
-}
-
 /// The owner of everything the agent knows.
 pub(super) struct EdgeLoop {
     /// The ExternalLoadBalancer.
@@ -89,6 +59,10 @@ pub(super) struct EdgeLoop {
     pub(super) table: KernelTable,
     /// Sockets and sysctls.
     pub(super) host: Host,
+    /// What people want to know.
+    pub(super) questions: mpsc::Receiver<Question>,
+    /// What the kernel was last brought to, or should be.
+    pub(super) decision: Option<BoxDecision>,
     /// What LoadBalancers should say.
     pub(super) wanted: watch::Sender<Wanted>,
     /// Where the box forwards UDP.
@@ -169,6 +143,10 @@ impl EdgeLoop {
                     }
                     None => return,
                 },
+                Some(question) = self.questions.recv() => {
+                    // Who asked may have given up.
+                    let _ = question.send(self.known(&known));
+                }
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
                 _ = tick.tick() => {}
             }
@@ -210,7 +188,10 @@ impl EdgeLoop {
         let Some(advertised) = advertised else {
             let message = format!("there is no ExternalLoadBalancer {}; create it", self.name);
             self.problem.send_replace(Some(message));
-            return self.follow(&BoxDecision::default()).await.is_ok();
+            let decision = BoxDecision::default();
+            let followed = self.follow(&decision).await;
+            self.decision = Some(decision);
+            return followed.is_ok();
         };
         let decision = decide(&BoxFacts {
             services: &services,
@@ -239,7 +220,22 @@ impl EdgeLoop {
         });
         self.wanted.send_replace(wanted.collect());
         self.problem.send_replace(followed.as_ref().err().cloned());
+        self.decision = Some(decision);
         followed.is_ok()
+    }
+
+    /// What there is to explain; `None` until something was decided.
+    fn known(&self, known: &Known) -> Option<explain::Known> {
+        let decision = self.decision.as_ref()?;
+        let path = DataPath::Direct;
+        let problem = self.problem.borrow();
+        Some(explain::Known {
+            explanation: box_explanation(&self.name, &known.asked()?, decision, problem.as_deref()),
+            wanted: WantedTable {
+                elements: Elements::of(&decision.plan, path),
+                structure: self.table.structure_of(path).cloned(),
+            },
+        })
     }
 
     /// Has the kernel hold what was decided; else why not.

@@ -5,6 +5,8 @@
 //! itself is refused. The rest is the agent's own: table, facts about the host, metrics.
 
 pub mod app;
+mod asked;
 pub mod decide;
 mod edge_loop;
+mod explain;
 mod report;

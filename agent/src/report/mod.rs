@@ -1,7 +1,6 @@
 //! What the agent reports about its node. Pure: [`writer`] writes it.
 
 pub mod awaited;
-pub mod explain;
 mod lease;
 mod objects;
 pub mod writer;

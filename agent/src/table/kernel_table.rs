@@ -253,7 +253,8 @@ impl KernelTable {
     }
 
     /// The structure of a table of this path, if it has been learned.
-    fn structure_of(&self, path: DataPath) -> Option<&Structure> {
+    #[must_use]
+    pub fn structure_of(&self, path: DataPath) -> Option<&Structure> {
         let (of, structure) = self.structure.as_ref()?;
         (*of == path).then_some(structure)
     }

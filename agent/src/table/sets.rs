@@ -263,6 +263,19 @@ pub enum Key {
     PortAndBucket(PortKey, Bucket),
 }
 
+impl Key {
+    /// The served port that it is about, if it is about one.
+    #[must_use]
+    pub fn port(&self) -> Option<PortKey> {
+        match *self {
+            Self::Address(_) => None,
+            Self::Port(port) | Self::PortAndNetwork(port, _) | Self::PortAndBucket(port, _) => {
+                Some(port)
+            }
+        }
+    }
+}
+
 /// As nft writes it.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -71,16 +71,7 @@ pub fn decide(
             let load_balancer = cluster.facts.load_balancer(key);
             return serve_external(facts, spec, load_balancer.map(AsRef::as_ref));
         }
-        let asked = Asked {
-            key,
-            spec,
-            ports: Arc::new(spec.port_keys()),
-            is_outdated: matches!(facts.asks, Interpretation::Invalid(_)),
-            changed: service.changed,
-            listed: &facts.status.listed.ingress,
-            endpoints: cluster.facts.endpoints(),
-        };
-        serve(&asked, cluster, silence)
+        serve(&asked(key, service, spec, cluster), cluster, silence)
     });
     let served = served.unwrap_or_default();
     let has_addresses = !facts.status.listed.is_empty();
@@ -114,6 +105,25 @@ pub fn decide(
             serving: has_addresses.then_some(Serving::Addresses),
             ..Decision::default()
         },
+    }
+}
+
+/// The Service as the decision about nodes sees it; `spec` is what it is to be served for.
+#[must_use]
+pub fn asked<'a>(
+    key: &'a ServiceKey,
+    service: &'a History,
+    spec: &'a ServiceSpec,
+    cluster: &Cluster<'a>,
+) -> Asked<'a> {
+    Asked {
+        key,
+        spec,
+        ports: Arc::new(spec.port_keys()),
+        is_outdated: matches!(service.facts.asks, Interpretation::Invalid(_)),
+        changed: service.changed,
+        listed: &service.facts.status.listed.ingress,
+        endpoints: cluster.facts.endpoints(),
     }
 }
 

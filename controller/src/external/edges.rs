@@ -56,6 +56,7 @@ mod tests {
     fn who_renews_is_alive_whatever_its_clock_says() {
         let (mut edges, start) = (Edges::default(), Instant::now());
         let lease = |renewed: i64| LeaseFacts {
+            holder: None,
             renewed: Some(Timestamp::from_second(renewed).unwrap()),
             duration: Duration::from_secs(12),
             observed: None,

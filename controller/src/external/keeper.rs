@@ -35,8 +35,8 @@ use super::{
 use crate::{
     events::{Happened, ServiceEvent},
     facts::load_balancer::service_uid,
+    leading::Role,
     metrics::{Metrics, Sending},
-    reconciler::Role,
 };
 
 /// How long changes are collected.

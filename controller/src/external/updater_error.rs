@@ -2,6 +2,7 @@
 
 use std::{error::Error as StdError, io};
 
+use highwire_runtime::printable::printable;
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 use thiserror::Error;
 
@@ -94,21 +95,13 @@ impl UpdaterError {
 
 /// Text of others, fit for a log and a status: nothing in it that cannot be printed, and short.
 pub(super) fn clean(text: &str) -> String {
-    let mut clean = String::new();
-    let mut length = 0;
-    for character in text.chars() {
-        let escaped: String = match character {
-            '\'' | '"' | '\\' => character.to_string(),
-            other => other.escape_debug().collect(),
-        };
-        length += escaped.chars().count();
-        if length >= MAX_MESSAGE {
-            clean.push('…');
-            break;
-        }
-        clean.push_str(&escaped);
+    // Who sends megabytes is read no further than what is kept.
+    let head: String = text.chars().take(MAX_MESSAGE).collect();
+    let clean = printable(&head);
+    match clean.char_indices().nth(MAX_MESSAGE - 1) {
+        Some((end, _)) => format!("{}…", &clean[..end]),
+        None => clean,
     }
-    clean
 }
 
 fn separator(message: &str) -> &'static str {

@@ -91,6 +91,11 @@ impl Ingress {
         self.0.keys()
     }
 
+    /// The addresses and names, each with its ports.
+    pub fn entries(&self) -> impl Iterator<Item = (&Host, &BTreeSet<PortKey>)> {
+        self.0.iter().map(|(host, ports)| (host, &**ports))
+    }
+
     /// Whether nothing is advertised.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

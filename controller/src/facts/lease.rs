@@ -12,6 +12,8 @@ use k8s_openapi::api::coordination::v1::Lease;
 /// What matters of a Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseFacts {
+    /// Who holds it, if anybody does.
+    pub holder: Option<String>,
     /// When it was renewed, by the clock of its holder.
     pub renewed: Option<Timestamp>,
     /// How long a renewal is good for.
@@ -34,7 +36,9 @@ impl LeaseFacts {
             .filter(|seconds| *seconds > 0);
         let annotations = lease.metadata.annotations.as_ref();
         let version = |name| annotations?.get(name)?.parse().ok();
+        let holder = spec.and_then(|spec| spec.holder_identity.clone());
         Self {
+            holder: holder.filter(|name| !name.is_empty()),
             renewed: spec
                 .and_then(|spec| spec.renew_time.as_ref())
                 .map(|time| time.0),

@@ -8,7 +8,7 @@ use std::{
 use highwire_api::{
     LoadBalancerNode, PortKey, ResourceVersion, ServiceKey,
     names::{ENABLED_LABEL, ENABLED_VALUE, EXCLUDE_LABEL},
-    node::{Conflict, ConflictReason, SERVICE_PROXY_FAILING},
+    node::{Conflict, ConflictReason, ProxyMode, SERVICE_PROXY_FAILING},
     service::AddressType,
 };
 use k8s_openapi::api::core::v1::Node;
@@ -181,6 +181,21 @@ pub struct Report {
     /// The Services that the node refuses, each with the conflicts in order; without any
     /// if the report had no room for them.
     pub refused: BTreeMap<ServiceKey, Vec<PortConflict>>,
+    /// What else people want to see.
+    pub shown: Shown,
+}
+
+/// What a report says that no decision depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The message of its condition `Ready`.
+    pub message: String,
+    /// How many Services the node forwards.
+    pub services: u32,
+    /// How many ports, over all Services.
+    pub ports: u32,
+    /// How kube-proxy works on the node.
+    pub proxy_mode: Option<ProxyMode>,
 }
 
 impl Report {
@@ -200,6 +215,7 @@ impl Report {
                     observed: None,
                     version: None,
                     refused: BTreeMap::new(),
+                    shown: Shown::default(),
                 };
             }
         };
@@ -225,11 +241,18 @@ impl Report {
             conflicts.dedup();
             conflicts.shrink_to_fit();
         }
+        let message = status.ready().map(|condition| condition.message.clone());
         Self {
             agent,
             observed: status.observed(),
             version: ResourceVersion::of(&object.metadata),
             refused,
+            shown: Shown {
+                message: message.unwrap_or_default(),
+                services: status.services,
+                ports: status.ports,
+                proxy_mode: status.proxy_mode,
+            },
         }
     }
 

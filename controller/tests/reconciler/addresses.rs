@@ -5,7 +5,7 @@ use std::time::Duration;
 use highwire_api::names::{FIELD_MANAGER, NODE_SELECTOR_ANNOTATION};
 use serde_json::{Value, json};
 
-use highwire_controller::reconciler::Role;
+use highwire_controller::leading::Role;
 
 use crate::objects::{key, managed_by, report, service};
 use crate::world::World;

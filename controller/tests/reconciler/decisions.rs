@@ -6,7 +6,7 @@ use highwire_api::names::{EXCLUDE_LABEL, FIELD_MANAGER, NODE_SELECTOR_ANNOTATION
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use highwire_controller::reconciler::Role;
+use highwire_controller::leading::Role;
 
 use crate::objects::{managed_by, node, report, service};
 use crate::world::World;

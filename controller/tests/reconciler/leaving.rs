@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwire_controller::reconciler::Role;
+use highwire_controller::leading::Role;
 use serde_json::{Value, json};
 
 use crate::objects::{key, managed_by, service};

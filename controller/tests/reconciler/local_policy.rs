@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use highwire_controller::{
-    facts::Input,
-    reconciler::{Reconciler, Role},
-};
+use highwire_controller::{facts::Input, leading::Role, reconciler::Reconciler};
 use kube::runtime::watcher::Event;
 use serde_json::json;
 

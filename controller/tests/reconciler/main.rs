@@ -6,6 +6,7 @@
 mod addresses;
 mod conflicts;
 mod decisions;
+mod explain;
 mod external;
 mod laws;
 mod leaving;

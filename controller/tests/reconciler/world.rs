@@ -17,8 +17,9 @@ use highwire_controller::{
         Input,
         service::{PORTS_ERROR, SERVING},
     },
+    leading::Role,
     liveness::Now,
-    reconciler::{Reconciler, Role},
+    reconciler::Reconciler,
     status_write::{StatusWrite, WriteResult},
 };
 use kube::runtime::watcher::Event;
