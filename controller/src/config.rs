@@ -35,7 +35,9 @@ impl Cli {
     }
 }
 
-fn command() -> clap::Command {
+/// The command line, as clap reads it.
+#[must_use]
+pub fn command() -> clap::Command {
     Config::command()
         .subcommand_negates_reqs(true)
         .args_conflicts_with_subcommands(true)

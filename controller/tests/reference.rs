@@ -4,8 +4,7 @@
 use std::{collections::BTreeMap, env, fmt::Write, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use clap::{Arg, ArgAction, Command, CommandFactory};
-use highwire_controller::config::Config;
+use clap::{Arg, ArgAction, Command};
 use highwire_runtime::{catalog::Described, client::Silence, heartbeat::Heartbeat};
 use prometheus::Registry;
 
@@ -53,7 +52,10 @@ fn default(arg: &Arg) -> String {
 
 fn row(arg: &Arg) -> String {
     let name = match arg.get_long() {
-        Some(long) => format!("`--{long}`"),
+        Some(long) => match arg.get_short() {
+            Some(short) => format!("`-{short}`, `--{long}`"),
+            None => format!("`--{long}`"),
+        },
         None => value(arg),
     };
     let value = if arg.is_positional() {
@@ -145,7 +147,7 @@ fn generated() -> Result<String> {
     let mut agent = highwire_agent::config::command();
     agent.build();
     flags(&mut text, &agent, "highwire-agent", "##");
-    let mut controller = Config::command();
+    let mut controller = highwire_controller::config::command();
     controller.build();
     flags(&mut text, &controller, "highwire-controller", "##");
     let of_agent = highwire_agent::metrics::Metrics::new()?;
