@@ -1,9 +1,6 @@
 //! The agent's metrics.
 
-use std::sync::Arc;
-
 use highwire_api::node::{Conflict, ConflictReason};
-use highwire_runtime::catalog::{Catalog, Described};
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector,
@@ -14,8 +11,6 @@ use prometheus::{
 pub struct Metrics {
     /// Where they are gathered from.
     pub registry: Registry,
-    /// What they are called and mean.
-    pub described: Arc<[Described]>,
     /// Failed watches by kind.
     pub watch_errors: IntCounterVec,
     /// Times our table was found changed by somebody else and was put back.
@@ -54,7 +49,7 @@ impl Metrics {
     /// # Errors
     /// If two had the same name, which a test rules out.
     pub fn new() -> prometheus::Result<Self> {
-        let registry = Catalog::new(None)?;
+        let registry = Registry::new();
         let name = |suffix: &str| format!("highwire_agent_{suffix}");
         let gauge = |suffix, help| add(&registry, IntGauge::new(name(suffix), help));
         let counter = |suffix, help| add(&registry, IntCounter::new(name(suffix), help));
@@ -135,8 +130,7 @@ impl Metrics {
                     &["outcome"],
                 ),
             )?,
-            described: registry.described(),
-            registry: registry.registry(),
+            registry,
         })
     }
 
@@ -183,10 +177,12 @@ pub fn count(number: usize) -> i64 {
 }
 
 fn add<C: Collector + Clone + 'static>(
-    registry: &Catalog,
+    registry: &Registry,
     collector: prometheus::Result<C>,
 ) -> prometheus::Result<C> {
-    registry.add(collector)
+    let collector = collector?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The controller's metrics.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use highwire_runtime::catalog::{Catalog, Described};
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, IntCounterVec, IntGaugeVec, Registry, register_histogram_with_registry,
+    register_int_counter_vec_with_registry, register_int_gauge_vec_with_registry,
+};
 
 use crate::{
     decision::{conditions::reasons, eligibility::Node},
@@ -19,8 +21,6 @@ const PREFIX: &str = "highwire_controller";
 pub struct Metrics {
     /// Where they are gathered from.
     pub registry: Registry,
-    /// What they are called and mean.
-    pub described: Arc<[Described]>,
     /// Failed watches by kind.
     pub watch_errors: IntCounterVec,
     leader: IntGaugeVec,
@@ -69,12 +69,12 @@ impl Metrics {
     /// # Errors
     /// If two had the same name, which a test rules out.
     pub fn new() -> prometheus::Result<Self> {
-        let catalog = Catalog::new(Some(PREFIX))?;
+        let registry = Registry::new_custom(Some(PREFIX.to_owned()), None)?;
         let counters = |name: &str, help: &str, labels: &[&str]| {
-            catalog.add(IntCounterVec::new(Opts::new(name, help), labels))
+            register_int_counter_vec_with_registry!(name, help, labels, registry)
         };
         let gauges = |name: &str, help: &str, labels: &[&str]| {
-            catalog.add(IntGaugeVec::new(Opts::new(name, help), labels))
+            register_int_gauge_vec_with_registry!(name, help, labels, registry)
         };
         let metrics = Self {
             watch_errors: counters("watch_errors_total", "Failed watches", &["kind"])?,
@@ -104,20 +104,18 @@ impl Metrics {
                 "Services that are refused a port on some node, by reason",
                 &["reason"],
             )?,
-            first_address: catalog.add(Histogram::with_opts(
-                HistogramOpts::new(
-                    "first_address_seconds",
-                    "Time from a new Service to the first address in its status",
-                )
-                .buckets(vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0]),
-            ))?,
+            first_address: register_histogram_with_registry!(
+                "first_address_seconds",
+                "Time from a new Service to the first address in its status",
+                vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0],
+                registry
+            )?,
             box_requests: counters(
                 "box_requests_total",
                 "Requests to boxes outside the cluster, by method and by how they ended",
                 &["method", "result"],
             )?,
-            described: catalog.described(),
-            registry: catalog.registry(),
+            registry,
         };
         metrics.leads(false);
         // A rate needs a zero to start from.

@@ -1,12 +1,16 @@
 //! docs/reference.md lists every flag and every metric. It is written anew by
 //! `HIGHWIRE_WRITE_REFERENCE=1 cargo test -p highwire-controller --test reference`.
 
-use std::{collections::BTreeMap, env, fmt::Write, fs, path::Path};
+use std::{collections::BTreeSet, env, fmt::Write, fs, iter, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Arg, ArgAction, Command};
-use highwire_runtime::{catalog::Described, client::Silence, heartbeat::Heartbeat};
-use prometheus::Registry;
+use highwire_controller::metrics::Sending;
+use highwire_runtime::{client::Silence, heartbeat::Heartbeat};
+use prometheus::{
+    IntCounter, Registry,
+    proto::{LabelPair, Metric},
+};
 
 const BEGIN: &str = "<!-- what follows is generated -->\n";
 const WRITE: &str = "HIGHWIRE_WRITE_REFERENCE";
@@ -108,32 +112,78 @@ fn flags(text: &mut String, command: &Command, path: &str, level: &str) {
     }
 }
 
-/// Those that were described, and those that are registered by other means and have values.
-fn metrics(text: &mut String, title: &str, registry: &Registry, described: &[Described]) {
-    let gathered = registry.gather();
-    let gathered = gathered.iter().map(|family| Described {
-        name: family.name().to_owned(),
-        kind: format!("{:?}", family.get_field_type()).to_lowercase(),
-        labels: Vec::new(),
-        help: family.help().to_owned(),
-    });
-    let all: BTreeMap<String, Described> = gathered
-        .chain(described.iter().cloned())
-        .map(|it| (it.name.clone(), it))
-        .collect();
+/// The metrics that are registered and have a value.
+fn metrics(text: &mut String, title: &str, registry: &Registry) {
     let _ = writeln!(text, "## Metrics of {title}\n");
     text.push_str("| metric | type | labels | meaning |\n|---|---|---|---|\n");
-    for Described {
-        name,
-        kind,
-        labels,
-        help,
-    } in all.into_values()
-    {
-        let labels = quoted(labels.iter().map(String::as_str));
-        let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {} |", cell(&help));
+    for family in registry.gather() {
+        let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+        let labels = family.get_metric().first().map(Metric::get_label);
+        let labels = quoted(labels.unwrap_or_default().iter().map(LabelPair::name));
+        let (name, help) = (family.name(), cell(family.help()));
+        let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {help} |");
     }
     text.push('\n');
+}
+
+/// The agent's metrics, each with a value: a registry shows no others.
+fn of_agent() -> Result<Registry> {
+    let metrics = highwire_agent::metrics::Metrics::new()?;
+    register_silence(
+        &metrics.registry,
+        "highwire_agent_api_server_silence_seconds",
+    )?;
+    metrics.watch_errors.with_label_values(&["Service"]);
+    metrics.drift_checks.with_label_values(&["same"]);
+    metrics.report_errors.with_label_values(&["Lease"]);
+    metrics.show_conflicts(&[]);
+    metrics.show_connections(&[("rewrite".to_owned(), 0)]);
+    metrics.applied("replace", 0, None, 0.0);
+    metrics.udp_swept(true);
+    is_complete(&metrics.registry, "agent", "highwire_agent_")?;
+    Ok(metrics.registry)
+}
+
+/// The controller's.
+fn of_controller() -> Result<Registry> {
+    let metrics = highwire_controller::metrics::Metrics::new()?;
+    register_silence(&metrics.registry, "api_server_silence_seconds")?;
+    metrics.watch_errors.with_label_values(&["Services"]);
+    metrics.event("NoReadyNodes", Sending::Sent);
+    metrics.states(iter::empty(), iter::empty());
+    metrics.conflicts(iter::empty());
+    is_complete(&metrics.registry, "controller", "")?;
+    Ok(metrics.registry)
+}
+
+/// Fails if something is registered that has no value. A registry does not say what is in it, but
+/// refuses another metric of that name; names are words in the package's metrics.rs.
+fn is_complete(registry: &Registry, package: &str, prefix: &str) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(package);
+    let source = fs::read_to_string(source.join("src/metrics.rs"))?;
+    let shown: Vec<String> = registry
+        .gather()
+        .iter()
+        .map(|it| it.name().to_owned())
+        .collect();
+    let is_name = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let words: BTreeSet<&str> = source.split('"').filter(is_name).collect();
+    for word in words.into_iter().filter(|word| !word.is_empty()) {
+        let other = IntCounter::new(format!("{prefix}{word}"), "another meaning")?;
+        let is_shown = shown.iter().any(|name| name.ends_with(&format!("_{word}")));
+        let is_free = registry.register(Box::new(other.clone())).is_ok();
+        if is_free {
+            registry.unregister(Box::new(other))?;
+        }
+        ensure!(
+            is_shown || is_free,
+            "the metric {word} of the {package} has no value, so its meaning is not known; give \
+             it one in this test"
+        );
+    }
+    Ok(())
 }
 
 /// What the programs themselves register when they start.
@@ -150,19 +200,8 @@ fn generated() -> Result<String> {
     let mut controller = highwire_controller::config::command();
     controller.build();
     flags(&mut text, &controller, "highwire-controller", "##");
-    let of_agent = highwire_agent::metrics::Metrics::new()?;
-    let registry = &of_agent.registry;
-    register_silence(registry, "highwire_agent_api_server_silence_seconds")?;
-    metrics(&mut text, "the agent", registry, &of_agent.described);
-    let of_controller = highwire_controller::metrics::Metrics::new()?;
-    let registry = &of_controller.registry;
-    register_silence(registry, "api_server_silence_seconds")?;
-    metrics(
-        &mut text,
-        "the controller",
-        registry,
-        &of_controller.described,
-    );
+    metrics(&mut text, "the agent", &of_agent()?);
+    metrics(&mut text, "the controller", &of_controller()?);
     Ok(text.trim_end().to_owned() + "\n")
 }
 

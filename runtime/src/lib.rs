@@ -3,7 +3,6 @@
 //! here decides anything about Services.
 
 pub mod admin;
-pub mod catalog;
 pub mod client;
 pub mod errors;
 pub mod explain;
