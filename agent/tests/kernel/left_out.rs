@@ -81,6 +81,7 @@ fn a_service_that_nft_refuses_is_left_out_alone_and_comes_back_when_it_changes()
             Heartbeat::default(),
             sender,
             udp,
+            mpsc::channel(1).1,
         );
         tokio::select! {
             () = agent_loop.run(received) => panic!("it ended"),

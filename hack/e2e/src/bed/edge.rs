@@ -1,18 +1,16 @@
 //! The agent on a box outside the cluster.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::bed::account::kubeconfig;
 use crate::bed::outside_box::OutsideBox;
-use crate::cluster::controlplane::api_url;
 use crate::cluster::handle::Cluster;
 use crate::cluster::layout::AGENT_PORT;
-use crate::cluster::pki::token_kubeconfig;
 use crate::highwire::program::{AGENT_CAPABILITIES, Programs as _};
+use crate::highwire::workload::NAMESPACE;
 use crate::lab::http::{ConnectError, http_text};
 use crate::lab::netns::Netns;
 use crate::lab::test_run::{self, Leftover};
@@ -26,6 +24,7 @@ const GRACE: Duration = Duration::from_secs(20);
 pub struct EdgeAgent {
     unit: Unit,
     netns: Netns,
+    program: PathBuf,
 }
 
 impl EdgeAgent {
@@ -44,24 +43,30 @@ impl EdgeAgent {
         ];
         netns.sysctl(&forwards)?;
         let unit = cluster.unit(&format!("edge-{}", netns.role()));
+        let program = cluster.agent("n1")?.binary().to_owned();
         let argv = [
             "setpriv",
             "--no-new-privs",
             "--inh-caps=-all",
             &format!("--bounding-set=-all,{}", AGENT_CAPABILITIES.join(",")),
-            &cluster.agent("n1")?.binary().display().to_string(),
+            &program.display().to_string(),
             "edge",
             &format!("--name={name}"),
             "--listener-hold-down=1s",
             "--lease-duration=6",
         ];
         let argv = argv.iter().chain(flags).map(ToString::to_string).collect();
-        let kubeconfig = kubeconfig(cluster, unit.name())?;
+        // The account that deploy/22-rbac-edge.yaml makes.
+        let kubeconfig = kubeconfig(cluster, unit.name(), NAMESPACE, "highwire-edge")?;
         let spec = Spec::new(unit.name(), &netns, argv)
             .env("KUBECONFIG", kubeconfig.display().to_string())
             .env("RUST_BACKTRACE", "1");
         Unit::spawn(cluster.state(), spec)?;
-        let started = Self { unit, netns };
+        let started = Self {
+            unit,
+            netns,
+            program,
+        };
         started.wait_ready().await?;
         Ok(started)
     }
@@ -69,6 +74,13 @@ impl EdgeAgent {
     /// Its process.
     pub fn unit(&self) -> &Unit {
         &self.unit
+    }
+
+    /// What `highwire-agent explain` says on the box.
+    pub fn explain(&self, arguments: &[&str]) -> Result<String> {
+        let program = self.program.display().to_string();
+        let argv = ["env", "--ignore-environment", &program, "explain"];
+        self.netns.check(&[&argv, arguments].concat())
     }
 
     /// Starts it again with the command line of last time.
@@ -91,19 +103,6 @@ impl EdgeAgent {
         let ask = || http_text(admin, path, Duration::from_secs(2));
         self.netns.run(ask)
     }
-}
-
-/// A kubeconfig of the account that `deploy/22-rbac-edge.yaml` makes.
-fn kubeconfig(cluster: &Cluster, unit: &str) -> Result<PathBuf> {
-    let account = ["create", "token", "highwire-edge", "-n", "highwire-system"];
-    let token = cluster.kubectl(&account)?;
-    let state = cluster.state();
-    let file = state.path(format!("pki/{unit}.token"));
-    fs::write(&file, token.trim())?;
-    let path = state.path(format!("pki/{unit}.kubeconfig"));
-    let server = api_url(cluster.config().ip_family);
-    token_kubeconfig(state, &path, &server, &file)?;
-    Ok(path)
 }
 
 impl Drop for EdgeAgent {

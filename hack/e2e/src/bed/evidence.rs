@@ -14,11 +14,11 @@ const TABLE_LINES: usize = 150;
 
 /// What of a cluster is printed, by the beginning of its name. That of a box tells what its
 /// updater was asked, too.
-const TOLD: [&str; 3] = ["agent-", "controller-", "box-"];
+const TOLD: [&str; 4] = ["agent-", "controller-", "box-", "reader-"];
 
-/// Prints the last lines of the agents', controllers' and boxes' logs, of all their containers where
-/// kubelets run them, and of each node that has
-/// one Highwire's table and the conntrack entries of the ports that the test was given.
+/// Prints the last lines of the agents', controllers', boxes' and readers' logs, of all their
+/// containers where kubelets run them, and of each node that has one Highwire's table and the
+/// conntrack entries of the ports that the test was given.
 pub fn print(run: &TestRun) {
     for state in run.states() {
         println!("\n=== cluster {} when the test failed ===", state.name());

@@ -1,5 +1,7 @@
 //! What tests put on a cluster and expect of it: Pods, Services, traffic.
 
+mod account;
+pub mod browser;
 pub mod clients;
 pub mod edge;
 pub mod evidence;
@@ -7,6 +9,7 @@ pub mod expect;
 pub mod external;
 pub mod outside_box;
 pub mod pod;
+pub mod readers;
 pub mod reported;
 pub mod scope;
 pub mod service;

@@ -229,6 +229,29 @@ impl Program {
         &self.unit
     }
 
+    /// What the command `explain` of its program says, run beside it as `kubectl exec` runs
+    /// it: without its flags, its environment and its token.
+    pub fn explain(&self, arguments: &[&str]) -> Result<String> {
+        let program = self.binary.display().to_string();
+        // Controllers share a namespace here, so each has a port of its own.
+        let port = format!("--port={}", self.admin.port());
+        let is_usual = [AGENT_PORT, CONTROLLER_PORT].contains(&self.admin.port());
+        let mut argv = vec!["env", "--ignore-environment", &program, "explain"];
+        argv.extend((!is_usual).then_some(port.as_str()));
+        argv.extend(arguments);
+        self.netns.check(&argv)
+    }
+
+    /// Its admin port, from [`Self::netns`].
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where it runs.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
     /// What a path of its admin port answers, asked from its own namespace.
     pub fn get(&self, path: &str) -> Result<String, ConnectError> {
         self.netns

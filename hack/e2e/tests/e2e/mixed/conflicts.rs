@@ -12,7 +12,7 @@ use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
 };
 use macro_rules_attribute::apply;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const N1: [&str; 1] = ["192.0.2.11"];
 const N2: [&str; 1] = ["192.0.2.12"];
@@ -177,12 +177,7 @@ async fn explain_shows_every_claimed_port() -> Result<()> {
     ingress_is(&web_service(&scope, "served", free).await?, &BOTH).await;
     ingress_is(&web_service(&scope, "refused", taken).await?, &N2).await;
     let agent = cluster.agent("n1")?;
-    let kubeconfig = agent.kubeconfig().await?;
-    let agent = agent.binary().display().to_string();
-    let kubeconfig = format!("KUBECONFIG={}", kubeconfig.display());
-    let table = n1
-        .netns()
-        .check(&["env", &kubeconfig, &agent, "explain", "--node", "n1"])?;
+    let table = agent.explain(&[])?;
     let row = |name: &str| {
         let key = format!("{}/{name} ", scope.namespace());
         table
@@ -196,6 +191,11 @@ async fn explain_shows_every_claimed_port() -> Result<()> {
         served.starts_with(&format!("{free}/TCP")) && served.contains(" served "),
         "{table}"
     );
+    ensure!(served.contains(" as wanted "), "the kernel has it: {table}");
+    ensure!(
+        served.contains(&format!(":{free}")),
+        "where it goes: {table}"
+    );
     let refused = row("refused")?;
     ensure!(
         refused.contains(" refused ") && refused.contains("HostListener"),
@@ -204,6 +204,16 @@ async fn explain_shows_every_claimed_port() -> Result<()> {
     ensure!(
         refused.contains(&format!("socket 0.0.0.0:{taken} uid 0")),
         "{table}"
+    );
+    let json: Value = serde_json::from_str(&agent.explain(&["-o", "json"])?)?;
+    ensure!(json["node"] == "n1" && json["ready"] == true, "{json}");
+    ensure!(json["table"]["state"] == "asWanted", "{json}");
+    let rows = json["ports"].as_array().context("no ports")?;
+    let key = format!("{}/refused", scope.namespace());
+    let refused = rows.iter().find(|row| row["service"] == key.as_str());
+    ensure!(
+        refused.is_some_and(|row| row["reason"] == "HostListener"),
+        "{json}"
     );
     Ok(())
 }

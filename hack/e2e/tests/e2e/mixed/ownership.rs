@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use highwire_e2e::Programs as _;
+use highwire_e2e::bed::browser::load;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{BOTH, LONG, answers, ingress_is, refuses, web, web_pods, web_service};
 use highwire_e2e::reported::event;
@@ -50,17 +51,15 @@ async fn what_another_load_balancer_serves_survives_the_apply_until_it_is_handed
         }
     })
     .await;
-    let agent = cluster.agent("n1")?;
-    let kubeconfig = format!("KUBECONFIG={}", agent.kubeconfig().await?.display());
-    let program = agent.binary().display().to_string();
-    let explained = cluster.node("n1")?.netns().check(&[
-        "env",
-        &kubeconfig,
-        &program,
-        "explain",
-        "--node",
-        "n1",
-    ])?;
+    let page = load(leader.netns(), &format!("http://{}/", leader.admin()))?;
+    let row = format!("<th scope=\"row\">{}/taken</th>", scope.namespace());
+    let rows = page.split("<tr");
+    let row = rows.into_iter().find(|text| text.contains(&row));
+    ensure!(
+        row.is_some_and(|row| row.contains(">foreign<") && row.contains("cloud")),
+        "{page}"
+    );
+    let explained = cluster.agent("n1")?.explain(&[])?;
     let line = format!("Service {}/taken: ", scope.namespace());
     ensure!(
         explained

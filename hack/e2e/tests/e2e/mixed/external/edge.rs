@@ -100,6 +100,17 @@ async fn the_box_serves_both_protocols_and_families_without_a_proxy() -> Result<
     edge.says("Connected").await;
     let shown = load_balancer(&edge.cluster, &service).await?;
     ensure!(shown["status"]["targets"].as_u64() > Some(2), "{shown}");
+    let explained = edge.agent.explain(&[])?;
+    let place = format!("ExternalLoadBalancer {}: ready", edge.balancer.name());
+    ensure!(explained.starts_with(&place), "{explained}");
+    let key = format!(
+        "{port}/UDP  {}/web  served  as wanted  ",
+        edge.scope.namespace()
+    );
+    ensure!(
+        explained.lines().any(|line| line.starts_with(&key)),
+        "{explained}"
+    );
 
     service.delete().await?;
     refuses(&client, edge.outside.at(port)).await;
