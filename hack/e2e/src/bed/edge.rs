@@ -1,6 +1,7 @@
 //! The agent on a box outside the cluster.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
