@@ -49,7 +49,9 @@ impl Cli {
     }
 }
 
-fn command() -> clap::Command {
+/// The command line, as clap reads it.
+#[must_use]
+pub fn command() -> clap::Command {
     let command = clap::Command::new("highwire-agent")
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand_negates_reqs(true)

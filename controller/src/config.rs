@@ -35,13 +35,13 @@ impl Cli {
     }
 }
 
-fn command() -> clap::Command {
+/// The command line, as clap reads it.
+#[must_use]
+pub fn command() -> clap::Command {
     Config::command()
         .subcommand_negates_reqs(true)
         .args_conflicts_with_subcommands(true)
-        .subcommand(Explain::augment_args(
-            clap::Command::new("explain").about(EXPLAIN),
-        ))
+        .subcommand(Explain::augment_args(clap::Command::new("explain")).about(EXPLAIN))
 }
 
 const EXPLAIN: &str = "Ask the controller that runs in this Pod, leading or not: what every \

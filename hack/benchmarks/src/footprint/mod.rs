@@ -169,7 +169,7 @@ async fn advertised(service: &Svc, nodes: usize) {
     .await;
 }
 
-/// By the README's commands: the cluster was started with Highwire.
+/// By the documented commands: the cluster was started with Highwire.
 fn uninstall(cluster: &Cluster) -> Result<()> {
     for command in documented::uninstall()? {
         let words = command.split_whitespace();

@@ -1,4 +1,4 @@
-//! Commands that the README tells people to type.
+//! Commands that docs/operations.md tells people to type.
 
 use std::fs;
 
@@ -8,11 +8,11 @@ use crate::cluster::handle::checkout;
 
 /// The three of its section on uninstalling, without `kubectl`: stop, check, delete.
 pub fn uninstall() -> Result<[String; 3]> {
-    let text = fs::read_to_string(checkout().join("README.md"))?;
+    let text = fs::read_to_string(checkout().join("docs/operations.md"))?;
     let section = text
-        .split("\n### ")
+        .split("\n## ")
         .find(|section| section.starts_with("Uninstall"))
-        .context("README.md has no section Uninstall")?;
+        .context("docs/operations.md has no section Uninstall")?;
     let block = section.split("```").nth(1).context("no commands")?;
     let command = |line: &str| {
         let command = line.split('#').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Highwire is removed: by the README's own commands, by the one that people type
+//! Highwire is removed: by the documented commands, by the one that people type
 //! instead, under any name, with slow agents, and without an API server for a while.
 //! The garbage collector and the namespace controller are the real ones; the harness
 //! stands in for kubelets. Each test on a cluster of its own.
@@ -150,7 +150,7 @@ fn nothing_in_the_cluster(cluster: &Cluster) -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn the_commands_of_the_readme_leave_nothing_with_a_slow_agent() -> Result<()> {
+async fn the_documented_commands_leave_nothing_with_a_slow_agent() -> Result<()> {
     let bed = bed("off").await?;
     let slow = bed.cluster.agent("n2")?;
     slow.unit().signal(Signal::SIGSTOP)?;
@@ -195,7 +195,7 @@ async fn the_plain_delete_takes_the_rules_even_of_a_slow_agent() -> Result<()> {
     bed.no_rules().await?;
     nothing_in_the_cluster(&bed.cluster)?;
     // Which statuses were cleared before the controller lost its rights is a race, as the
-    // README says. Its remedy clears the rest.
+    // document says. Its remedy clears the rest.
     highwire::start(&bed.cluster).await?;
     for command in documented::uninstall()? {
         kubectl(&bed.cluster, &command).await??;

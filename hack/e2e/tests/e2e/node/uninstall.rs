@@ -1,5 +1,5 @@
-//! Highwire goes: from a node by its label, and from the cluster by both procedures of the
-//! README. Kubelets end the Pods.
+//! Highwire goes: from a node by its label, and from the cluster by both procedures of
+//! docs/operations.md. Kubelets end the Pods.
 
 use anyhow::{Result, ensure};
 use highwire_e2e::expect::{ALL, LONG, ingress_is, refuses};
@@ -48,7 +48,7 @@ async fn a_node_without_its_label_keeps_no_trace() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn the_commands_of_the_readme_leave_nothing() -> Result<()> {
+async fn the_documented_commands_leave_nothing() -> Result<()> {
     let bed = alone("off").await?;
     let [stop, check, delete] = documented::uninstall()?;
     kubectl_for_long(&bed.cluster, &stop)?;
@@ -66,13 +66,13 @@ async fn the_plain_delete_takes_the_rules_and_a_new_installation_takes_over() ->
     kubectl_for_long(&bed.cluster, "delete -f deploy")?;
     nobody_answers(&bed).await?;
     nothing_in_the_cluster(&bed.cluster)?;
-    // Whether the statuses were cleared is a race, as the README says.
+    // Whether the statuses were cleared is a race, as docs/operations.md says.
     println!("left in the status: {:?}", bed.service.ingress_ips().await?);
     installed::install(&bed.cluster).await?;
     bed.answers().await?;
     bed.is_advertised().await;
 
-    // The README's remedy goes on with its commands.
+    // The remedy there goes on with its commands.
     for command in documented::uninstall()? {
         kubectl_for_long(&bed.cluster, &command)?;
     }
