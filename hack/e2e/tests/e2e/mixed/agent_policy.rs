@@ -3,14 +3,17 @@
 
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::Programs as _;
+use highwire_e2e::bed::external::load_balancer;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::LONG;
-use highwire_e2e::{Cluster, Program, highwire, wait_for};
+use highwire_e2e::{Cluster, Program, Scope, highwire, wait_for};
 use http::{Method, Request, Response};
 use kube::Client;
 use kube::client::Body;
 use macro_rules_attribute::apply;
 use serde_json::{Value, json};
+
+use super::external::front::{ANNOTATION, CLASS};
 
 /// Whoever has the token of a program. Nothing that it writes is kept: the API server
 /// answers as if it were meant.
@@ -178,6 +181,59 @@ async fn a_token_that_names_no_node_writes_nothing() -> Result<()> {
     for path in [format!("{REPORTS}/n1"), format!("{LEASES}/agent-n1")] {
         nobody.may_not("PATCH", &path, &label(), why).await?;
     }
+    Ok(())
+}
+
+#[apply(cluster_test)]
+async fn the_agent_of_a_box_speaks_for_boxes_only() -> Result<()> {
+    let cluster = cluster().await?;
+    let scope = Scope::new(&cluster, "speaks").await?;
+    let service = scope.service("web").load_balancer().class(CLASS);
+    // There is no such box; its LoadBalancer says so.
+    let service = service.annotation(ANNOTATION, "nowhere").tcp(80, 8080);
+    let service = service.create().await?;
+    let account = ["create", "token", "highwire-edge", "-n", "highwire-system"];
+    let token = cluster.kubectl(&account)?;
+    let agent = Holder(cluster.client_with(token.trim()).await?);
+    let lease = |name: &str| {
+        json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": { "name": name }, "spec": {},
+        })
+    };
+    let policy = "ValidatingAdmissionPolicy 'highwire-edge'";
+    agent.may("POST", LEASES, &lease("edge-front")).await?;
+    for name in ["agent-n1", "highwire-controller", "front"] {
+        agent.may_not("POST", LEASES, &lease(name), policy).await?;
+    }
+    for name in ["agent-n1", "highwire-controller"] {
+        let path = format!("{LEASES}/{name}");
+        agent.may_not("PATCH", &path, &label(), policy).await?;
+    }
+    let path = format!(
+        "/apis/highwire.dev/v1alpha1/namespaces/{}/loadbalancers/web/status",
+        scope.namespace()
+    );
+    let conditions = wait_for("its LoadBalancer's conditions", LONG, || async {
+        let object = load_balancer(&cluster, &service).await?;
+        let conditions = object["status"]["conditions"].as_array();
+        conditions.cloned().context("none yet")
+    })
+    .await;
+    let stated = |type_: &str, mut before: Vec<Value>| {
+        before.retain(|one| one["type"] != type_);
+        before.push(json!({
+            "type": type_, "status": "True", "reason": "Programmed", "message": "",
+            "lastTransitionTime": "2026-01-02T03:04:05Z",
+        }));
+        json!({ "status": { "conditions": before } })
+    };
+    let found = stated("EdgeReady", conditions.clone());
+    agent.may("PATCH", &path, &found).await?;
+    let lie = stated("Ready", conditions);
+    agent.may_not("PATCH", &path, &lie, policy).await?;
+    let addresses = json!({ "status": { "addresses": ["198.51.100.7"] } });
+    agent.may_not("PATCH", &path, &addresses, policy).await?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! What kustomize makes of `deploy/` and `overlays/` is what hack/manifests prints, object by
+//! What kustomize makes of `deploy/` and `hack/overlays/` is what hack/manifests prints, object by
 //! object, and a real API server takes it. Here, since the cluster has a kubectl.
 
 use std::collections::BTreeMap;
@@ -111,7 +111,7 @@ async fn an_overlay_is_what_hack_manifests_prints() -> Result<()> {
         ("namespace", &["--namespace", "edge"]),
         ("default-class", &["--default-class=false"]),
     ] {
-        let made = kustomized(&cluster, &format!("overlays/{overlay}")).context(overlay)?;
+        let made = kustomized(&cluster, &format!("hack/overlays/{overlay}")).context(overlay)?;
         same(&made, &printed(&cluster, arguments)?).context(overlay)?;
         accepted(&cluster, &made).context(overlay)?;
     }
@@ -135,7 +135,7 @@ async fn overlays_can_be_put_into_one() -> Result<()> {
     let mut text = "resources: [../deploy]\n".to_owned();
     let mut patches = "patches:\n".to_owned();
     for overlay in ["registry", "namespace", "default-class"] {
-        let file = checkout().join("overlays").join(overlay);
+        let file = checkout().join("hack/overlays").join(overlay);
         let overlay = fs::read_to_string(file.join("kustomization.yaml"))?;
         for section in sections(&overlay) {
             if let Some(list) = section.strip_prefix("patches:\n") {
@@ -179,7 +179,7 @@ fn sections(text: &str) -> impl Iterator<Item = &str> {
 async fn an_overlay_adds_flags_that_the_programs_know() -> Result<()> {
     let cluster = cluster().await?;
     let plain = kustomized(&cluster, "deploy")?;
-    let mut made = kustomized(&cluster, "overlays/flags")?;
+    let mut made = kustomized(&cluster, "hack/overlays/flags")?;
     accepted(&cluster, &made)?;
     let template = "/spec/template/spec";
     for (kind, binary, added) in [

@@ -1,6 +1,8 @@
 //! `explain` and the status page as the documents say: by `kubectl exec` and `kubectl
 //! port-forward`, without flags.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::cluster_test;
 use macro_rules_attribute::apply;
@@ -36,17 +38,28 @@ async fn programs_explain_themselves_in_their_pods() -> Result<()> {
 async fn the_status_page_is_there_by_port_forward() -> Result<()> {
     let bed = alone("forward").await?;
     let cluster = &bed.cluster;
-    // It runs until the page was read.
+    // It runs until the page was read. The admin's kubeconfig is good on this host.
     let script = format!(
-        "{} --kubeconfig {} -n highwire-system port-forward deployment/highwire-controller 9808 &
+        "{} --kubeconfig {} -n highwire-system port-forward deployment/highwire-controller :9808 \
+           > $0 &
          forward=$!
          trap 'kill $forward' EXIT
-         curl --silent --show-error --fail --retry 50 --retry-connrefused --retry-delay 1 \
-           --header 'Accept: text/html' http://localhost:9808/",
+         until port=$(sed -n 's/^Forwarding from 127.0.0.1:\\([0-9]*\\) .*/\\1/p' $0); [ \"$port\" ]
+         do
+           kill -0 $forward
+           sleep 0.1
+         done
+         curl --silent --show-error --fail --noproxy '*' --header 'Accept: text/html' \
+           http://localhost:$port/",
         cluster.config().controlplane.join("kubectl").display(),
         cluster.kubeconfig().display(),
     );
-    let page = cluster.netns("cp")?.check(&["sh", "-ec", &script])?;
+    let said = tempfile::NamedTempFile::new()?;
+    let mut command = Command::new("timeout");
+    command.args(["60", "sh", "-ec", &script]).arg(said.path());
+    let output = command.output()?;
+    let page = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{output:?}");
     let row = format!("<th scope=\"row\">{}/web</th>", bed.scope.namespace());
     ensure!(page.contains(&row), "{page}");
     Ok(())

@@ -13,9 +13,9 @@ use highwire_e2e::{Cluster, OutsideBox, PrivateCluster, Scope, Svc, highwire, wa
 use serde_json::{Value, json};
 
 /// The class of Services that a box outside serves.
-pub(super) const CLASS: &str = "highwire.dev/external";
+pub(crate) const CLASS: &str = "highwire.dev/external";
 /// The annotation that names their box.
-pub(super) const ANNOTATION: &str = "highwire.dev/external-load-balancer";
+pub(crate) const ANNOTATION: &str = "highwire.dev/external-load-balancer";
 /// The shortest `resyncSeconds`.
 pub(super) const RESYNC: u64 = 10;
 /// For what a request that failed has to be repeated for, ever more slowly.

@@ -1,7 +1,7 @@
 //! Services that a load balancer outside the cluster serves.
 
 mod edge;
-mod front;
+pub(crate) mod front;
 mod harness;
 mod objects;
 mod serving;
