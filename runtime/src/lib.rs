@@ -8,6 +8,7 @@ pub mod errors;
 pub mod heartbeat;
 
 pub mod logging;
+pub mod metrics;
 pub mod mirror;
 pub mod signals;
 pub mod uninstall;
