@@ -25,9 +25,10 @@ use super::{
     report::{Wanted, condition},
 };
 use crate::{
+    decide::Readiness,
     facts::{addresses::HostAddress, host::Host, host::PERIOD},
     metrics::{Metrics, count},
-    table::{DataPath, Elements, KernelTable, notifications::TableEvent},
+    table::{DataPath, Elements, KernelTable, kernel_table::Failure, notifications::TableEvent},
     udp::Frontends,
 };
 
@@ -212,6 +213,7 @@ impl EdgeLoop {
             self.problem.send_replace(Some(message));
             return self.follow(&BoxDecision::default()).await.is_ok();
         };
+        let began = Instant::now();
         let decision = decide(&BoxFacts {
             services: &services,
             advertised,
@@ -220,6 +222,7 @@ impl EdgeLoop {
             sysctls: &self.host.sysctls,
             policy: &self.policy,
         });
+        self.metrics.decided(began.elapsed());
         let followed = self.follow(&decision).await;
         let wanted = asked.into_iter().filter_map(|(key, asked)| {
             let failed = || {
@@ -251,7 +254,10 @@ impl EdgeLoop {
         let served = served
             .filter(|verdict| **verdict == Verdict::Served)
             .count();
-        self.metrics.ready.set(i64::from(result.is_ok()));
+        let failed = |failure: &Failure| Readiness::ApplyFailed(failure.message.clone());
+        let readiness = result.as_ref().err().map(failed);
+        self.metrics
+            .show_readiness(&readiness.unwrap_or(Readiness::Programmed));
         match result {
             Ok(()) => {
                 if self.metrics.services.get() != count(served) {
