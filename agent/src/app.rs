@@ -47,6 +47,9 @@ pub async fn run(config: Config) -> Result<()> {
     let metrics = Metrics::new()?;
     // What was counted before is not of this agent's time.
     metrics.read_connections().await;
+    metrics
+        .lease_duration
+        .set(config.lease_duration.as_secs_f64());
     let sockets = admin::sockets(&config.listen_address, config.port);
     let admin = match Admin::bind(&sockets).await {
         Ok(admin) => admin.refreshed_by(read_counters(&metrics)),

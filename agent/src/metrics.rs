@@ -10,8 +10,8 @@ use highwire_runtime::{
     watch::WatchHealth,
 };
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, core::Collector,
 };
 use tokio::task::spawn_blocking;
 
@@ -77,6 +77,8 @@ pub struct Metrics {
     pub connections: Connections,
     /// When the Lease was last renewed.
     pub lease_renewed: LastTime,
+    /// For how many seconds a renewal is good.
+    pub lease_duration: Gauge,
     ready: IntGauge,
     not_ready: IntGaugeVec,
     report_errors: IntCounterVec,
@@ -195,6 +197,13 @@ impl Metrics {
             lease_renewed: time(
                 "lease_renewed_timestamp_seconds",
                 "When this agent last renewed its Lease; 0 if it has not",
+            )?,
+            lease_duration: add(
+                &registry,
+                Gauge::new(
+                    name("lease_duration_seconds"),
+                    "For how long a renewal of the Lease is good",
+                ),
             )?,
             connections: Connections::new(&registry, &name("connections_total"))?,
             registry: registry.clone(),

@@ -45,6 +45,9 @@ pub async fn run(config: EdgeConfig) -> Result<()> {
     let metrics = Metrics::new()?;
     // What was counted before is not of this agent's time.
     metrics.read_connections().await;
+    metrics
+        .lease_duration
+        .set(config.lease_duration.as_secs_f64());
     let sockets = admin::sockets(&config.listen_address, config.port);
     let admin = Admin::bind(&sockets)
         .await?

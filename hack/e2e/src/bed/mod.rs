@@ -7,6 +7,7 @@ pub mod expect;
 pub mod external;
 pub mod outside_box;
 pub mod pod;
+pub mod prometheus;
 pub mod reported;
 pub mod scope;
 pub mod service;

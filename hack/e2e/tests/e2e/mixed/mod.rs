@@ -17,6 +17,7 @@ mod hosts;
 mod ipv6_only;
 mod leases;
 mod masquerade;
+mod monitoring;
 mod nodes;
 mod ownership;
 mod scale;

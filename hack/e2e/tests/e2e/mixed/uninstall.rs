@@ -288,6 +288,9 @@ fn kustomized(cluster: &Cluster, install: &Install) -> Result<String> {
     let mut files = Vec::new();
     for entry in fs::read_dir(checkout().join("deploy"))? {
         let path = entry?.path();
+        if path.is_dir() {
+            continue;
+        }
         let name = path.file_name().context("a file")?.to_owned();
         fs::copy(&path, dir.join(&name))?;
         files.push(name.to_string_lossy().into_owned());
