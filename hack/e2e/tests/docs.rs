@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::checkout;
 
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
     "README.md",
     "docs/external.md",
+    "docs/monitoring.md",
     "agent/README.md",
     "controller/README.md",
     "hack/e2e/PEERS.md",

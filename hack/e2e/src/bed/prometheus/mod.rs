@@ -81,8 +81,13 @@ impl Prometheus {
         };
         let folder = started.folder();
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-        fs::write(folder.join("rules.yaml"), plain_rules()?)?;
-        fs::write(folder.join("prometheus.yaml"), configuration(cluster)?)?;
+        fs::write(folder.join("highwire.rules.yaml"), plain_rules()?)?;
+        let often = "global: {scrape_interval: 1s, evaluation_interval: 1s}\n";
+        let configuration = documented_configuration(&programs(cluster)?)?;
+        fs::write(
+            folder.join("prometheus.yaml"),
+            often.to_owned() + &configuration,
+        )?;
         let argv = vec![
             program("prometheus")?.display().to_string(),
             format!("--config.file={}", folder.join("prometheus.yaml").display()),
@@ -177,34 +182,73 @@ pub fn plain_rules() -> Result<String> {
     Ok(String::from_utf8(printed.stdout)?)
 }
 
-/// With the names of jobs and instances that `deploy/monitoring/podmonitor.yaml` gives.
-fn configuration(cluster: &Cluster) -> Result<String> {
-    let mut text = "global: {scrape_interval: 1s, evaluation_interval: 1s}\n\
-                    rule_files: [rules.yaml]\n\
-                    scrape_configs:\n"
-        .to_owned();
-    let mut job = |component: &str, targets: &[(&str, SocketAddr)]| {
-        text += &format!("- job_name: highwire-system/highwire-{component}\n  static_configs:\n");
-        for (name, address) in targets {
-            text += &format!("  - {{targets: ['{address}'], labels: {{instance: {name}}}}}\n");
-        }
-    };
-    let mut agents = Vec::new();
-    for name in SERVING {
-        agents.push((
-            name,
-            SocketAddr::new(cluster.node(name)?.addresses()[0], AGENT_PORT),
-        ));
+/// One of our programs, as Prometheus finds its Pod.
+pub struct Target {
+    /// Where it answers.
+    pub address: SocketAddr,
+    /// `agent` or `controller`.
+    pub component: &'static str,
+    /// The name of its Pod.
+    pub pod: String,
+    /// The name of its node.
+    pub node: String,
+}
+
+/// The configuration that `docs/monitoring.md` shows, with these Pods in place of those of the
+/// API server: the distribution's Prometheus cannot ask one.
+pub fn documented_configuration(targets: &[Target]) -> Result<String> {
+    let text = fs::read_to_string(checkout().join("docs/monitoring.md"))?;
+    let block = text.split("```yaml\n").nth(1).context("no configuration")?;
+    let block = block.split("```").next().unwrap_or_default();
+    let (before, asks) = block
+        .split_once("    kubernetes_sd_configs:\n")
+        .context("it finds no Pods")?;
+    let (_, after) = asks
+        .split_once("    relabel_configs:\n")
+        .context("it relabels nothing")?;
+    let mut found = String::new();
+    for target in targets {
+        let Target {
+            address,
+            component,
+            pod,
+            node,
+        } = target;
+        found += &format!(
+            "      - targets: ['{address}']\n        labels:\n          \
+             __meta_kubernetes_pod_label_app_kubernetes_io_name: highwire\n          \
+             __meta_kubernetes_pod_label_app_kubernetes_io_component: {component}\n          \
+             __meta_kubernetes_pod_container_port_name: admin\n          \
+             __meta_kubernetes_pod_name: {pod}\n          \
+             __meta_kubernetes_pod_node_name: {node}\n"
+        );
     }
-    job("agent", &agents);
+    Ok(format!(
+        "{before}    static_configs:\n{found}    relabel_configs:\n{after}"
+    ))
+}
+
+/// The programs that run on a cluster by default.
+fn programs(cluster: &Cluster) -> Result<Vec<Target>> {
+    let mut targets = Vec::new();
+    for node in SERVING {
+        targets.push(Target {
+            address: SocketAddr::new(cluster.node(node)?.addresses()[0], AGENT_PORT),
+            component: "agent",
+            pod: format!("highwire-agent-{node}"),
+            node: node.to_owned(),
+        });
+    }
     let address = cluster.config().ip_family.control_plane();
-    let controllers: Vec<_> = CONTROLLERS
-        .into_iter()
-        .zip(CONTROLLER_PORT..)
-        .map(|(name, port)| (name, SocketAddr::new(address, port)))
-        .collect();
-    job("controller", &controllers);
-    Ok(text)
+    for (name, port) in CONTROLLERS.into_iter().zip(CONTROLLER_PORT..) {
+        targets.push(Target {
+            address: SocketAddr::new(address, port),
+            component: "controller",
+            pod: format!("highwire-controller-{name}"),
+            node: "n1".to_owned(),
+        });
+    }
+    Ok(targets)
 }
 
 fn data<T: DeserializeOwned>(body: &str) -> Result<T> {

@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::{Result, ensure};
 use highwire_e2e::expect::{BOTH, LONG, SHORT, ingress_is, web, web_service};
 use highwire_e2e::prometheus::promql;
-use highwire_e2e::{Prometheus, checkout, cluster_test, wait_for};
+use highwire_e2e::{Programs as _, Prometheus, checkout, cluster_test, wait_for};
 use macro_rules_attribute::apply;
 
 /// Every selector finds series: a query for one that does not exist would find nothing, and
@@ -36,6 +36,13 @@ async fn every_query_of_the_dashboard_and_every_alert_finds_what_it_asks_for() -
         Ok(())
     })
     .await;
+    // The documented relabelling names them.
+    for series in [
+        "up{job=\"highwire-agent\",instance=\"n2\"}",
+        "up{job=\"highwire-controller\",instance=\"highwire-controller-c1\"}",
+    ] {
+        ensure!(prometheus.series(series)?.len() == 1, "{series}");
+    }
 
     let queries = promql::of_dashboard()?;
     for (panel, query) in &queries {
@@ -83,7 +90,6 @@ async fn every_query_of_the_dashboard_and_every_alert_finds_what_it_asks_for() -
 #[apply(cluster_test)]
 async fn every_metric_of_ours_is_documented() -> Result<()> {
     let (cluster, _scope) = web("metrics").await?;
-    use highwire_e2e::Programs as _;
     for (program, document, prefix) in [
         (cluster.agent("n1")?, "agent/README.md", "highwire_agent"),
         (
