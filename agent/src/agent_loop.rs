@@ -186,7 +186,8 @@ impl AgentLoop {
         };
         let last = self.report.take();
         let served = last.as_ref().map(|last| &last.decision.served);
-        let applied = apply(&mut self.table, &mut self.left_out, &facts, served).await;
+        let (table, left_out) = (&mut self.table, &mut self.left_out);
+        let applied = apply(table, left_out, &facts, served, &self.metrics).await;
         let node_uid = facts.node.uid.clone();
         let proxy_mode = facts.proxy.mode;
         let report = match applied {
@@ -305,9 +306,12 @@ async fn apply(
     left_out: &mut LeftOut,
     facts: &Facts<'_>,
     served: Option<&BTreeSet<ServiceKey>>,
+    metrics: &Metrics,
 ) -> Result<Decision, Failure> {
     let path = DataPath::beside(facts.proxy.mode);
+    let began = Instant::now();
     let decision = decide(facts);
+    metrics.decided(began.elapsed());
     let tried = table.is_due();
     let wanted = Elements::of(&decision.plan, path);
     let Err(failure) = table.bring_to(path, &wanted).await else {

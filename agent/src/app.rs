@@ -13,10 +13,7 @@ use highwire_runtime::{
 };
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::{Api, core::DeserializeGuard};
-use tokio::{
-    sync::{mpsc, watch},
-    task::spawn_blocking,
-};
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::{
@@ -28,7 +25,7 @@ use crate::{
     metrics::Metrics,
     report::{Report, writer::Writer},
     start::{self, Started, until_answered},
-    table::{DataPath, Nft, counters, notifications},
+    table::{DataPath, Nft, notifications},
     udp::{self, Cleaner},
 };
 
@@ -49,6 +46,11 @@ pub async fn run(config: Config) -> Result<()> {
         answer => answer,
     };
     let metrics = Metrics::new()?;
+    // What was counted before is not of this agent's time.
+    metrics.read_connections().await;
+    metrics
+        .lease_duration
+        .set(config.lease_duration.as_secs_f64());
     let sockets = admin::sockets(&config.listen_address, config.port);
     let (ask, questions) = mpsc::channel(route::QUESTIONS);
     let admin = match Admin::bind(&sockets).await {
@@ -62,11 +64,8 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let heard = Heartbeat::default();
     let client = client::client(&client::config().await?, &heard, None)?;
-    metrics.registry.register(Box::new(client::Silence::new(
-        "highwire_agent_api_server_silence_seconds",
-        heard.clone(),
-    )?))?;
     let health = WatchHealth::new(metrics.watch_errors.clone());
+    metrics.add_connection(&health, &heard)?;
     let heartbeat = Heartbeat::default();
     let (inputs, received) = mpsc::channel(INPUTS);
     let (reports, reported) = watch::channel(None);
@@ -179,11 +178,7 @@ pub(crate) fn read_counters(metrics: &Metrics) -> Refresh {
     let metrics = metrics.clone();
     Arc::new(move || {
         let metrics = metrics.clone();
-        Box::pin(async move {
-            if let Ok(Ok(counters)) = spawn_blocking(counters::read).await {
-                metrics.show_connections(&counters);
-            }
-        })
+        Box::pin(async move { metrics.read_connections().await })
     })
 }
 

@@ -69,10 +69,6 @@ pub async fn run(config: Config) -> Result<()> {
         .answering_locally(explain::routes(Questions(ask)));
     let (api, heard) = (client::config().await?, Heartbeat::default());
     let client = client::client(&api, &heard, None)?;
-    metrics.registry.register(Box::new(client::Silence::new(
-        "api_server_silence_seconds",
-        heard.clone(),
-    )?))?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         identity = config.identity,
@@ -81,6 +77,7 @@ pub async fn run(config: Config) -> Result<()> {
     );
 
     let health = WatchHealth::new(metrics.watch_errors.clone());
+    metrics.add_connection(&health, &heard)?;
     let heartbeat = Heartbeat::default();
     let (inputs, received) = mpsc::channel(INPUTS);
     let (events, to_send) = mpsc::channel(EVENTS);
@@ -121,7 +118,7 @@ pub async fn run(config: Config) -> Result<()> {
     // Its requests have a deadline, and a connection of their own.
     let for_election = client::client(&api, &heard, Some(election::REQUEST_TIMEOUT))?;
     let leases = Api::<Lease>::namespaced(for_election, &namespace);
-    let election = Election::new(leases, identity.clone());
+    let election = Election::new(leases, identity.clone(), metrics.clone());
     let (is_elected, election_problem) = (election.leading(), election.problem());
     let problems = {
         let health = health.clone();

@@ -27,6 +27,8 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use crate::metrics::Metrics;
+
 /// How long a Lease is good without renewal: the most a dead leader costs.
 pub const LEASE_DURATION: Duration = Duration::from_secs(6);
 
@@ -104,17 +106,22 @@ pub struct Election<S> {
     problem: watch::Sender<Option<String>>,
     /// The Lease as last seen to change, and when that was.
     observed: Option<(Lease, Instant)>,
+    /// Who was last seen to lead; not empty while nobody does.
+    last_leader: Option<String>,
+    metrics: Metrics,
 }
 
 impl<S: LeaseStore> Election<S> {
     /// A candidate of this name, which no other has.
-    pub fn new(store: S, identity: String) -> Self {
+    pub fn new(store: S, identity: String, metrics: Metrics) -> Self {
         Self {
             store,
             identity,
             leading: watch::Sender::new(false),
             problem: watch::Sender::new(None),
             observed: None,
+            last_leader: None,
+            metrics,
         }
     }
 
@@ -225,12 +232,21 @@ impl<S: LeaseStore> Election<S> {
         let is_ours = written.is_some();
         if is_ours {
             self.observe(written);
+            self.metrics.lease_renewed.note();
         }
         Ok(is_ours)
     }
 
-    /// Notes when the Lease was last seen to change.
+    /// Notes when the Lease was last seen to change, and whether the leader has.
     fn observe(&mut self, lease: Option<Lease>) {
+        let spec = lease.as_ref().and_then(|lease| lease.spec.as_ref());
+        let holder = spec.and_then(|spec| spec.holder_identity.clone());
+        if let Some(holder) = holder.filter(|holder| !holder.is_empty()) {
+            let before = self.last_leader.replace(holder);
+            if before.is_some() && before != self.last_leader {
+                self.metrics.leader_changes.inc();
+            }
+        }
         let spec = |lease: &Lease| lease.spec.clone();
         self.observed = lease.map(|lease| {
             let known = self.observed.as_ref();

@@ -84,6 +84,7 @@ struct Candidate {
     network: Arc<Mutex<Network>>,
     leading: watch::Receiver<bool>,
     problem: watch::Receiver<Option<String>>,
+    metrics: Metrics,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -96,12 +97,14 @@ impl Candidate {
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let network = Arc::clone(&store.network);
-        let election = Election::new(store, name.to_owned());
+        let metrics = Metrics::new().unwrap();
+        let election = Election::new(store, name.to_owned(), metrics.clone());
         let stopped = async { stopped.await.unwrap_or_default() };
         Self {
             network,
             leading: election.leading(),
             problem: election.problem(),
+            metrics,
             stop: Some(stop),
             task: tokio::spawn(election.run(stopped)),
         }
@@ -239,4 +242,25 @@ proptest! {
             assert_eq!(leaders(), 1);
         });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_leader_is_counted_once_by_who_sees_it() {
+    let (server, mut one, mut other) = two();
+    one.becomes(true).await;
+    sleep(20 * SECOND).await;
+    let changes = |it: &Candidate| it.metrics.leader_changes.get();
+    assert_eq!((changes(&one), changes(&other)), (0, 0));
+    assert!(one.metrics.lease_renewed.get() > 0.0);
+    assert_eq!(other.metrics.lease_renewed.get(), 0.0);
+
+    // It gives the lead up: nobody has it for a moment.
+    drop(one.stop.take());
+    other.becomes(true).await;
+    sleep(20 * SECOND).await;
+    assert_eq!(changes(&other), 1);
+    assert!(other.metrics.lease_renewed.get() > 0.0);
+    let third = Candidate::start("c3", &server, FAST);
+    sleep(20 * SECOND).await;
+    assert_eq!(changes(&third), 0, "who comes later has seen none");
 }

@@ -150,7 +150,7 @@ impl EventLoop {
         self.reconciler.turn(now);
         self.missing.send_replace(self.reconciler.facts().missing());
         while writes.len() < WRITES
-            && let Some(write) = self.reconciler.next_write(now)
+            && let Some(write) = self.next_write(now)
         {
             let writer = Arc::clone(&self.writer);
             writes.spawn(async move {
@@ -163,6 +163,17 @@ impl EventLoop {
         }
         self.publish();
         self.left.send_replace(self.reconciler.has_left());
+    }
+
+    /// The next write; shows how long it took to decide about what was due.
+    fn next_write(&mut self, now: Now) -> Option<StatusWrite> {
+        let is_due = self.reconciler.is_due(now);
+        let began = Instant::now();
+        let write = self.reconciler.next_write(now);
+        if is_due {
+            self.metrics.decided(began.elapsed());
+        }
+        write
     }
 
     fn publish(&mut self) {
@@ -185,5 +196,7 @@ impl EventLoop {
         );
         self.metrics.states(services, nodes);
         self.metrics.conflicts(self.reconciler.refusals());
+        self.metrics
+            .queue_depth(self.reconciler.queue_depth(Now::read()));
     }
 }

@@ -2,18 +2,26 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use highwire_runtime::{
+    client::Silence,
+    heartbeat::Heartbeat,
+    metrics::{LastTime, add_build_info, process::ProcessMetrics},
+    watch::WatchHealth,
+};
 use prometheus::{
-    Histogram, IntCounterVec, IntGaugeVec, Registry, register_histogram_with_registry,
-    register_int_counter_vec_with_registry, register_int_gauge_vec_with_registry,
+    Histogram, IntCounter, IntCounterVec, IntGaugeVec, Registry, register_histogram_with_registry,
+    register_int_counter_vec_with_registry, register_int_counter_with_registry,
+    register_int_gauge_vec_with_registry,
 };
 
 use crate::{
     decision::{conditions::reasons, eligibility::Node},
     external::updater::Method,
     facts::service::ServiceFacts,
+    queue::Depth,
 };
 
-/// What the names of all metrics begin with.
+/// What the names of all metrics but those of the process begin with.
 const PREFIX: &str = "highwire_controller";
 
 /// All metrics; clones share them.
@@ -23,7 +31,13 @@ pub struct Metrics {
     pub registry: Registry,
     /// Failed watches by kind.
     pub watch_errors: IntCounterVec,
+    /// When this controller last took or renewed the Lease of the leader.
+    pub lease_renewed: LastTime,
+    /// Changes of the leader that this controller has seen.
+    pub leader_changes: IntCounter,
     leader: IntGaugeVec,
+    queue_depth: IntGaugeVec,
+    decision_seconds: Histogram,
     status_writes: IntCounterVec,
     events: IntCounterVec,
     services: IntGaugeVec,
@@ -69,19 +83,46 @@ impl Metrics {
     /// # Errors
     /// If two had the same name, which a test rules out.
     pub fn new() -> prometheus::Result<Self> {
-        let registry = Registry::new_custom(Some(PREFIX.to_owned()), None)?;
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            register_int_counter_vec_with_registry!(name, help, labels, registry)
+        let registry = Registry::new();
+        let name = |suffix: &str| format!("{PREFIX}_{suffix}");
+        let counters = |suffix: &str, help: &str, labels: &[&str]| {
+            register_int_counter_vec_with_registry!(name(suffix), help, labels, registry)
         };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            register_int_gauge_vec_with_registry!(name, help, labels, registry)
+        let gauges = |suffix: &str, help: &str, labels: &[&str]| {
+            register_int_gauge_vec_with_registry!(name(suffix), help, labels, registry)
         };
+        add_build_info(&registry, &name("build_info"), env!("CARGO_PKG_VERSION"))?;
+        registry.register(Box::new(ProcessMetrics::new()?))?;
         let metrics = Self {
             watch_errors: counters("watch_errors_total", "Failed watches", &["kind"])?,
             leader: gauges(
                 "leader",
                 "Whether this controller leads (1) or not (0)",
                 &[],
+            )?,
+            lease_renewed: LastTime::new(
+                &registry,
+                &name("lease_renewed_timestamp_seconds"),
+                "When this controller last took or renewed the leader's Lease; 0 if it has not",
+            )?,
+            leader_changes: register_int_counter_with_registry!(
+                name("leader_changes_total"),
+                "Changes of the leader that this controller has seen",
+                registry
+            )?,
+            queue_depth: gauges(
+                "queue_depth",
+                "Services to decide about: now, later, or once a write of theirs has ended",
+                &["state"],
+            )?,
+            decision_seconds: register_histogram_with_registry!(
+                name("decision_seconds"),
+                "Duration of the decisions about the Services that are due, until one is to be \
+                 written",
+                vec![
+                    0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.02, 0.1
+                ],
+                registry
             )?,
             status_writes: counters(
                 "status_writes_total",
@@ -105,7 +146,7 @@ impl Metrics {
                 &["reason"],
             )?,
             first_address: register_histogram_with_registry!(
-                "first_address_seconds",
+                name("first_address_seconds"),
                 "Time from a new Service to the first address in its status",
                 vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0],
                 registry
@@ -118,6 +159,9 @@ impl Metrics {
             registry,
         };
         metrics.leads(false);
+        metrics.queue_depth(Depth::default());
+        metrics.states([].into_iter(), [].into_iter());
+        metrics.conflicts([].into_iter());
         // A rate needs a zero to start from.
         for result in WRITE_RESULTS {
             metrics.status_writes.with_label_values(&[result]);
@@ -129,6 +173,35 @@ impl Metrics {
             }
         }
         Ok(metrics)
+    }
+
+    /// Adds what is known of the connection to the API server.
+    ///
+    /// # Errors
+    /// If that was added before.
+    pub fn add_connection(
+        &self,
+        health: &WatchHealth,
+        heard: &Heartbeat,
+    ) -> prometheus::Result<()> {
+        let name = |suffix: &str| format!("{PREFIX}_{suffix}");
+        let silence = Silence::new(&name("api_server_silence_seconds"), heard.clone())?;
+        self.registry.register(Box::new(silence))?;
+        let failing = health.failing_seconds(&name("watch_failing_seconds"))?;
+        self.registry.register(Box::new(failing))
+    }
+
+    /// How many Services are in the queue.
+    pub fn queue_depth(&self, depth: Depth) {
+        for (state, services) in depth.states() {
+            let services = i64::try_from(services).unwrap_or(i64::MAX);
+            self.queue_depth.with_label_values(&[state]).set(services);
+        }
+    }
+
+    /// Decisions took so long.
+    pub fn decided(&self, took: Duration) {
+        self.decision_seconds.observe(took.as_secs_f64());
     }
 
     /// A box has taken a request, or not.
@@ -204,6 +277,44 @@ mod tests {
         let value =
             |of: &prometheus::proto::MetricFamily| of.get_metric()[0].get_gauge().get_value();
         assert_eq!(leader.map(value), Some(0.0));
+    }
+
+    #[test]
+    fn what_alerts_ask_for_is_there_before_anything_has_happened() {
+        let metrics = Metrics::new().unwrap();
+        let health = WatchHealth::new(metrics.watch_errors.clone());
+        metrics
+            .add_connection(&health, &Heartbeat::default())
+            .unwrap();
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&metrics.registry.gather())
+            .unwrap();
+        for series in [
+            "leader 0",
+            "leader_changes_total 0",
+            "lease_renewed_timestamp_seconds 0",
+            "queue_depth{state=\"due\"} 0",
+            "status_writes_total{result=\"error\"} 0",
+            "nodes{state=\"out\"} 0",
+            "conflicts{reason=\"HostListener\"} 0",
+            "decision_seconds_count 0",
+            concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            let line = format!("\n{PREFIX}_{series}\n");
+            assert!(text.contains(&line), "{series}: {text}");
+        }
+        assert!(text.contains("\nhighwire_controller_api_server_silence_seconds "));
+        assert!(text.contains("\nprocess_resident_memory_bytes "));
+        metrics.queue_depth(Depth {
+            due: 1,
+            later: 2,
+            writing: 3,
+        });
+        let depth = |state: &str| metrics.queue_depth.with_label_values(&[state]).get();
+        assert_eq!((depth("due"), depth("later"), depth("writing")), (1, 2, 3));
+        metrics.decided(Duration::from_millis(2));
+        let sum = metrics.decision_seconds.get_sample_sum();
+        assert!((sum - 0.002).abs() < 1e-9, "{sum}");
     }
 
     #[test]

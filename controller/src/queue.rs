@@ -96,6 +96,29 @@ pub struct Queue {
     budget: Budget,
 }
 
+/// How many Services there is something to do for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// To decide about now. They wait for the budget, or for a write to end.
+    pub due: usize,
+    /// To decide about at a later time.
+    pub later: usize,
+    /// Being written.
+    pub writing: usize,
+}
+
+impl Depth {
+    /// The counts with their names in metrics.
+    #[must_use]
+    pub fn states(self) -> [(&'static str, usize); 3] {
+        [
+            ("due", self.due),
+            ("later", self.later),
+            ("writing", self.writing),
+        ]
+    }
+}
+
 /// The state of one Service.
 #[derive(Debug, Default)]
 struct Entry {
@@ -169,6 +192,21 @@ impl Queue {
     pub fn next(&self) -> Option<Instant> {
         let next = Rank::ALL.into_iter().filter_map(|rank| self.next_of(rank));
         next.min()
+    }
+
+    /// How many Services are in which state.
+    #[must_use]
+    pub fn depth(&self, now: Instant) -> Depth {
+        let waiting: usize = self.due.iter().map(BTreeSet::len).sum();
+        let begun = |due: &BTreeSet<(Instant, ServiceKey)>| {
+            due.iter().take_while(|(at, _)| *at <= now).count()
+        };
+        let due = self.due.iter().map(begun).sum();
+        Depth {
+            due,
+            later: waiting - due,
+            writing: self.entries.values().filter(|entry| entry.taken).count(),
+        }
     }
 
     fn next_of(&self, rank: Rank) -> Option<Instant> {

@@ -179,3 +179,27 @@ fn a_part_is_due_when_it_should_have_been_another_for_its_delay() {
         Some(start + ms(1400))
     );
 }
+
+#[test]
+fn the_depth_tells_what_is_due_from_what_waits_and_what_is_written() {
+    let (mut queue, start) = (Queue::default(), Instant::now());
+    let depth = |queue: &Queue, at| {
+        let Depth {
+            due,
+            later,
+            writing,
+        } = queue.depth(start + ms(at));
+        [due, later, writing]
+    };
+    for name in ["a", "b", "c"] {
+        queue.touch(&key(name), Rank::First, start);
+    }
+    assert_eq!(depth(&queue, 0), [0, 3, 0]);
+    assert_eq!(depth(&queue, 20), [3, 0, 0]);
+    let first = queue.take(start + ms(20)).unwrap();
+    assert_eq!(depth(&queue, 20), [2, 0, 1]);
+    queue.failed(&first, start + ms(20));
+    assert_eq!(depth(&queue, 20), [2, 1, 0]);
+    queue.forget(&first);
+    assert_eq!(depth(&queue, 20), [2, 0, 0]);
+}

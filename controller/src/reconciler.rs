@@ -38,7 +38,7 @@ use crate::{
     history::History,
     leading::{Leading, News, Role},
     liveness::{AgentLeases, Now},
-    queue::{Part, Rank},
+    queue::{Depth, Part, Rank},
     status_write::{Begun, StatusWrite, WriteResult},
 };
 
@@ -290,6 +290,13 @@ impl Reconciler {
         }
     }
 
+    /// Whether there is a Service to decide about now.
+    #[must_use]
+    pub fn is_due(&self, now: Now) -> bool {
+        let next = self.leading.as_ref().and_then(|it| it.queue.next());
+        next.is_some_and(|at| at <= now.instant)
+    }
+
     /// The next status to be written now. Its end must be reported by [`Self::finish`].
     pub fn next_write(&mut self, now: Now) -> Option<StatusWrite> {
         let cluster = Cluster {
@@ -382,6 +389,13 @@ impl Reconciler {
         let leading = self.leading.as_ref().filter(|_| writable);
         let write = leading.and_then(|leading| leading.queue.next());
         self.leases.next().into_iter().chain(write).min()
+    }
+
+    /// How many Services there is something to do for; none for a follower.
+    #[must_use]
+    pub fn queue_depth(&self, now: Now) -> Depth {
+        let leading = self.leading.as_ref();
+        leading.map_or(Depth::default(), |it| it.queue.depth(now.instant))
     }
 
     /// The states of all Services, for metrics.

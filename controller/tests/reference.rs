@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, env, fmt::Write, fs, iter, path::Path};
 use anyhow::{Context, Result, ensure};
 use clap::{Arg, ArgAction, Command};
 use highwire_controller::metrics::Sending;
-use highwire_runtime::{client::Silence, heartbeat::Heartbeat};
+use highwire_runtime::{heartbeat::Heartbeat, watch::WatchHealth};
 use prometheus::{
     IntCounter, Registry,
     proto::{LabelPair, Metric},
@@ -129,15 +129,11 @@ fn metrics(text: &mut String, title: &str, registry: &Registry) {
 /// The agent's metrics, each with a value: a registry shows no others.
 fn of_agent() -> Result<Registry> {
     let metrics = highwire_agent::metrics::Metrics::new()?;
-    register_silence(
-        &metrics.registry,
-        "highwire_agent_api_server_silence_seconds",
-    )?;
-    metrics.watch_errors.with_label_values(&["Service"]);
+    let health = WatchHealth::new(metrics.watch_errors.clone());
+    health.begins("Service");
+    metrics.add_connection(&health, &Heartbeat::default())?;
     metrics.drift_checks.with_label_values(&["same"]);
-    metrics.report_errors.with_label_values(&["Lease"]);
     metrics.show_conflicts(&[]);
-    metrics.show_connections(&[("rewrite".to_owned(), 0)]);
     metrics.applied("replace", 0, None, 0.0);
     metrics.udp_swept(true);
     is_complete(&metrics.registry, "agent", "highwire_agent_")?;
@@ -147,12 +143,13 @@ fn of_agent() -> Result<Registry> {
 /// The controller's.
 fn of_controller() -> Result<Registry> {
     let metrics = highwire_controller::metrics::Metrics::new()?;
-    register_silence(&metrics.registry, "api_server_silence_seconds")?;
-    metrics.watch_errors.with_label_values(&["Services"]);
+    let health = WatchHealth::new(metrics.watch_errors.clone());
+    health.begins("Service");
+    metrics.add_connection(&health, &Heartbeat::default())?;
     metrics.event("NoReadyNodes", Sending::Sent);
     metrics.states(iter::empty(), iter::empty());
     metrics.conflicts(iter::empty());
-    is_complete(&metrics.registry, "controller", "")?;
+    is_complete(&metrics.registry, "controller", "highwire_controller_")?;
     Ok(metrics.registry)
 }
 
@@ -171,8 +168,9 @@ fn is_complete(registry: &Registry, package: &str, prefix: &str) -> Result<()> {
     let is_name = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     let words: BTreeSet<&str> = source.split('"').filter(is_name).collect();
     for word in words.into_iter().filter(|word| !word.is_empty()) {
-        let other = IntCounter::new(format!("{prefix}{word}"), "another meaning")?;
-        let is_shown = shown.iter().any(|name| name.ends_with(&format!("_{word}")));
+        let name = format!("{prefix}{}", word.trim_start_matches(prefix));
+        let other = IntCounter::new(&name, "another meaning")?;
+        let is_shown = shown.contains(&name);
         let is_free = registry.register(Box::new(other.clone())).is_ok();
         if is_free {
             registry.unregister(Box::new(other))?;
@@ -184,12 +182,6 @@ fn is_complete(registry: &Registry, package: &str, prefix: &str) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// What the programs themselves register when they start.
-fn register_silence(registry: &Registry, name: &str) -> Result<()> {
-    let silence = Silence::new(name, Heartbeat::default())?;
-    Ok(registry.register(Box::new(silence))?)
 }
 
 fn generated() -> Result<String> {

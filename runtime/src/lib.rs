@@ -10,6 +10,7 @@ pub mod heartbeat;
 pub mod http;
 pub mod local;
 pub mod logging;
+pub mod metrics;
 pub mod mirror;
 pub mod printable;
 pub mod signals;

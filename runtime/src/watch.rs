@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::Debug,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,11 @@ use kube::{
         watcher::{self, Event, ExponentialBackoff, watcher},
     },
 };
-use prometheus::IntCounterVec;
+use prometheus::{
+    GaugeVec, IntCounterVec, Opts,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -52,9 +56,12 @@ pub fn paged() -> watcher::Config {
 /// Which watches of a process fail now, and why; clones share it.
 #[derive(Clone, Debug)]
 pub struct WatchHealth {
-    failures: Arc<Mutex<BTreeMap<&'static str, Failure>>>,
+    watches: Arc<Mutex<Watches>>,
     errors: IntCounterVec,
 }
+
+/// The last failure of each watch that has begun, until it works again.
+type Watches = BTreeMap<&'static str, Option<Failure>>;
 
 #[derive(Debug)]
 struct Failure {
@@ -63,24 +70,53 @@ struct Failure {
     message: String,
 }
 
+impl Failure {
+    fn is_over(&self) -> bool {
+        self.last.elapsed() >= HEALTHY_AGAIN
+    }
+}
+
 impl WatchHealth {
     /// Counts errors in `errors`, which has the one label `kind`.
     #[must_use]
     pub fn new(errors: IntCounterVec) -> Self {
         Self {
-            failures: Arc::default(),
+            watches: Arc::default(),
             errors,
         }
+    }
+
+    fn watches(&self) -> MutexGuard<'_, Watches> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The metric of how long each watch has been failing, under that name.
+    ///
+    /// # Errors
+    /// If the name is not valid.
+    pub fn failing_seconds(&self, name: &str) -> prometheus::Result<FailingSeconds> {
+        let help = "For how long a watch has been failing; 0 while it works";
+        Ok(FailingSeconds {
+            health: self.clone(),
+            gauges: GaugeVec::new(Opts::new(name, help), &["kind"])?,
+        })
+    }
+
+    /// A watch begins. It has not failed yet, which the metrics are to show.
+    pub fn begins(&self, kind: &'static str) {
+        self.errors.with_label_values(&[kind]);
+        self.watches().entry(kind).or_default();
     }
 
     /// A text for each watch that fails now.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let failing = failures
+        let watches = self.watches();
+        let failing = watches
             .iter()
-            .filter(|(_, failure)| failure.last.elapsed() < HEALTHY_AGAIN);
+            .filter_map(|(kind, failure)| Some((kind, failure.as_ref()?)));
         failing
+            .filter(|(_, failure)| !failure.is_over())
             .map(|(kind, failure)| {
                 let seconds = failure.since.elapsed().as_secs();
                 format!(
@@ -96,29 +132,48 @@ impl WatchHealth {
         self.errors.with_label_values(&[kind]).inc();
         let message = explain(error);
         let now = Instant::now();
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = failures
-            .get(kind)
-            .filter(|known| known.last.elapsed() < HEALTHY_AGAIN);
+        let mut watches = self.watches();
+        let known = watches.get(kind).and_then(Option::as_ref);
+        let known = known.filter(|known| !known.is_over());
         if known.is_none_or(|known| known.message != message) {
             warn!(kind, "watch failed, will retry: {message}");
         }
         let since = known.map_or(now, |known| known.since);
-        failures.insert(
-            kind,
-            Failure {
-                since,
-                last: now,
-                message,
-            },
-        );
+        let failure = Failure {
+            since,
+            last: now,
+            message,
+        };
+        watches.insert(kind, Some(failure));
     }
 
     fn succeeded(&self, kind: &'static str) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.remove(kind).is_some() {
+        if self.watches().insert(kind, None).flatten().is_some() {
             info!(kind, "watch works again");
         }
+    }
+}
+
+/// The metric of how long each watch has been failing. It is not the time since the last
+/// event: a watch of things that do not change is silent and well.
+#[derive(Debug)]
+pub struct FailingSeconds {
+    health: WatchHealth,
+    gauges: GaugeVec,
+}
+
+impl Collector for FailingSeconds {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauges.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (kind, failure) in self.health.watches().iter() {
+            let failing = failure.as_ref().filter(|failure| !failure.is_over());
+            let seconds = failing.map_or(0.0, |failure| failure.since.elapsed().as_secs_f64());
+            self.gauges.with_label_values(&[*kind]).set(seconds);
+        }
+        self.gauges.collect()
     }
 }
 
@@ -200,6 +255,7 @@ fn events<K>(
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
+    health.begins(kind);
     let backoff = ExponentialBuilder::default()
         .with_min_delay(SHORTEST_DELAY)
         .with_max_delay(LONGEST_DELAY)
@@ -223,4 +279,54 @@ where
             };
             std::future::ready(event)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health() -> WatchHealth {
+        let errors = Opts::new("errors_total", "x");
+        WatchHealth::new(IntCounterVec::new(errors, &["kind"]).unwrap())
+    }
+
+    fn values(metric: &FailingSeconds) -> Vec<f64> {
+        let families = metric.collect();
+        let metrics = families.iter().flat_map(MetricFamily::get_metric);
+        metrics.map(|it| it.get_gauge().get_value()).collect()
+    }
+
+    #[test]
+    fn a_watch_is_a_series_from_its_beginning_and_grows_while_it_fails() {
+        let health = health();
+        let metric = health.failing_seconds("failing_seconds").unwrap();
+        assert!(values(&metric).is_empty());
+        health.begins("Node");
+        assert_eq!(values(&metric), [0.0]);
+        assert_eq!(health.errors.with_label_values(&["Node"]).get(), 0);
+
+        let error = watcher::Error::NoResourceVersion;
+        health.failed("Node", &error);
+        let first = values(&metric)[0];
+        health.failed("Node", &error);
+        while values(&metric)[0] <= first {}
+        assert_eq!(health.errors.with_label_values(&["Node"]).get(), 2);
+        assert_eq!(health.problems().len(), 1);
+
+        health.succeeded("Node");
+        assert_eq!(values(&metric), [0.0]);
+        assert!(health.problems().is_empty());
+    }
+
+    #[test]
+    fn one_that_has_not_failed_for_a_while_works() {
+        let health = health();
+        let metric = health.failing_seconds("failing_seconds").unwrap();
+        health.failed("Node", &watcher::Error::NoResourceVersion);
+        let long_ago = Instant::now().checked_sub(HEALTHY_AGAIN).unwrap();
+        if let Some(Some(failure)) = health.watches().get_mut("Node") {
+            (failure.since, failure.last) = (long_ago, long_ago);
+        }
+        assert_eq!(values(&metric), [0.0]);
+    }
 }

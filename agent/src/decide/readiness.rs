@@ -10,6 +10,13 @@ use highwire_api::{
 use super::{Plan, for_report};
 use crate::facts::{Facts, service_proxy::Failing, sysctls};
 
+const APPLY_FAILED: &str = "ApplyFailed";
+const FORWARDING_DISABLED: &str = "ForwardingDisabled";
+const SERVICE_PROXY_MISSING: &str = "ServiceProxyMissing";
+const NO_ADDRESSES: &str = "NoAddresses";
+const NOT_ENABLED: &str = "NotEnabled";
+const TOO_MANY_CONFLICTS: &str = "TooManyConflicts";
+
 /// Whether this node forwards, and if not, why: the `Ready` condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Readiness {
@@ -71,18 +78,29 @@ impl Readiness {
         *self == Self::Programmed
     }
 
-    /// The reason of the condition, one of a fixed set.
+    /// The reasons that keep a node from being ready.
+    pub const TROUBLES: [&str; 7] = [
+        APPLY_FAILED,
+        FORWARDING_DISABLED,
+        SERVICE_PROXY_MISSING,
+        SERVICE_PROXY_FAILING,
+        NO_ADDRESSES,
+        NOT_ENABLED,
+        TOO_MANY_CONFLICTS,
+    ];
+
+    /// The reason of the condition: `Programmed`, or one of [`Self::TROUBLES`].
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Programmed => "Programmed",
-            Self::ApplyFailed(_) => "ApplyFailed",
-            Self::ForwardingDisabled(_) => "ForwardingDisabled",
-            Self::ServiceProxyMissing => "ServiceProxyMissing",
+            Self::ApplyFailed(_) => APPLY_FAILED,
+            Self::ForwardingDisabled(_) => FORWARDING_DISABLED,
+            Self::ServiceProxyMissing => SERVICE_PROXY_MISSING,
             Self::ServiceProxyFailing(_) => SERVICE_PROXY_FAILING,
-            Self::NoAddresses => "NoAddresses",
-            Self::NotEnabled => "NotEnabled",
-            Self::TooManyConflicts => "TooManyConflicts",
+            Self::NoAddresses => NO_ADDRESSES,
+            Self::NotEnabled => NOT_ENABLED,
+            Self::TooManyConflicts => TOO_MANY_CONFLICTS,
         }
     }
 }

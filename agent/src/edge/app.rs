@@ -44,6 +44,11 @@ pub async fn run(config: EdgeConfig) -> Result<()> {
     let stop = signals::listen().context("cannot listen for signals")?;
     let nft = Nft::new(config.nft).within(config.nft_timeout);
     let metrics = Metrics::new()?;
+    // What was counted before is not of this agent's time.
+    metrics.read_connections().await;
+    metrics
+        .lease_duration
+        .set(config.lease_duration.as_secs_f64());
     let sockets = admin::sockets(&config.listen_address, config.port);
     let (ask, questions) = mpsc::channel(route::QUESTIONS);
     let admin = Admin::bind(&sockets)
@@ -62,6 +67,7 @@ pub async fn run(config: EdgeConfig) -> Result<()> {
         "agent of a box starts"
     );
     let health = WatchHealth::new(metrics.watch_errors.clone());
+    metrics.add_connection(&health, &heard)?;
     let heartbeat = Heartbeat::default();
     let (inputs, received) = mpsc::channel(INPUTS);
     let (wanted, to_write) = watch::channel(report::Wanted::new());

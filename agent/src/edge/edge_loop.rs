@@ -25,10 +25,11 @@ use super::{
     report::{Wanted, condition},
 };
 use crate::{
+    decide::Readiness,
     explain::{self, WantedTable, route::Question},
     facts::{addresses::HostAddress, host::Host, host::PERIOD},
     metrics::{Metrics, count},
-    table::{DataPath, Elements, KernelTable, notifications::TableEvent},
+    table::{DataPath, Elements, KernelTable, kernel_table::Failure, notifications::TableEvent},
     udp::Frontends,
 };
 
@@ -193,6 +194,7 @@ impl EdgeLoop {
             self.decision = Some(decision);
             return followed.is_ok();
         };
+        let began = Instant::now();
         let decision = decide(&BoxFacts {
             services: &services,
             advertised,
@@ -201,6 +203,7 @@ impl EdgeLoop {
             sysctls: &self.host.sysctls,
             policy: &self.policy,
         });
+        self.metrics.decided(began.elapsed());
         let followed = self.follow(&decision).await;
         let wanted = asked.into_iter().filter_map(|(key, asked)| {
             let failed = || {
@@ -247,7 +250,10 @@ impl EdgeLoop {
         let served = served
             .filter(|verdict| **verdict == Verdict::Served)
             .count();
-        self.metrics.ready.set(i64::from(result.is_ok()));
+        let failed = |failure: &Failure| Readiness::ApplyFailed(failure.message.clone());
+        let readiness = result.as_ref().err().map(failed);
+        self.metrics
+            .show_readiness(&readiness.unwrap_or(Readiness::Programmed));
         match result {
             Ok(()) => {
                 if self.metrics.services.get() != count(served) {

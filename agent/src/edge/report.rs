@@ -24,7 +24,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reported};
 
 /// The field manager of what the agent on a box writes.
 const MANAGER: &str = "highwire-edge";
@@ -91,10 +91,7 @@ pub(super) async fn write(client: Client, mut wanted: watch::Receiver<Wanted>, m
             };
             if let Some(failure) = failure {
                 failed = true;
-                metrics
-                    .report_errors
-                    .with_label_values(&["LoadBalancer"])
-                    .inc();
+                metrics.report_failed(Reported::LoadBalancer);
                 if last_failure.as_ref() != Some(&failure) {
                     warn!(service = %key, "cannot report, will retry: {failure}");
                 }
@@ -141,9 +138,12 @@ pub(super) async fn renew(
             Ok(Err(error)) => Some(explain(&error)),
             Err(_) => Some("no answer from the API server".to_owned()),
         };
+        if failure.is_none() {
+            metrics.lease_renewed.note();
+        }
         match &failure {
             Some(message) => {
-                metrics.report_errors.with_label_values(&["Lease"]).inc();
+                metrics.report_failed(Reported::Lease);
                 if failure != last_failure {
                     warn!("cannot renew the Lease {lease}, will retry: {message}");
                 }

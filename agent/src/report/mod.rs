@@ -150,7 +150,7 @@ impl Report {
         metrics.services.set(count(self.decision.served.len()));
         metrics.ports.set(count(self.ports()));
         metrics.show_conflicts(&self.decision.conflicts);
-        metrics.ready.set(i64::from(self.readiness().is_ready()));
+        metrics.show_readiness(self.readiness());
         let observed = i64::try_from(self.observed.0).unwrap_or(i64::MAX);
         metrics.observed.set(observed);
         metrics.awaited.set(count(self.awaited));

@@ -20,7 +20,10 @@ use super::{
     lease::{AgentLease, Observed},
     objects::{CallError, RETRY_PAUSE, call, delete, owned_by_node, patch_or_create},
 };
-use crate::{config::Config, metrics::Metrics};
+use crate::{
+    config::Config,
+    metrics::{Metrics, Reported},
+};
 
 /// Bursts of Service changes are reported together, at most this often …
 const STATUS_PAUSE: Duration = Duration::from_millis(50);
@@ -51,9 +54,6 @@ pub struct Writer {
     status_failure: Option<String>,
     lease_failure: Option<String>,
 }
-
-const STATUS: &str = "LoadBalancerNode";
-const LEASE: &str = "Lease";
 
 impl Writer {
     /// A writer for the agent's node; `node` says its UID while it exists.
@@ -111,7 +111,12 @@ impl Writer {
                     // Without a Lease the node is not live: do not wait for the next renewal.
                     renewal.reset_immediately();
                 }
-                note(STATUS, &mut self.status_failure, result, &self.metrics);
+                note(
+                    Reported::LoadBalancerNode,
+                    &mut self.status_failure,
+                    result,
+                    &self.metrics,
+                );
             }
             tokio::select! {
                 _ = renewal.tick() => {
@@ -122,13 +127,16 @@ impl Writer {
                             .map(|(version, report)| Observed { version, report });
                         let (uid, duration) = (&report.node_uid, self.lease_duration);
                         let result = self.lease.renew(uid, duration, observed).await;
-                        note(LEASE, &mut self.lease_failure, result, &self.metrics);
+                        if result.is_ok() {
+                            self.metrics.lease_renewed.note();
+                        }
+                        note(Reported::Lease, &mut self.lease_failure, result, &self.metrics);
                     }
                 }
                 () = sleep_until(may_write), if waits => {}
                 Some(exists) = exists.recv() => {
                     if std::mem::replace(&mut existed, exists) && !exists {
-                        warn!(object = STATUS, "it was deleted; it is written again while the Node exists");
+                        warn!(object = Reported::LoadBalancerNode.as_str(), "it was deleted; it is written again while the Node exists");
                         (self.written, self.ready, self.version) = (None, None, None);
                     }
                 }
@@ -186,19 +194,20 @@ impl Writer {
 
 /// Counts a failure, and logs it unless it is the same as before.
 fn note(
-    object: &'static str,
+    object: Reported,
     failure: &mut Option<String>,
     result: Result<(), CallError>,
     metrics: &Metrics,
 ) {
     let now = result.err().map(|error| error.to_string());
     if let Some(message) = &now {
-        metrics.report_errors.with_label_values(&[object]).inc();
+        metrics.report_failed(object);
+        let object = object.as_str();
         if *failure != now {
             warn!(object, "cannot write, will retry: {message}");
         }
     } else if failure.is_some() {
-        info!(object, "written again");
+        info!(object = object.as_str(), "written again");
     }
     *failure = now;
 }
@@ -207,7 +216,10 @@ fn note(
 pub async fn withdraw(client: &Client, namespace: &str, node_name: &str) {
     let nodes: Api<LoadBalancerNode> = Api::all(client.clone());
     let lease = AgentLease::new(client, namespace, node_name);
-    tokio::join!(delete(&nodes, node_name, STATUS), lease.delete());
+    tokio::join!(
+        delete(&nodes, node_name, Reported::LoadBalancerNode.as_str()),
+        lease.delete()
+    );
 }
 
 /// Leaves a Lease that is good until another agent is there.

@@ -238,6 +238,8 @@ impl KernelTable {
         let Transaction::Replace(path, _) = transaction else {
             return self.apply(transaction).await;
         };
+        // The counters go with the table that is there.
+        self.metrics.read_connections().await;
         if self.structure_of(*path).is_some() {
             return self.apply(transaction).await;
         }

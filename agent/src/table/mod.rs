@@ -9,6 +9,7 @@
 //! keeps it there.
 
 mod buckets;
+pub mod connections;
 pub mod counters;
 mod data_path;
 mod drift;

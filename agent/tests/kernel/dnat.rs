@@ -129,7 +129,7 @@ pub(super) fn line(stream: &mut TcpStream) -> String {
     text.trim().to_owned()
 }
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     let cluster_ip = |port| plans::forward(Family::V4, Protocol::Tcp, port, "10.96.0.10");
     let node_port = |port, policy| {
         let (slot, mut forward) = cluster_ip(port);
@@ -179,7 +179,7 @@ pub(super) fn between_client_and_pod() -> (Namespace, Namespace) {
 }
 
 /// Such a node with the table; gives the client.
-async fn node() -> Namespace {
+pub(super) async fn node() -> Namespace {
     let (client, pod) = between_client_and_pod();
     command("ip route add 10.96.0.10 via 10.244.1.7");
     command("ip route add fd00:96::10 via fd00:244:1::7");
@@ -204,8 +204,7 @@ async fn node() -> Namespace {
 }
 
 pub(super) async fn counted(name: &str) -> u64 {
-    let counters = counters::read().unwrap();
-    counters.into_iter().find(|(n, _)| n == name).unwrap().1
+    counters::read().unwrap()[name].packets
 }
 
 #[test]

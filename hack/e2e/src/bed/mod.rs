@@ -10,6 +10,7 @@ pub mod external;
 pub mod manifests;
 pub mod outside_box;
 pub mod pod;
+pub mod prometheus;
 pub mod readers;
 pub mod reported;
 pub mod scope;
