@@ -77,7 +77,10 @@ pub(crate) fn all() -> Result<BTreeMap<String, PathBuf>> {
         // Attributes name columns and types.
         let is_code = |line: &&str| {
             let line = line.trim_start();
-            !line.starts_with("//") && !line.contains("column = ") && !line.contains(" = \"")
+            let is_constant = line.contains("const ");
+            !line.starts_with("//")
+                && !line.contains("column = ")
+                && (is_constant || !line.contains(" = \""))
         };
         let literals = code
             .lines()
