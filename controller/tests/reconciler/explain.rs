@@ -61,7 +61,7 @@ fn each_node_says_why_it_is_not_listed() {
 }
 
 #[test]
-fn who_is_ready_and_not_listed_is_told_of_the_limit() {
+fn who_is_ready_and_not_listed_is_shown_the_limit() {
     let mut world = World::new();
     let mut web = service("web");
     web["metadata"]["annotations"] = json!({MAX_ADDRESSES_ANNOTATION: "1"});

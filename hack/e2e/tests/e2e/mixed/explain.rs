@@ -60,7 +60,7 @@ async fn every_controller_says_why_a_node_is_not_listed() -> Result<()> {
 }
 
 #[apply(cluster_test)]
-async fn other_hosts_are_told_no_names() -> Result<()> {
+async fn other_hosts_get_no_names() -> Result<()> {
     let (cluster, _scope) = web("names").await?;
     let outside = cluster.outside();
     let agent = cluster.node("n1")?.v4(AGENT_PORT);

@@ -10,7 +10,7 @@ use highwire_e2e::reported::ports_error;
 use highwire_e2e::{Cluster, Program, Scope, highwire, wait_for};
 use macro_rules_attribute::apply;
 
-/// What a browser takes for an element if it is not told that it is text.
+/// What a browser takes for an element where it stands as it is.
 const HOSTILE: &str = "<img src=x onerror=\"document.body.id='owned'\">";
 
 /// Any controller: followers answer too.
