@@ -8,6 +8,7 @@
 pub mod advertised;
 pub mod arbitration;
 pub mod clients;
+pub mod cluster_ips;
 pub mod external;
 pub mod key;
 pub mod names;
