@@ -50,12 +50,14 @@ fn transfer(cluster: &Cluster, from: IpAddr, to: SocketAddr, pod: &str) -> Resul
     anyhow::bail!("{pod} never answers at {to}")
 }
 
-/// Gives the client the addresses that end in `last`, for as long as the value lives.
+/// Gives the client the addresses that end in `last`, for as long as the value lives. The
+/// other tests' connections are not to come from there: of IPv6 the newest address would be
+/// preferred.
 fn client_addresses(client: &Netns, last: u8) -> Result<Undo> {
     let lines = |verb: &str| {
         format!(
             "addr {verb} 198.51.100.{last}/24 dev eth0\n\
-             addr {verb} 2001:db8:2::{last}/64 dev eth0 nodad"
+             addr {verb} 2001:db8:2::{last}/64 dev eth0 nodad preferred_lft 0"
         )
     };
     Undo::after(client, &lines("add"), lines("del"))
