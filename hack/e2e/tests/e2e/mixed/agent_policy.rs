@@ -1,5 +1,5 @@
-//! An agent speaks for its own node only: each write that is refused, and each that is
-//! not, against the real API server with the tokens that the agents have.
+//! An agent speaks for its own node only, the agent of a box for boxes, and a controller writes
+//! nothing of Services but their status: each write that is refused, and each that is not, against the real API server with the tokens that the agents have.
 
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::Programs as _;
@@ -154,6 +154,45 @@ async fn an_agent_writes_what_is_its_own_nodes_and_nothing_else() -> Result<()> 
     c1.may_not("PATCH", &own_report, &label(), RBAC).await?;
     // People are not agents.
     cluster.kubectl(&["label", "lbn", "n2", "a=b", "--dry-run=server"])?;
+    Ok(())
+}
+
+#[apply(cluster_test)]
+async fn a_controller_writes_the_status_of_services_and_nothing_else_of_them() -> Result<()> {
+    let cluster = cluster().await?;
+    let scope = Scope::new(&cluster, "rights").await?;
+    let service = scope.service("web").load_balancer().class("elsewhere.example/lb");
+    service.tcp(80, 8080).create().await?;
+    let c1 = Holder::of(&cluster, &cluster.controller("c1")?).await?;
+    let path = format!("/api/v1/namespaces/{}/services/web", scope.namespace());
+    let status = format!("{path}/status");
+    let ingress = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "192.0.2.11" }] } } });
+    c1.may("PATCH", &status, &ingress).await?;
+    let policy = "ValidatingAdmissionPolicy 'highwire-controller'";
+    for metadata in [
+        json!({ "labels": { "a": "b" } }),
+        json!({ "annotations": { "external-dns.alpha.kubernetes.io/hostname": "bank.example" } }),
+        json!({ "finalizers": ["example.org/stays"] }),
+        json!({ "ownerReferences": [
+            { "apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "1" }
+        ] }),
+    ] {
+        let lie = json!({ "metadata": metadata });
+        c1.may_not("PATCH", &status, &lie, policy).await?;
+    }
+    // What it has no rights to at all.
+    c1.may_not("PATCH", &path, &label(), RBAC).await?;
+    c1.may_not("DELETE", &path, &Value::Null, RBAC).await?;
+    for path in [
+        "/api/v1/nodes",
+        "/api/v1/namespaces/default/pods",
+        "/api/v1/namespaces/default/secrets",
+        "/api/v1/namespaces/default/configmaps",
+    ] {
+        c1.may_not("POST", path, &json!({}), RBAC).await?;
+    }
+    let secrets = "/api/v1/namespaces/kube-system/secrets/any";
+    c1.may_not("GET", secrets, &Value::Null, RBAC).await?;
     Ok(())
 }
 
