@@ -154,22 +154,27 @@ fn matters(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
 
 /// Of the main table: what a VPN or a VRF has in a table of its own says nothing about
 /// where clients come from.
-fn is_default(route: &RouteMessage) -> bool {
+#[must_use]
+pub fn is_default(route: &RouteMessage) -> bool {
     route.header.destination_prefix_length == 0
         && route.header.kind == RouteType::Unicast
         && route.header.table == RouteHeader::RT_TABLE_MAIN
 }
 
 /// What matters of an interface that is up.
-struct Link {
-    name: String,
-    controller: Option<u32>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// The index of its VRF or bridge.
+    pub controller: Option<u32>,
 }
 
 /// One that an admin has set down is out of service, though the kernel goes on answering
 /// for its IPv4 addresses (it drops IPv6 ones). One without carrier is not: the kernel
 /// answers for its addresses of both families by whatever interface clients come.
-fn link(message: LinkMessage) -> Option<(u32, Link)> {
+#[must_use]
+pub fn link(message: LinkMessage) -> Option<(u32, Link)> {
     if !message.header.flags.contains(LinkFlags::Up) {
         return None;
     }
@@ -250,7 +255,8 @@ fn list(
 }
 
 /// The links a route leaves by: one, or one per next hop of a multipath route.
-fn outputs(route: &RouteMessage) -> Vec<u32> {
+#[must_use]
+pub fn outputs(route: &RouteMessage) -> Vec<u32> {
     route
         .attributes
         .iter()
@@ -265,7 +271,8 @@ fn outputs(route: &RouteMessage) -> Vec<u32> {
 /// The address itself; on point-to-point links IFA_ADDRESS is the peer's
 /// (kernel include/uapi/linux/if_addr.h). An IPv6 address that is still being
 /// checked for duplicates, or was found to be one, does not answer.
-fn local_address(message: &AddressMessage) -> Option<IpAddr> {
+#[must_use]
+pub fn local_address(message: &AddressMessage) -> Option<IpAddr> {
     let not_ours = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
     if message.header.flags.intersects(not_ours) {
         return None;

@@ -111,7 +111,9 @@ pub fn scan() -> Result<Vec<Listener>, ListenerError> {
     Ok(listeners)
 }
 
-fn listener(protocol: Protocol, response: &InetResponse) -> Option<Listener> {
+/// The socket that an answer of the kernel stands for; `None` for one without a port.
+#[must_use]
+pub fn listener(protocol: Protocol, response: &InetResponse) -> Option<Listener> {
     let id = &response.header.socket_id;
     let v6_only = |nla: &Nla| matches!(nla, Nla::SkV6Only(true));
     (id.source_port != 0).then(|| Listener {
@@ -133,7 +135,8 @@ const SCTP_LISTENING: &str = "10";
 
 /// The SCTP sockets that listen, one per address that they are bound to. Lines of
 /// `ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS`, after one that says so.
-fn parse_sctp(text: &str) -> Vec<Listener> {
+#[must_use]
+pub fn parse_sctp(text: &str) -> Vec<Listener> {
     let endpoint = |line: &str| -> Option<Vec<Listener>> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [_, _, _, SCTP_LISTENING, _, port, uid, inode, addresses @ ..] = &fields[..] else {

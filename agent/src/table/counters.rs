@@ -109,7 +109,10 @@ fn counters_of(socket: &Socket, table: u64) -> Result<Reading, NetlinkError> {
     Ok(counters)
 }
 
-fn counter(table: u64, message: &NetfilterMessage) -> Option<(String, Counter)> {
+/// The counter that a message of the kernel is about, and its name; `table` is the number
+/// of its table.
+#[must_use]
+pub fn counter(table: u64, message: &NetfilterMessage) -> Option<(String, Counter)> {
     let NetfilterMessageInner::NfTables(NfTablesMessage::NewObject(attributes)) = &message.inner
     else {
         return None;

@@ -45,7 +45,9 @@ impl Generation {
     }
 }
 
-fn number(answer: &NetfilterMessage) -> Option<u32> {
+/// The number in an answer of the kernel.
+#[must_use]
+pub fn number(answer: &NetfilterMessage) -> Option<u32> {
     let NetfilterMessageInner::NfTables(NfTablesMessage::NewGen(answer)) = &answer.inner else {
         return None;
     };

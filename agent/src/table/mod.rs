@@ -13,7 +13,7 @@ pub mod connections;
 pub mod counters;
 mod data_path;
 mod drift;
-mod generation;
+pub mod generation;
 mod json;
 mod kernel_change;
 pub mod kernel_table;

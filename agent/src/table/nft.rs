@@ -119,6 +119,17 @@ pub struct Listed {
     pub structure: Structure,
 }
 
+impl Listed {
+    /// Reads `nft --json list table inet highwire`.
+    #[must_use]
+    pub fn of(listing: &Value) -> Self {
+        Self {
+            elements: read_elements(listing),
+            structure: Structure::of(listing),
+        }
+    }
+}
+
 /// A runner of nft in this network namespace.
 #[derive(Clone, Debug)]
 pub struct Nft {
@@ -221,10 +232,7 @@ impl Nft {
         let listing = self
             .list_json(&["--json", "list", "table", "inet", TABLE])
             .await?;
-        Ok(listing.map(|listing| Listed {
-            elements: read_elements(&listing),
-            structure: Structure::of(&listing),
-        }))
+        Ok(listing.as_ref().map(Listed::of))
     }
 
     /// What [`Self::list`] says of the structure, without reading the elements.

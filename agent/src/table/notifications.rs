@@ -75,7 +75,7 @@ pub async fn follow<Input>(
 
 /// The transactions that end in this datagram and changed our table. `touched` says
 /// whether the one that has not ended yet did so far.
-fn changes(datagram: &[u8], touched: &mut bool) -> Vec<TableEvent> {
+pub fn changes(datagram: &[u8], touched: &mut bool) -> Vec<TableEvent> {
     let mut events = Vec::new();
     for message in messages(datagram) {
         match message {

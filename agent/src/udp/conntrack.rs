@@ -188,7 +188,8 @@ fn plain(attribute: &ConntrackAttribute) -> DefaultNla {
 
 /// The UDP flow that an entry stands for; `None` for another protocol, or a zone
 /// other than 0.
-fn flow(message: &NetfilterMessage) -> Option<Flow> {
+#[must_use]
+pub fn flow(message: &NetfilterMessage) -> Option<Flow> {
     let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = &message.inner else {
         return None;
     };

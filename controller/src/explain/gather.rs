@@ -37,7 +37,8 @@ pub fn overview(services: &BTreeMap<ServiceKey, History>, cluster: &Cluster<'_>)
 }
 
 fn leader(cluster: &Cluster<'_>) -> Option<String> {
-    cluster.facts.lease(CONTROLLER_LEASE)?.holder.clone()
+    let holder = &cluster.facts.lease(CONTROLLER_LEASE)?.holder;
+    holder.as_deref().map(printable)
 }
 
 pub(super) fn other_nodes(cluster: &Cluster<'_>) -> usize {
@@ -128,13 +129,9 @@ fn node_line(name: &str, node: &Node) -> NodeLine {
     };
     let refused = node.report.iter().flat_map(|report| &report.refused);
     let refused = refused.flat_map(|(service, conflicts)| {
-        conflicts.iter().map(move |one| {
-            format!(
-                "{} of {service} is held by {}",
-                one.port,
-                printable(&one.held_by)
-            )
-        })
+        conflicts
+            .iter()
+            .map(move |one| format!("{} of {service} is held by {}", one.port, one.held_by))
     });
     let addresses = node.facts.external.union(&node.facts.internal);
     NodeLine {

@@ -283,8 +283,10 @@ async fn read(mut response: Response, deadline: Instant) -> Vec<u8> {
     body
 }
 
-/// What an answer says went wrong: its `err`, or else its first line.
-fn message(body: &[u8], secrets: &[String]) -> String {
+/// What an answer says went wrong: its `err`, or else its first line. Without `secrets`,
+/// fit for a log and a status.
+#[must_use]
+pub fn message(body: &[u8], secrets: &[String]) -> String {
     let said = serde_json::from_slice::<Value>(body)
         .ok()
         .and_then(|body| Some(body.get("err")?.as_str()?.trim().to_owned()));

@@ -11,6 +11,7 @@ use highwire_api::{
     node::{Conflict, ConflictReason, ProxyMode, SERVICE_PROXY_FAILING},
     service::AddressType,
 };
+use highwire_runtime::printable::printable;
 use k8s_openapi::api::core::v1::Node;
 use kube::{ResourceExt, core::DeserializeGuard};
 use tracing::warn;
@@ -152,7 +153,7 @@ pub enum AgentReady {
 pub struct PortConflict {
     /// The port.
     pub port: PortKey,
-    /// Who has it, as the agent wrote it.
+    /// Who has it, as the agent wrote it; escaped.
     pub held_by: String,
     /// The kind of holder.
     pub reason: ConflictReason,
@@ -163,7 +164,7 @@ impl PortConflict {
     fn of(conflict: &Conflict) -> Option<Self> {
         Some(Self {
             port: PortKey::new(conflict.protocol, conflict.port.into())?,
-            held_by: conflict.held_by.clone(),
+            held_by: printable(&conflict.held_by),
             reason: conflict.reason,
         })
     }
@@ -199,7 +200,8 @@ pub struct Shown {
 }
 
 impl Report {
-    /// Reads a LoadBalancerNode. One that does not parse must not stop the others.
+    /// Reads a LoadBalancerNode. One that does not parse must not stop the others. Its texts
+    /// are escaped: they get into conditions and Events.
     #[must_use]
     pub fn of(object: &DeserializeGuard<LoadBalancerNode>) -> Self {
         let object = match &object.0 {
@@ -211,7 +213,7 @@ impl Report {
                     "the LoadBalancerNode cannot be read, so the node is not advertised: {error}"
                 );
                 return Self {
-                    agent: AgentReady::Unreadable(error.clone()),
+                    agent: AgentReady::Unreadable(printable(error)),
                     observed: None,
                     version: None,
                     refused: BTreeMap::new(),
@@ -226,14 +228,16 @@ impl Report {
             Some(condition) if condition.reason == SERVICE_PROXY_FAILING => {
                 AgentReady::ServiceProxyFailing
             }
-            Some(condition) => AgentReady::NotReady(condition.reason.clone()),
+            Some(condition) => AgentReady::NotReady(printable(&condition.reason)),
         };
         let mut refused: BTreeMap<ServiceKey, Vec<PortConflict>> = BTreeMap::new();
-        for conflict in &status.conflicts {
+        // No Service has another name.
+        let is_name = |key: &ServiceKey| key.to_string().chars().all(|c| c.is_ascii_graphic());
+        for conflict in status.conflicts.iter().filter(|it| is_name(&it.service)) {
             let conflicts = refused.entry(conflict.service.clone()).or_default();
             conflicts.extend(PortConflict::of(conflict));
         }
-        for service in &status.refused {
+        for service in status.refused.iter().filter(|it| is_name(it)) {
             refused.entry(service.clone()).or_default();
         }
         for conflicts in refused.values_mut() {
@@ -241,7 +245,9 @@ impl Report {
             conflicts.dedup();
             conflicts.shrink_to_fit();
         }
-        let message = status.ready().map(|condition| condition.message.clone());
+        let message = status
+            .ready()
+            .map(|condition| printable(&condition.message));
         Self {
             agent,
             observed: status.observed(),
@@ -266,5 +272,38 @@ impl Report {
         };
         let all = only(one, other).chain(only(other, one));
         all.map(|(key, _)| key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_an_agent_writes_is_only_text() {
+        let conflict = |service: &str| {
+            json!({"service": service, "protocol": "TCP", "port": 80,
+                   "reason": "HostListener", "heldBy": "a\u{1b}[31m\u{202e}\nb"})
+        };
+        let object = json!({
+            "apiVersion": "highwire.dev/v1alpha1", "kind": "LoadBalancerNode",
+            "metadata": {"name": "n1"}, "spec": {},
+            "status": {
+                "conditions": [{"type": "Ready", "status": "False", "reason": "No\u{202e}",
+                                "message": "x\u{7}", "lastTransitionTime": "2026-01-02T03:04:05Z"}],
+                "conflicts": [conflict("shop/web"), conflict("shop/w\u{1b}eb")],
+                "refused": ["shop/\u{202e}late"],
+            },
+        });
+        let report = Report::of(&serde_json::from_value(object).unwrap());
+        assert_eq!(report.agent, AgentReady::NotReady("No\\u{202e}".to_owned()));
+        assert_eq!(report.shown.message, "x\\u{7}");
+        let [(service, conflicts)] = Vec::from_iter(&report.refused)[..] else {
+            panic!("{:?}", report.refused);
+        };
+        assert_eq!(service.to_string(), "shop/web");
+        assert_eq!(conflicts[0].held_by, "a\\u{1b}[31m\\u{202e}\\nb");
     }
 }

@@ -16,7 +16,7 @@ const LONGEST_SILENCE: Duration = Duration::from_mins(1);
 
 /// What it says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct Health {
+pub struct Health {
     #[serde(default, rename = "status")]
     families: BTreeMap<String, FamilyHealth>,
 }
@@ -30,13 +30,15 @@ struct FamilyHealth {
 
 impl Health {
     /// Reads the answer; `None` if it is none.
-    pub(super) fn parse(answer: &str) -> Option<Self> {
+    #[must_use]
+    pub fn parse(answer: &str) -> Option<Self> {
         serde_json::from_str(answer).ok()
     }
 
     /// That it says of itself that it does not follow, which it does when a change has
     /// waited for two of its sync periods (1 min).
-    fn failing(&self) -> Option<Failing> {
+    #[must_use]
+    pub fn failing(&self) -> Option<Failing> {
         let late = self.families.iter().find(|(_, health)| !health.healthy);
         late.map(|(family, health)| Failing::NotSyncing {
             family: family.clone(),

@@ -1,7 +1,7 @@
 //! kube-proxy on this node: its mode, whether it follows the Services, and which it has.
 
 pub mod entrances;
-mod health;
+pub mod health;
 mod http;
 pub mod mode;
 mod syncs;
