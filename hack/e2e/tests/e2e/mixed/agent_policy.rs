@@ -161,7 +161,10 @@ async fn an_agent_writes_what_is_its_own_nodes_and_nothing_else() -> Result<()> 
 async fn a_controller_writes_the_status_of_services_and_nothing_else_of_them() -> Result<()> {
     let cluster = cluster().await?;
     let scope = Scope::new(&cluster, "rights").await?;
-    let service = scope.service("web").load_balancer().class("elsewhere.example/lb");
+    let service = scope
+        .service("web")
+        .load_balancer()
+        .class("elsewhere.example/lb");
     service.tcp(80, 8080).create().await?;
     let c1 = Holder::of(&cluster, &cluster.controller("c1")?).await?;
     let path = format!("/api/v1/namespaces/{}/services/web", scope.namespace());
