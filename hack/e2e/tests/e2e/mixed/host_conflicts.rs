@@ -284,8 +284,11 @@ async fn the_port_of_its_own_pod_that_leaves_is_not_kept_from_a_service() -> Res
     ingress_is(&service, &BOTH).await;
     let n1 = cluster.node("n1")?;
     ensure!(answers(&client, n1.v4(port)).await.pod == "traefik-1");
+    // As a kubelet does it: the object goes when the process has ended. Were it the other way
+    // round, the socket would be nobody's for a moment, and a conflict.
     let gone = Pod::find(&cluster, scope.namespace(), "traefik-1")?;
-    gone.delete(&cluster).await?;
+    gone.stop()?;
+    gone.delete_object(&cluster).await?;
     let reply = answers(&client, n1.v4(port)).await;
     ensure!(reply.pod == "traefik-2", "{reply:?}");
     // Another Service's wish makes the agents read the sockets anew and decide.
