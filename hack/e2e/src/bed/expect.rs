@@ -199,7 +199,7 @@ pub async fn refuses_without_local_endpoints(cluster: &Cluster, to: SocketAddr) 
         .nodes()
         .into_iter()
         .find(|node| node.addresses().contains(&to.ip()));
-    let mode = node.map(|node| cluster.config().proxy_modes.on(node.index));
+    let mode = node.and_then(|node| cluster.config().proxy_modes.on(node.index));
     if mode.is_none_or(ProxyMode::refuses_without_local_endpoints) {
         return refuses(&client, to).await;
     }

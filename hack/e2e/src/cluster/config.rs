@@ -53,18 +53,31 @@ pub enum ProxyModes {
     Ipvs,
     /// nftables on n1, n3, …; iptables on n2, n4, ….
     Mixed,
+    /// No node has a kube-proxy, so nobody answers at ClusterIPs and NodePorts.
+    None,
 }
 
 impl ProxyModes {
-    /// The mode on node `index`.
-    pub fn on(self, index: u8) -> ProxyMode {
+    /// The mode of the kube-proxy on node `index`, if one is started there.
+    pub fn on(self, index: u8) -> Option<ProxyMode> {
         match self {
-            Self::Iptables => ProxyMode::Iptables,
-            Self::Nftables => ProxyMode::Nftables,
-            Self::Ipvs => ProxyMode::Ipvs,
-            Self::Mixed if index % 2 == 1 => ProxyMode::Nftables,
-            Self::Mixed => ProxyMode::Iptables,
+            Self::Iptables => Some(ProxyMode::Iptables),
+            Self::Nftables => Some(ProxyMode::Nftables),
+            Self::Ipvs => Some(ProxyMode::Ipvs),
+            Self::Mixed if index % 2 == 1 => Some(ProxyMode::Nftables),
+            Self::Mixed => Some(ProxyMode::Iptables),
+            Self::None => None,
         }
+    }
+
+    /// Whether kube-proxies are started with the cluster.
+    pub fn has_any(self) -> bool {
+        self != Self::None
+    }
+
+    /// What node `index` reports as its `proxyMode`.
+    pub fn reported_by(self, index: u8) -> &'static str {
+        self.on(index).map_or("none", ProxyMode::as_str)
     }
 
     /// As the command line has it.
@@ -74,6 +87,7 @@ impl ProxyModes {
             Self::Nftables => "nftables",
             Self::Ipvs => "ipvs",
             Self::Mixed => "mixed",
+            Self::None => "none",
         }
     }
 }
@@ -171,6 +185,11 @@ impl Config {
             apiserver.display()
         );
         if let NodeKind::Kubelet(containers) = &self.node_kind {
+            ensure!(
+                self.proxy_modes.has_any(),
+                "Pods of kubelets reach the API server by its ClusterIP: --kubelet needs a \
+                 kube-proxy"
+            );
             let containerd = containers.containerd.join("containerd");
             ensure!(
                 containerd.exists(),

@@ -110,7 +110,9 @@ pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<(Cluster, Lifelin
     }
     let mut proxies = Vec::new();
     for index in 1..=config.nodes {
-        let mode = config.proxy_modes.on(index);
+        let Some(mode) = config.proxy_modes.on(index) else {
+            continue;
+        };
         let proxy = start(&state, kubeproxy::spec(&state, config, index, mode)?)?;
         if is_slow() {
             proxy_works(index, &proxy).await?;
@@ -234,8 +236,8 @@ async fn boot(state: &State, config: &Config, containers: &Containers, index: u8
     start(state, kubelet::kubelet(state, config, index)?).map(drop)
 }
 
-/// Ends a node's kube-proxy and starts one in that mode, which finds its programs in the
-/// folders of `path` first.
+/// Ends a node's kube-proxy, if it has one, and starts one in that mode, which finds its
+/// programs in the folders of `path` first.
 pub fn change_proxy_mode(
     cluster: &Cluster,
     node: &Node,

@@ -78,6 +78,11 @@ impl Programs for Cluster {
 
 impl Program {
     fn agent(cluster: &Cluster, node: &Node) -> Self {
+        // Many tests wait until a listener's port is free again.
+        let mut argv = vec!["--listener-hold-down=2s".to_owned()];
+        if cluster.config().proxy_modes.on(node.index).is_none() {
+            argv.push("--service-proxy=none".into());
+        }
         Self {
             cluster: cluster.clone(),
             unit: cluster.unit(&format!("agent-{}", node.name)),
@@ -85,8 +90,7 @@ impl Program {
             workload: Workload::new(Kind::Agent, &node.name, &node.name),
             capabilities: AGENT_CAPABILITIES,
             binary: binary(cluster, "HIGHWIRE_AGENT", "highwire-agent"),
-            // Many tests wait until a listener's port is free again.
-            argv: vec!["--listener-hold-down=2s".into()],
+            argv,
             env: vec![
                 ("NODE_NAME".into(), node.name.clone()),
                 ("POD_IP".into(), node.addresses()[0].to_string()),

@@ -2,9 +2,12 @@
 //!
 //! The folder says where a test runs. `each_mode/`: what is about the path of packets or
 //! about kube-proxy's mode, on a cluster of each mode. `mixed/`: all else, once, on a
-//! cluster whose nodes' kube-proxies run in different modes. `node/`: `deploy/` as shipped, on
+//! cluster whose nodes' kube-proxies run in different modes. `without_proxy/`: what is so only
+//! without a kube-proxy, on a cluster that has none (`hack/test cluster none`, which runs
+//! `each_mode/` and some of `mixed/` too). `node/`: `deploy/` as shipped, on
 //! nodes with kubelets and containerd (`hack/test node`).
 
 mod each_mode;
 mod mixed;
 mod node;
+mod without_proxy;

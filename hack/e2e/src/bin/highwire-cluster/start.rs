@@ -23,7 +23,8 @@ pub(crate) struct Up {
     /// How many nodes.
     #[arg(long, default_value_t = 3)]
     nodes: u8,
-    /// The kube-proxies' mode; mixed is nftables on every other node.
+    /// The kube-proxies' mode; mixed is nftables on every other node, with none there are no
+    /// kube-proxies.
     #[arg(long, value_enum, default_value = "iptables")]
     proxy_mode: ProxyModes,
     /// The shortest time between two syncs of a kube-proxy, 100ms if not given; upstream's

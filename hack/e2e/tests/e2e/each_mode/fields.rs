@@ -164,8 +164,21 @@ async fn internal_traffic_policy_local_does_not_restrict_clients_from_outside() 
         })
         .await;
     }
-    // At the ClusterIP the policy holds: of clients on a node only its own Pods answer, and
-    // on n3, which has none, kube-proxy drops what comes.
+    Ok(())
+}
+
+/// Of clients on a node only its own Pods answer, and on n3, which has none, kube-proxy drops
+/// what comes.
+#[apply(cluster_test)]
+async fn internal_traffic_policy_local_holds_at_the_cluster_ip() -> Result<()> {
+    let (cluster, scope) = web("innermost").await?;
+    let port = scope.free_port()?;
+    let service = scope.service("web").load_balancer().tcp(port, 8080);
+    let service = service
+        .spec("internalTrafficPolicy", json!("Local"))
+        .create()
+        .await?;
+    ingress_is(&service, &BOTH).await;
     let cluster_ip = SocketAddr::new(service.cluster_ip()?, port);
     for (node, own) in [("n1", "web-1"), ("n2", "web-2")] {
         let from = cluster.node(node)?.netns().clone();
@@ -209,11 +222,15 @@ async fn named_targets_several_ports_and_app_protocols_work() -> Result<()> {
         all_answer(&["a", "b"], || client.http_get(n2.v4(port), SHORT)).await;
     }
     all_answer(&["a", "b"], || client.udp_ask(n2.v4(ports[0]), SHORT)).await;
+    let map = match cluster.config().proxy_modes.has_any() {
+        true => "clusterip4",
+        false => "target4",
+    };
     let table = n2
         .netns()
-        .check(&["nft", "list", "map", "inet", "highwire", "clusterip4"])?;
+        .check(&["nft", "list", "map", "inet", "highwire", map])?;
     ensure!(
-        table.contains(&format!("sctp . {} :", ports[2])),
+        table.contains(&format!("sctp . {} ", ports[2])),
         "SCTP is programmed too: {table}"
     );
     refuses(&client, n2.v4(ports[2])).await; // by TCP nobody is there

@@ -46,7 +46,7 @@ async fn local_service(scope: &Scope, tcp: u16, udp: u16) -> Result<Svc> {
 }
 
 /// Waits until kube-proxy's health check of the Service says whether the node has a
-/// ready endpoint.
+/// ready endpoint. Where there is no kube-proxy, nobody answers at healthCheckNodePorts.
 async fn health_check_says(
     cluster: &Cluster,
     service: &Svc,
@@ -54,6 +54,11 @@ async fn health_check_says(
     ready: bool,
 ) -> Result<()> {
     let to = cluster.node(node)?.v4(service.health_check_node_port()?);
+    if !cluster.config().proxy_modes.has_any() {
+        let answer = cluster.outside().http_text(to, "/", SHORT);
+        ensure!(answer == Err(ConnectError::Refused), "{answer:?}");
+        return Ok(());
+    }
     wait_for(
         &format!("health check of {node}: {ready}"),
         LONG,

@@ -361,11 +361,14 @@ async fn kubectl_get_lbn_shows_what_the_node_does() -> Result<()> {
             ],
         "{columns}"
     );
-    let mode = cluster.config().proxy_modes.on(1).as_str();
-    ensure!(
-        columns.contains("True") && columns.contains(mode),
-        "{columns}"
-    );
+    let mode = cluster.config().proxy_modes.reported_by(1);
+    let row: Vec<&str> = columns
+        .lines()
+        .nth(1)
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    ensure!(row.contains(&"True") && row[4] == mode, "{columns}");
     ensure!(
         columns.contains("192.0.2.11") && columns.contains("2001:db8:1::11"),
         "{columns}"

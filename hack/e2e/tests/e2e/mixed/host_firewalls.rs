@@ -110,7 +110,15 @@ impl<'a> Bed<'a> {
     }
 
     /// Where nobody lets Pods' traffic through, a Service is answered if its NodePort is.
+    /// Without a kube-proxy there are no NodePorts, and clients are dropped as the host wants.
     async fn is_as_at_the_node_port(&self) -> Result<()> {
+        if !self.cluster.config().proxy_modes.has_any() {
+            for to in self.at(self.cluster_port) {
+                let outcome = self.cluster.outside().http_get(to, SHORT);
+                ensure!(outcome == Err(ConnectError::Timeout), "{to}: {outcome:?}");
+            }
+            return Ok(());
+        }
         for (service, port) in self
             .services
             .iter()
