@@ -91,7 +91,7 @@ impl AgentLoop {
     ) -> Self {
         let policy = config.policy.clone();
         Self {
-            sources: Sources::new(policy, config.listener_hold_down),
+            sources: Sources::new(config.node_name.clone(), policy, config.listener_hold_down),
             table: KernelTable::new(nft, metrics.clone()),
             node_name: config.node_name.clone(),
             metrics,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, pin::pin, sync::Arc};
 
 use anyhow::{Context, Result, bail};
-use highwire_api::{LoadBalancerNode, Protocol};
+use highwire_api::{LoadBalancerNode, Protocol, node::ProxyMode};
 use highwire_runtime::{
     admin::{self, Admin, AdminError, Refresh},
     client,
@@ -20,7 +20,12 @@ use crate::{
     agent_loop::{AgentLoop, Input},
     config::Config,
     explain::route,
-    facts::{News, addresses, listeners, service_proxy},
+    facts::{
+        News, addresses,
+        endpoints::{watch_slices, while_needed},
+        listeners,
+        service_proxy::{self, Expected},
+    },
     leave::Lifecycle,
     metrics::Metrics,
     report::{Report, writer::Writer},
@@ -41,7 +46,11 @@ pub async fn run(config: Config) -> Result<()> {
     let stop = signals::listen().context("cannot listen for signals")?;
     let nft = Nft::new(config.nft.clone()).within(config.nft_timeout);
     // Before anything else: what nft refuses for good ends the agent with the remedy.
-    let answer = match start::ask(&nft, &DataPath::BESIDE_PROXY).await {
+    let paths: &[DataPath] = match config.service_proxy {
+        Expected::None => &[DataPath::Direct],
+        Expected::Auto | Expected::KubeProxy => &DataPath::BESIDE_PROXY,
+    };
+    let answer = match start::ask(&nft, paths).await {
         Err(error) if !error.is_late() => return Err(error.into()),
         answer => answer,
     };
@@ -96,7 +105,7 @@ pub async fn run(config: Config) -> Result<()> {
     let node = config.node_name.as_str();
     let lifecycle = Lifecycle::new(client.clone(), &config);
     let Started { version, left } = tokio::select! {
-        started = until_answered(answer, async || start::ask(&nft, &DataPath::BESIDE_PROXY).await, |error| {
+        started = until_answered(answer, async || start::ask(&nft, paths).await, |error| {
             heartbeat.beat();
             slow_nft.send_replace(Some(error.to_string()));
         }) => started?,
@@ -133,6 +142,8 @@ pub async fn run(config: Config) -> Result<()> {
     // Only whether it exists matters, so a report that cannot be parsed is fine.
     let node_reports = Api::<DeserializeGuard<LoadBalancerNode>>::all(client.clone());
 
+    let (pick_pods, picks_pods) = watch::channel(false);
+
     let ended = tokio::select! {
         () = follow("Service", services, paged(), health.clone(), inputs.clone(),
             |event| Input::News(News::Service(Box::new(event)))) => "watching Services",
@@ -152,9 +163,15 @@ pub async fn run(config: Config) -> Result<()> {
             result.context("cannot follow the host's addresses")?;
             "following the host's addresses"
         }
-        () = service_proxy::follow(inputs.clone(), |proxy| Input::News(News::Proxy(proxy))) => {
-            "following kube-proxy"
-        }
+        () = service_proxy::follow(config.service_proxy, inputs.clone(), |proxy| {
+            pick_pods.send_replace(proxy.mode == Some(ProxyMode::Absent));
+            Input::News(News::Proxy(proxy))
+        }) => "following kube-proxy",
+        () = while_needed(picks_pods, async || {
+            watch_slices(&client, health.clone(), inputs.clone(), |event| {
+                Input::News(News::EndpointSlice(Box::new(event)))
+            }).await;
+        }) => "watching EndpointSlices",
         result = notifications::follow(inputs.clone(), Input::Table) => {
             result.context("cannot listen to nftables' notifications")?;
             "listening to nftables"

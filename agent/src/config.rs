@@ -10,7 +10,7 @@ use highwire_api::{ClassPolicy, names::SYSTEM_NAMESPACE};
 use highwire_runtime::{explain::Output, logging::LogFormat};
 use ipnet::IpNet;
 
-use crate::port_ranges::PortRanges;
+use crate::{facts::service_proxy::Expected, port_ranges::PortRanges};
 
 /// What `--reserved-ports` is by default: SSH; BGP; etcd; the API server; our own two;
 /// kubelet, kube-proxy, kube-controller-manager and kube-scheduler (kubernetes.io "Ports
@@ -109,6 +109,9 @@ pub struct Config {
     /// Which Services this node serves, and where.
     #[command(flatten)]
     pub policy: Policy,
+    /// Who picks the Pods of Services on this node.
+    #[arg(long, value_enum, default_value_t)]
+    pub service_proxy: Expected,
     /// How long a listener of the host keeps its port after it is gone, such as 60s or
     /// 2m; 0 for not at all.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]

@@ -23,6 +23,8 @@ mod ipvs;
 mod left_out;
 #[path = "kernel/nft_versions.rs"]
 mod nft_versions;
+#[path = "kernel/pods.rs"]
+mod pods;
 #[path = "kernel/sctp.rs"]
 mod sctp;
 #[path = "kernel/service_proxy.rs"]

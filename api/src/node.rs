@@ -91,7 +91,7 @@ pub struct LoadBalancerNodeStatus {
     #[serde(default)]
     #[schemars(extend("maxItems" = 10_000))]
     pub addresses: Vec<String>,
-    /// How kube-proxy works on this node.
+    /// How kube-proxy works on this node; `none` if the node does without one.
     #[serde(default)]
     #[schemars(with = "Option<String>", extend("maxLength" = 64, "pattern" = "^[a-z]+$"))]
     pub proxy_mode: Option<ProxyMode>,
@@ -199,7 +199,7 @@ impl ConflictReason {
     }
 }
 
-/// How kube-proxy implements Services on a node.
+/// How kube-proxy implements Services on a node, if it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyMode {
@@ -209,19 +209,23 @@ pub enum ProxyMode {
     Nftables,
     /// `--proxy-mode=ipvs`.
     Ipvs,
+    /// There is no kube-proxy, and Highwire itself picks the Pods.
+    #[serde(rename = "none")]
+    Absent,
     /// One that only a newer version knows.
     #[serde(other)]
     Other,
 }
 
 impl ProxyMode {
-    /// Its name, as in kube-proxy's `--proxy-mode`.
+    /// Its name, as in kube-proxy's `--proxy-mode`, or `none`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
             Self::Ipvs => "ipvs",
+            Self::Absent => "none",
             Self::Other => "other",
         }
     }

@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
     num::NonZeroU16,
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
@@ -89,6 +90,22 @@ pub enum TrafficPolicy {
     Local,
 }
 
+/// Whether a client keeps its Pod (`spec.sessionAffinity`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Affinity {
+    /// Each connection may get another one.
+    None,
+    /// By its address (`ClientIP`), until it has made no connection for so long.
+    Client {
+        /// From 1 s to a day.
+        timeout: Duration,
+    },
+}
+
+/// What `timeoutSeconds` is by default (`DefaultClientIPServiceAffinitySeconds` of
+/// `k8s.io/api/core/v1`).
+const AFFINITY_TIMEOUT: Duration = Duration::from_secs(10_800);
+
 /// What a Service of ours asks for. Two equal values need the same rules on
 /// every node, so a change of anything else in the Service changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +128,8 @@ pub struct ServiceSpec {
     pub entrance: Entrance,
     /// Which nodes' Pods get its traffic.
     pub external_policy: TrafficPolicy,
+    /// Whether its clients keep their Pods.
+    pub affinity: Affinity,
     /// Which nodes serve it.
     pub node_selector: NodeSelector,
     /// Which of their addresses are advertised.
@@ -283,6 +302,7 @@ fn read(service: &Service, spec: &ApiSpec, node_ports: Option<NodePortsFor>) -> 
         } else {
             TrafficPolicy::Cluster
         },
+        affinity: affinity(spec),
         node_selector,
         address_type,
         max_addresses,
@@ -362,6 +382,18 @@ fn needs_node_ports(spec: &ApiSpec) -> Option<NodePortsFor> {
     .into_iter()
     .find(|(_, policy)| is_local(policy.as_ref()))
     .map(|(field, _)| NodePortsFor::Local(field))
+}
+
+fn affinity(spec: &ApiSpec) -> Affinity {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return Affinity::None;
+    }
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config.and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+    let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    Affinity::Client {
+        timeout: seconds.map_or(AFFINITY_TIMEOUT, Duration::from_secs),
+    }
 }
 
 fn is_local(policy: Option<&String>) -> bool {

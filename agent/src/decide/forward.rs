@@ -15,7 +15,7 @@ use highwire_api::{
 };
 use ipnet::IpNet;
 
-use super::backends::Backends;
+use super::backends::{Answering, Backends};
 use crate::facts::endpoints::ServicePortName;
 
 /// Where the first packet of a connection is sent, so that kube-proxy's own
@@ -106,12 +106,20 @@ pub fn sockets(slot: Slot, addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item =
     of_family.map(move |address| SocketAddr::new(*address, slot.port.port.get()))
 }
 
+/// Who picks the Pod of a connection.
+pub(super) enum Picker<'a> {
+    /// kube-proxy, on a node with these primary addresses.
+    ServiceProxy(&'a BTreeMap<Family, IpAddr>),
+    /// Our own rules, from these.
+    Rules(Answering<'a>),
+}
+
 /// What a Service asks of this node, by slot in order: its ports in those of its families in
-/// which the node has an address, with the node's `primary` addresses.
+/// which the node has an address.
 pub(super) fn forwards(
     spec: &ServiceSpec,
     families: &BTreeSet<Family>,
-    primary: &BTreeMap<Family, IpAddr>,
+    picker: &Picker<'_>,
 ) -> Vec<(Slot, Forward)> {
     let mut forwards = Vec::new();
     for family in families {
@@ -119,9 +127,15 @@ pub(super) fn forwards(
             continue;
         };
         for (key, port) in &spec.ports {
-            let target = match spec.entrance {
-                Entrance::ClusterIp => Some(Target::ClusterIp(cluster_ip)),
-                Entrance::NodePort => {
+            let target = match (picker, spec.entrance) {
+                (Picker::Rules(answering), _) => {
+                    let backends = answering.backends(spec, *key, port, *family);
+                    Some(Target::Backends(backends))
+                }
+                (Picker::ServiceProxy(_), Entrance::ClusterIp) => {
+                    Some(Target::ClusterIp(cluster_ip))
+                }
+                (Picker::ServiceProxy(primary), Entrance::NodePort) => {
                     let node_port = primary.get(family).zip(port.node_port);
                     node_port.map(|(address, port)| Target::NodePort {
                         address: *address,

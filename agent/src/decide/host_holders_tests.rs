@@ -85,6 +85,7 @@ fn holder_of(
         listeners: &listeners,
         sysctls: &Sysctls::default(),
         proxy: &ServiceProxy::default(),
+        slices: None,
         policy: &Policy {
             reserved_ports: reserved.parse().unwrap(),
             ..Policy::default()

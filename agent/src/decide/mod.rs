@@ -24,13 +24,13 @@ use highwire_api::{
 
 pub(crate) use self::{addresses::served_addresses, host_holders::slots};
 pub use self::{
-    backends::{Backends, Choice},
+    backends::{Answering, Backends, Choice},
     conflicts::for_report,
     forward::{Forward, Plan, Target, sockets},
     readiness::Readiness,
 };
 use self::{
-    forward::forwards,
+    forward::{Picker, forwards},
     host_holders::HostHolders,
     source_ranges::{MOST_ON_NODE, without_room},
 };
@@ -101,11 +101,15 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     let own: BTreeSet<IpAddr> = addresses.union(&node.addresses).copied().collect();
     let families: BTreeSet<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
     let host = HostHolders::new(facts, &addresses);
+    let picker = match facts.slices {
+        Some(slices) => Picker::Rules(Answering::new(slices.values(), &node.labels)),
+        None => Picker::ServiceProxy(&node.primary),
+    };
     let ours = facts.services.values().filter_map(|it| it.ours.as_deref());
     let (left_out, candidates): (Vec<_>, Vec<_>) = ours
         .filter(|ours| ours.spec.node_selector.matches(&node.labels))
         .map(|ours| Candidate {
-            forwards: forwards(&ours.spec, &families, &node.primary),
+            forwards: forwards(&ours.spec, &families, &picker),
             ours,
         })
         .filter(|candidate| !candidate.forwards.is_empty())

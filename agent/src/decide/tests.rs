@@ -120,6 +120,7 @@ impl Known {
             listeners: &self.listeners,
             sysctls: &self.sysctls,
             proxy: &self.proxy,
+            slices: None,
             policy: &Policy::default(),
             left_out: &self.left_out,
         })

@@ -151,6 +151,7 @@ fn forwards(
             let forward = Forward {
                 target: Target::Backends(Backends {
                     targets,
+                    draining: BTreeSet::new(),
                     choice: match spec.session_affinity {
                         SessionAffinity::None => Choice::Random,
                         SessionAffinity::ClientIp => Choice::ByClient,

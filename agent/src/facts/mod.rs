@@ -17,14 +17,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{PortKey, ServiceKey};
+use highwire_api::{PortKey, ServiceKey, node::ProxyMode};
 use highwire_runtime::mirror::Mirror;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::{
+    core::v1::{Node, Pod, Service},
+    discovery::v1::EndpointSlice,
+};
 use kube::runtime::watcher::Event;
 use tracing::info;
 
 use self::{
     addresses::HostAddress,
+    endpoints::{Kept, Slice},
     host::Host,
     listener_history::Listeners,
     node::NodeFacts,
@@ -52,6 +56,8 @@ pub struct Facts<'a> {
     pub sysctls: &'a Sysctls,
     /// What is known of kube-proxy here.
     pub proxy: &'a ServiceProxy,
+    /// The EndpointSlices by `namespace/name`, if there is no kube-proxy to follow them.
+    pub slices: Option<&'a BTreeMap<String, Slice>>,
     /// What the admin has decided.
     pub policy: &'a Policy,
     /// The Services that are left out because nft refuses them, each with the text of its conflict.
@@ -71,11 +77,14 @@ pub enum News {
     Addresses(Vec<HostAddress>),
     /// This is now known of kube-proxy.
     Proxy(ServiceProxy),
+    /// An EndpointSlice changed. They count while there is no kube-proxy.
+    EndpointSlice(Box<Event<EndpointSlice>>),
 }
 
 /// The facts as far as they are known.
 #[derive(Debug)]
 pub struct Sources {
+    node_name: String,
     policy: Policy,
     services: Services,
     node: Option<NodeFacts>,
@@ -84,13 +93,16 @@ pub struct Sources {
     host: Host,
     /// `None` until it was searched for.
     proxy: Option<ServiceProxy>,
+    slices: Mirror<Slice>,
 }
 
 impl Sources {
-    /// Nothing is known yet. A listener that is gone keeps its port for `hold_down`.
+    /// Nothing is known yet, on the node of that name. A listener that is gone keeps its port
+    /// for `hold_down`.
     #[must_use]
-    pub fn new(policy: Policy, hold_down: Duration) -> Self {
+    pub fn new(node_name: String, policy: Policy, hold_down: Duration) -> Self {
         Self {
+            node_name,
             services: Services::new(policy.class_policy),
             policy,
             node: None,
@@ -98,6 +110,7 @@ impl Sources {
             pods: Mirror::default(),
             host: Host::new(hold_down),
             proxy: None,
+            slices: Mirror::default(),
         }
     }
 
@@ -117,7 +130,17 @@ impl Sources {
                 info!(count = addresses.len(), "host addresses read");
                 replace(&mut self.addresses, Some(addresses))
             }
-            News::Proxy(proxy) => replace(&mut self.proxy, Some(proxy)),
+            News::Proxy(proxy) => {
+                if proxy.mode != Some(ProxyMode::Absent) {
+                    self.slices = Mirror::default();
+                }
+                replace(&mut self.proxy, Some(proxy))
+            }
+            News::EndpointSlice(event) => {
+                let node = &self.node_name;
+                let read = |slice: &EndpointSlice| Slice::of(slice, node, Kept::All);
+                self.slices.absorb(*event, read)
+            }
         }
     }
 
@@ -142,14 +165,20 @@ impl Sources {
     /// All facts; `None` until there is one from every source.
     #[must_use]
     pub fn facts<'a>(&'a self, left_out: &'a BTreeMap<ServiceKey, String>) -> Option<Facts<'a>> {
+        let proxy = self.proxy.as_ref()?;
+        let slices = match proxy.mode {
+            Some(ProxyMode::Absent) => Some(self.slices.known()?),
+            _ => None,
+        };
         Some(Facts {
+            slices,
             services: self.services.known()?,
             node: self.node.as_ref()?,
             addresses: self.addresses.as_ref()?,
             pods: self.pods.known()?,
             listeners: &self.host.listeners,
             sysctls: &self.host.sysctls,
-            proxy: self.proxy.as_ref()?,
+            proxy,
             policy: &self.policy,
             left_out,
         })

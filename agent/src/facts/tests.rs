@@ -34,7 +34,7 @@ fn service(version: u64) -> Value {
 /// Sources that have brought everything; the last news of each is what the functions above
 /// say.
 fn sources() -> Sources {
-    let mut sources = Sources::new(Policy::default(), Duration::ZERO);
+    let mut sources = Sources::new("n1".to_owned(), Policy::default(), Duration::ZERO);
     for news in [
         News::Service(Box::new(Event::Init)),
         News::Pod(Box::new(Event::Init)),
@@ -80,6 +80,37 @@ fn a_heartbeat_changes_no_fact() {
     }
     let observed = sources.services().observed();
     assert_eq!(observed, ResourceVersion(6), "but it was read");
+}
+
+#[test]
+fn endpoints_are_awaited_and_kept_only_where_no_kube_proxy_is() {
+    let mut sources = sources();
+    let left_out = BTreeMap::new();
+    assert!(sources.facts(&left_out).unwrap().slices.is_none());
+    let slice = json!({
+        "metadata": {"name": "web-1", "namespace": "ns",
+                     "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"port": 80}],
+        "endpoints": [{"addresses": ["10.244.1.7"]}],
+    });
+    let proxy = |mode| {
+        News::Proxy(ServiceProxy {
+            mode: Some(mode),
+            failing: None,
+        })
+    };
+    let slices = |event| News::EndpointSlice(Box::new(event));
+    for _ in 0..2 {
+        assert!(sources.absorb(proxy(ProxyMode::Absent)));
+        sources.absorb(slices(Event::Init));
+        sources.absorb(slices(Event::InitApply(*object(&slice))));
+        assert!(sources.facts(&left_out).is_none(), "not all is known");
+        assert!(sources.absorb(slices(Event::InitDone)));
+        assert_eq!(sources.facts(&left_out).unwrap().slices.unwrap().len(), 1);
+        assert!(!sources.absorb(slices(Event::Apply(*object(&slice)))));
+        assert!(sources.absorb(proxy(ProxyMode::Nftables)));
+        assert!(sources.facts(&left_out).unwrap().slices.is_none());
+    }
 }
 
 #[test]

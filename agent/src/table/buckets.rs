@@ -2,30 +2,55 @@
 //! the client's address, and a map has a target for each bucket.
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
 };
 
-/// How many buckets a port has, and so how many targets get connections.
-pub(super) const BUCKETS: u8 = 64;
+/// How many buckets a port has: a multiple of its targets, so that each has about the same
+/// share, yet no more than it needs, since each is an element of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Width {
+    /// Enough for 16 targets: none has more than a quarter more than another.
+    Narrow,
+    /// For more of them. So many, and no more, get connections.
+    Wide,
+}
+
+impl Width {
+    /// That of a port with so many targets.
+    pub(super) fn of(targets: usize) -> Self {
+        if targets <= 16 {
+            Self::Narrow
+        } else {
+            Self::Wide
+        }
+    }
+
+    /// How many buckets that is: a power of two.
+    pub(super) const fn buckets(self) -> u16 {
+        match self {
+            Self::Narrow => 64,
+            Self::Wide => 1024,
+        }
+    }
+}
 
 /// One of the buckets of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Bucket(u8);
+pub struct Bucket(u16);
 
 impl Bucket {
-    /// The one of this number, if a port has so many.
+    /// The one of this number, if a port can have so many.
     #[must_use]
     pub fn new(number: u64) -> Option<Self> {
-        let number = u8::try_from(number).ok()?;
-        (number < BUCKETS).then_some(Self(number))
+        let number = u16::try_from(number).ok()?;
+        (number < Width::Wide.buckets()).then_some(Self(number))
     }
 
     /// Its number, from 0.
     #[must_use]
-    pub fn number(self) -> u8 {
+    pub fn number(self) -> u16 {
         self.0
     }
 }
@@ -39,42 +64,60 @@ impl fmt::Display for Bucket {
 
 /// A target for every bucket, if there is any target. No target has two buckets more than
 /// another; of more targets than buckets some have none. The same targets give the same
-/// result, on every box and by every version of the agent.
+/// result, on every node and by every version of the agent.
 ///
-/// One target more or less moves few buckets of the others. Each pair of a bucket and a target
-/// has a rank, and the pairs are taken by rank: a bucket gets its target unless that has
-/// its share (rendezvous hashing with a limit).
+/// One target more or less moves few buckets of the others. Each target has an order of its
+/// own in which it wants the buckets, and they take turns: each takes the next bucket it wants
+/// that is still free (Maglev hashing: Eisenbud et al., NSDI 2016, section 3.4).
 pub(super) fn spread(targets: &BTreeSet<SocketAddr>) -> BTreeMap<Bucket, SocketAddr> {
-    let mut targets: Vec<(u64, SocketAddr)> = targets.iter().map(|it| (hash(*it), *it)).collect();
-    targets.sort_unstable();
-    targets.truncate(BUCKETS.into());
-    let mut buckets = BTreeMap::new();
-    if targets.is_empty() {
-        return buckets;
-    }
-    let share = usize::from(BUCKETS) / targets.len();
-    // So many have one more.
-    let mut more = usize::from(BUCKETS) % targets.len();
-    let pairs = targets.iter().enumerate().flat_map(|(index, (hash, _))| {
-        (0..BUCKETS).map(move |bucket| (Reverse(rank(*hash, bucket)), index, Bucket(bucket)))
-    });
-    let mut pairs: Vec<_> = pairs.collect();
-    pairs.sort_unstable();
-    let mut held = vec![0; targets.len()];
-    for (_, index, bucket) in pairs {
-        if buckets.contains_key(&bucket) || held[index] > share {
-            continue;
+    let buckets = Width::of(targets.len()).buckets();
+    let mut orders: Vec<Order> = targets.iter().map(|it| Order::of(*it, buckets)).collect();
+    orders.sort_unstable();
+    orders.truncate(buckets.into());
+    let mut taken: Vec<Option<SocketAddr>> = vec![None; buckets.into()];
+    let turns = if orders.is_empty() { 0 } else { buckets };
+    for turn in 0..turns {
+        let order = usize::from(turn) % orders.len();
+        let order = &mut orders[order];
+        while taken[order.wanted()].is_some() {
+            order.next();
         }
-        if held[index] == share {
-            let Some(rest) = more.checked_sub(1) else {
-                continue;
-            };
-            more = rest;
-        }
-        held[index] += 1;
-        buckets.insert(bucket, targets[index].1);
+        taken[order.wanted()] = Some(order.target);
     }
-    buckets
+    let of_bucket = |(number, target): (u16, Option<SocketAddr>)| Some((Bucket(number), target?));
+    (0..).zip(taken).filter_map(of_bucket).collect()
+}
+
+/// The order in which a target wants buckets. It goes through all of them: their number is a
+/// power of two, and the step odd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Order {
+    hash: u64,
+    target: SocketAddr,
+    wanted: u64,
+    step: u64,
+    buckets: u64,
+}
+
+impl Order {
+    fn of(target: SocketAddr, buckets: u16) -> Self {
+        let hash = hash(target);
+        Self {
+            hash,
+            target,
+            wanted: hash >> 32,
+            step: hash | 1,
+            buckets: buckets.into(),
+        }
+    }
+
+    fn wanted(&self) -> usize {
+        usize::try_from(self.wanted % self.buckets).unwrap_or_default()
+    }
+
+    fn next(&mut self) {
+        self.wanted = self.wanted.wrapping_add(self.step);
+    }
 }
 
 /// FNV-1a, mixed: it must never change, as the standard library's hash may.
@@ -88,10 +131,6 @@ fn hash(target: SocketAddr) -> u64 {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     mixed(hash)
-}
-
-fn rank(target: u64, bucket: u8) -> u64 {
-    mixed(target.wrapping_add(u64::from(bucket).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }
 
 /// The last step of SplitMix64: each bit of the result depends on every bit.

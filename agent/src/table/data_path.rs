@@ -13,8 +13,8 @@ pub enum DataPath {
     /// A nat rule of ours makes the entry; ipvs, which acts at local-in and local-out
     /// and has no nat rule that ours could shut out, changes it to lead to a Pod.
     Dnat,
-    /// A nat rule of ours makes the entry, and it leads to one of several targets. For a
-    /// box outside the cluster, which has no kube-proxy. It needs nft 1.0.6.
+    /// A nat rule of ours makes the entry, and it leads to one of several targets: Pods, on a
+    /// node without a kube-proxy, or nodes, on a box outside the cluster. It needs nft 1.0.6.
     Direct,
 }
 
@@ -24,12 +24,13 @@ impl DataPath {
     /// Those of a node with a kube-proxy, which may change its mode at any time.
     pub const BESIDE_PROXY: [Self; 2] = [Self::FirstPacket, Self::Dnat];
 
-    /// The one that works beside a kube-proxy of this mode. Without one no Service
+    /// The one that works beside a kube-proxy of this mode. If it is missing no Service
     /// can be reached, and only with [`Self::FirstPacket`] are clients refused at once.
     #[must_use]
     pub fn beside(proxy_mode: Option<ProxyMode>) -> Self {
         match proxy_mode {
             Some(ProxyMode::Ipvs) => Self::Dnat,
+            Some(ProxyMode::Absent) => Self::Direct,
             Some(ProxyMode::Iptables | ProxyMode::Nftables | ProxyMode::Other) | None => {
                 Self::FirstPacket
             }
@@ -47,6 +48,7 @@ mod tests {
         assert_eq!(beside(ProxyMode::Iptables), DataPath::FirstPacket);
         assert_eq!(beside(ProxyMode::Nftables), DataPath::FirstPacket);
         assert_eq!(beside(ProxyMode::Ipvs), DataPath::Dnat);
+        assert_eq!(beside(ProxyMode::Absent), DataPath::Direct);
         assert_eq!(DataPath::beside(None), DataPath::FirstPacket);
     }
 }

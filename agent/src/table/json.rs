@@ -37,6 +37,12 @@ fn read_key(key: &Json) -> Option<Key> {
     let Some(parts) = key["concat"].as_array() else {
         return Some(Key::Address(key.as_str()?.parse().ok()?));
     };
+    if let Some(address) = parts.first().and_then(Json::as_str)
+        && let Ok(address) = address.parse()
+    {
+        let to_itself = parts.len() == 2 && parts[1] == parts[0];
+        return to_itself.then_some(Key::ToItself(address));
+    }
     let number = i32::try_from(parts.get(1)?.as_i64()?).ok()?;
     let port = PortKey::new(read_protocol(parts.first()?)?, number)?;
     match parts.get(2) {

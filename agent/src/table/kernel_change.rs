@@ -123,6 +123,7 @@ fn attributes(element: &Element, value: Option<Value>) -> Vec<SetElementAttribut
 fn key(key: &Key) -> (Vec<u8>, Option<Vec<u8>>) {
     match key {
         Key::Address(ip) => (address(*ip), None),
+        Key::ToItself(ip) => ([address(*ip), address(*ip)].concat(), None),
         Key::Port(port) => (port_key(*port).to_vec(), None),
         Key::PortAndNetwork(port, network) => {
             let with = |ip| [&port_key(*port)[..], &address(ip)].concat();

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{
     DataPath,
-    buckets::{BUCKETS, Bucket, spread},
+    buckets::{Bucket, Width, spread},
 };
 use crate::decide::{Backends, Choice, Forward, Plan, Target};
 
@@ -37,6 +37,8 @@ enum Holds {
     PortAndNetwork,
     /// Ports with each bucket, and a target for each.
     BucketToTarget(fn(&Forward) -> Option<&Backends>),
+    /// The addresses of targets that see the client's, as source and destination.
+    SeesClients,
 }
 
 /// In every table.
@@ -47,7 +49,7 @@ const BESIDE: &[DataPath] = &DataPath::BESIDE_PROXY;
 const BY_NAT: &[DataPath] = &[DataPath::Dnat, DataPath::Direct];
 
 /// All of them, in the order in which they are declared.
-pub const SETS: [SetDef; 11] = [
+pub const SETS: [SetDef; 13] = [
     // The node's addresses at which Services answer.
     set("node", ALL, Holds::Addresses),
     // The served ports.
@@ -70,6 +72,12 @@ pub const SETS: [SetDef; 11] = [
         &[DataPath::Direct],
         Holds::BucketToTarget(backends),
     ),
+    // Those of many targets.
+    set(
+        "wide",
+        &[DataPath::Direct],
+        Holds::Ports(|forward| backends(forward).is_some_and(is_wide)),
+    ),
     // Those whose clients keep their target.
     set(
         "sticky",
@@ -82,6 +90,8 @@ pub const SETS: [SetDef; 11] = [
         BY_NAT,
         Holds::Ports(|forward| forward.policy() == TrafficPolicy::Local),
     ),
+    // The targets that see their clients' addresses, each beside itself.
+    set("hairpin", &[DataPath::Direct], Holds::SeesClients),
     // Those that not every client may use …
     set(
         "guarded",
@@ -122,6 +132,10 @@ fn backends(forward: &Forward) -> Option<&Backends> {
         Target::ClusterIp(_) | Target::NodePort { .. } => None,
         Target::Backends(backends) => Some(backends),
     }
+}
+
+fn is_wide(backends: &Backends) -> bool {
+    Width::of(backends.targets.len()) == Width::Wide
 }
 
 /// One of [`SETS`], of one family. They are ordered as they are declared.
@@ -195,8 +209,10 @@ impl Set {
             Holds::PortToPort(_) => format!("{port} : th dport"),
             Holds::PortAndNetwork => format!("{port} . {ip} saddr"),
             Holds::BucketToTarget(_) => {
-                format!("{port} . numgen random mod {BUCKETS} : {ip} daddr . th dport")
+                let buckets = Width::Wide.buckets();
+                format!("{port} . numgen random mod {buckets} : {ip} daddr . th dport")
             }
+            Holds::SeesClients => format!("{ip} saddr . {ip} daddr"),
         }
     }
 
@@ -227,6 +243,11 @@ impl Set {
                     let networks = forward.clients.iter().flatten();
                     networks.map(move |network| (Key::PortAndNetwork(port, *network), None))
                 })
+                .collect(),
+            Holds::SeesClients => forwards
+                .filter_map(|(_, forward)| backends(forward).filter(|it| it.keeps_client))
+                .flat_map(|backends| &backends.targets)
+                .map(|target| (Key::ToItself(target.ip()), None))
                 .collect(),
             Holds::BucketToTarget(of) => forwards
                 .filter_map(|(port, forward)| Some((port, spread(&of(forward)?.targets))))
@@ -261,6 +282,8 @@ pub enum Key {
     PortAndNetwork(PortKey, IpNet),
     /// A served port and one of its buckets.
     PortAndBucket(PortKey, Bucket),
+    /// From an address of the set's family to the same.
+    ToItself(IpAddr),
 }
 
 impl Key {
@@ -268,7 +291,7 @@ impl Key {
     #[must_use]
     pub fn port(&self) -> Option<PortKey> {
         match *self {
-            Self::Address(_) => None,
+            Self::Address(_) | Self::ToItself(_) => None,
             Self::Port(port) | Self::PortAndNetwork(port, _) | Self::PortAndBucket(port, _) => {
                 Some(port)
             }
@@ -285,6 +308,7 @@ impl fmt::Display for Key {
             Self::Port(key) => f.write_str(&port(key)),
             Self::PortAndNetwork(key, network) => write!(f, "{} . {network}", port(key)),
             Self::PortAndBucket(key, bucket) => write!(f, "{} . {bucket}", port(key)),
+            Self::ToItself(address) => write!(f, "{address} . {address}"),
         }
     }
 }

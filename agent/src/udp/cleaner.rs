@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use highwire_api::{ServiceKey, names::FOR_KUBE_PROXY};
-use highwire_runtime::watch::{WatchHealth, follow, paged};
+use highwire_api::ServiceKey;
+use highwire_runtime::watch::WatchHealth;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::{Api, Client, runtime::watcher::Event};
+use kube::{Client, runtime::watcher::Event};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinSet, spawn_blocking},
@@ -24,7 +24,10 @@ use super::{
     schedule::Schedule,
     stale::{Frontend, View},
 };
-use crate::{facts::endpoints::EndpointIndex, metrics::Metrics};
+use crate::{
+    facts::endpoints::{EndpointIndex, watch_slices},
+    metrics::Metrics,
+};
 
 /// Whole EndpointSlices, with up to a hundred endpoints each; beyond it the watch waits.
 const EVENTS: usize = 16;
@@ -133,12 +136,10 @@ impl Cleaner {
 
     fn begin(&self) -> Session {
         let (sender, events) = mpsc::channel(EVENTS);
-        let api = Api::<EndpointSlice>::all(self.client.clone());
-        let config = paged().labels(FOR_KUBE_PROXY);
-        let health = self.health.clone();
+        let (client, health) = (self.client.clone(), self.health.clone());
         let mut watch = JoinSet::new();
         watch.spawn(async move {
-            follow("EndpointSlice", api, config, health, sender, |event| event).await;
+            watch_slices(&client, health, sender, |event| event).await;
         });
         Session {
             endpoints: EndpointIndex::new(self.node.clone()),

@@ -26,8 +26,13 @@ pub enum Behind {
         /// With `Local`, clients from outside get this node's endpoints only.
         policy: TrafficPolicy,
     },
-    /// These targets, by our own rules.
-    Targets(BTreeSet<SocketAddr>),
+    /// By our own rules.
+    Targets {
+        /// Who gets new clients.
+        targets: BTreeSet<SocketAddr>,
+        /// Who gets none, but may keep those it has.
+        draining: BTreeSet<SocketAddr>,
+    },
 }
 
 impl Behind {
@@ -39,9 +44,9 @@ impl Behind {
         known: Option<&BTreeMap<ServicePortName, Endpoints>>,
     ) -> Option<Frontend> {
         match self {
-            Self::Targets(targets) => Some(Frontend::Served {
+            Self::Targets { targets, draining } => Some(Frontend::Served {
                 entrance: None,
-                endpoints: targets.clone(),
+                endpoints: targets.union(draining).copied().collect(),
                 reachable: targets.clone(),
             }),
             Self::ServiceProxy {
@@ -78,7 +83,10 @@ impl Frontends {
     pub fn of(plan: &Plan, own: &BTreeSet<IpAddr>) -> Self {
         let behind = plan.udp().filter_map(|(at, slot, forward)| {
             let behind = match &forward.target {
-                Target::Backends(backends) => Behind::Targets(backends.targets.clone()),
+                Target::Backends(backends) => Behind::Targets {
+                    targets: backends.targets.clone(),
+                    draining: backends.draining.clone(),
+                },
                 Target::ClusterIp(_) | Target::NodePort { .. } => Behind::ServiceProxy {
                     port: forward.port_name.clone(),
                     entrance: forward.entrance(slot)?,
@@ -100,7 +108,7 @@ impl Frontends {
     pub fn services(&self) -> BTreeSet<ServiceKey> {
         let services = self.served.values().filter_map(|behind| match behind {
             Behind::ServiceProxy { port, .. } => Some(port.service.clone()),
-            Behind::Targets(_) => None,
+            Behind::Targets { .. } => None,
         });
         services.collect()
     }
@@ -154,6 +162,7 @@ mod tests {
         let forward = Forward {
             target: Target::Backends(Backends {
                 targets: [at("192.0.2.21:30053"), at("192.0.2.22:30053")].into(),
+                draining: ["192.0.2.24:30053".parse().unwrap()].into(),
                 choice: Choice::Random,
                 keeps_client: false,
             }),
@@ -184,6 +193,7 @@ mod tests {
         for (answers, stale, why) in [
             ("192.0.2.21:30053", false, "a target"),
             ("192.0.2.23:30053", true, "a target that is gone"),
+            ("192.0.2.24:30053", false, "one that drains"),
             ("192.0.2.21:30054", true, "another port of a target"),
             ("192.0.2.11:53", true, "refused before a target was there"),
         ] {

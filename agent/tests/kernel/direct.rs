@@ -28,8 +28,8 @@ use super::{
     in_new_namespace, nft, plans, replace,
 };
 
-const PATH: DataPath = DataPath::Direct;
-const BOX: [&str; 2] = ["192.0.2.11", "2001:db8:1::11"];
+pub(super) const PATH: DataPath = DataPath::Direct;
+pub(super) const BOX: [&str; 2] = ["192.0.2.11", "2001:db8:1::11"];
 const TARGETS: [[&str; 3]; 2] = [
     ["10.244.1.7", "10.244.1.8", "10.244.1.9"],
     ["fd00:244:1::7", "fd00:244:1::8", "fd00:244:1::9"],
@@ -46,7 +46,7 @@ const PORTS: [u16; 4] = [RANDOM, BY_CLIENT, KEEPS_CLIENT, GUARDED];
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-fn index(family: Family) -> usize {
+pub(super) fn index(family: Family) -> usize {
     usize::from(family == Family::V6)
 }
 
@@ -82,7 +82,7 @@ fn plan() -> Plan {
 }
 
 /// A box with the table; gives the clients and the targets.
-async fn a_box() -> (Namespace, Namespace) {
+pub(super) async fn a_box() -> (Namespace, Namespace) {
     let (client, pods) = between_client_and_pod();
     client.run(|| {
         for host in 11..=25 {
@@ -108,7 +108,7 @@ fn client6(host: u8) -> String {
 }
 
 /// The clients' addresses.
-fn clients(family: Family) -> Vec<IpAddr> {
+pub(super) fn clients(family: Family) -> Vec<IpAddr> {
     let hosts = 10..=25;
     let texts = hosts.map(|host| match family {
         Family::V4 => format!("198.51.100.{host}"),
@@ -118,13 +118,13 @@ fn clients(family: Family) -> Vec<IpAddr> {
 }
 
 /// Answers who it is and whom it sees; by TCP it then repeats what it gets.
-fn answer(at: SocketAddr) {
+pub(super) fn answer(at: SocketAddr) {
     let listener = TcpListener::bind(at).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let client = stream.peer_addr().unwrap().ip();
-            writeln!(stream, "{} {client}", at.ip()).unwrap();
+            writeln!(stream, "{at} {client}").unwrap();
             thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream));
         }
     });
@@ -134,7 +134,7 @@ fn answer(at: SocketAddr) {
         loop {
             // An error is an ICMP message about an earlier answer.
             if let Ok((_, client)) = socket.recv_from(&mut buffer) {
-                let text = format!("{} {}", at.ip(), client.ip());
+                let text = format!("{at} {}", client.ip());
                 socket.send_to(text.as_bytes(), client).ok();
             }
         }
@@ -142,15 +142,15 @@ fn answer(at: SocketAddr) {
 }
 
 /// Who answers, and whom it sees.
-type Answer = Result<(IpAddr, IpAddr), ErrorKind>;
+pub(super) type Answer = Result<(SocketAddr, IpAddr), ErrorKind>;
 
-fn read(text: &str) -> (IpAddr, IpAddr) {
+fn read(text: &str) -> (SocketAddr, IpAddr) {
     let (target, seen) = text.split_once(' ').unwrap();
     (target.parse().unwrap(), seen.parse().unwrap())
 }
 
 /// A new connection or flow to a port of the box, from this address if one is given.
-fn ask(family: Family, protocol: Protocol, port: u16, from: Option<IpAddr>) -> Answer {
+pub(super) fn ask(family: Family, protocol: Protocol, port: u16, from: Option<IpAddr>) -> Answer {
     let to = at_box(family, port);
     let asked = match protocol {
         Protocol::Udp => ask_by_udp(&udp_socket(family, from), to),
@@ -206,13 +206,13 @@ fn receive(socket: &UdpSocket) -> Result<String, ErrorKind> {
 fn count(answers: impl IntoIterator<Item = Answer>) -> BTreeMap<IpAddr, u32> {
     let mut counts = BTreeMap::new();
     for answer in answers {
-        *counts.entry(answer.unwrap().0).or_default() += 1;
+        *counts.entry(answer.unwrap().0.ip()).or_default() += 1;
     }
     counts
 }
 
 /// Each family and protocol.
-fn each() -> impl Iterator<Item = (Family, Protocol)> {
+pub(super) fn each() -> impl Iterator<Item = (Family, Protocol)> {
     let pairs = FAMILIES.map(|family| PROTOCOLS.map(|protocol| (family, protocol)));
     pairs.into_iter().flatten()
 }
@@ -267,7 +267,8 @@ fn by_client_each_client_keeps_its_target_also_in_a_new_table() {
                 client.run(move || {
                     let clients = clients(family).into_iter();
                     let asks = clients.map(|from| ask(family, protocol, BY_CLIENT, Some(from)));
-                    asks.map(|answer| answer.expect("an answer").0).collect()
+                    asks.map(|answer| answer.expect("an answer").0.ip())
+                        .collect()
                 })
             };
             let first = ask_all();
@@ -365,7 +366,7 @@ fn a_target_that_goes_keeps_its_connections_and_gets_no_new_ones() {
         for family in FAMILIES {
             let to = at_box(family, RANDOM);
             let mut connection = client.run(move || connect(to, None).unwrap());
-            let (gone, _) = read(&line(&mut connection));
+            let gone = read(&line(&mut connection)).0.ip();
             let fewer = without(plan(), gone);
             change(&plan(), &fewer).await;
             writeln!(connection, "still there").unwrap();
@@ -393,7 +394,7 @@ fn a_udp_flow_moves_on_once_its_stale_entry_is_deleted() {
             let socket = client.run(move || udp_socket(family, None));
             let asks = || {
                 let socket = socket.try_clone().unwrap();
-                client.run(move || read(&ask_by_udp(&socket, to).unwrap()).0)
+                client.run(move || read(&ask_by_udp(&socket, to).unwrap()).0.ip())
             };
             let gone = asks();
             let fewer = without(plan(), gone);
@@ -406,7 +407,10 @@ fn a_udp_flow_moves_on_once_its_stale_entry_is_deleted() {
             let Target::Backends(backends) = &fewer.forwards[&slot].target else {
                 unreachable!();
             };
-            let behind = Behind::Targets(backends.targets.clone());
+            let behind = Behind::Targets {
+                targets: backends.targets.clone(),
+                draining: BTreeSet::new(),
+            };
             let view = View {
                 frontends: [(to, behind.frontend(None).unwrap())].into(),
                 own: [to.ip()].into(),
@@ -434,6 +438,6 @@ fn nothing_of_the_table_grows_with_the_ports_but_elements() {
         nft().apply(&replace(PATH, &Plan::default())).await.unwrap();
         let empty = rules();
         nft().apply(&replace(PATH, &plan())).await.unwrap();
-        assert_eq!((empty, rules()), (4, 4));
+        assert_eq!((empty, rules()), (10, 10));
     });
 }

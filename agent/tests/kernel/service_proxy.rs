@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use highwire_agent::facts::{
     endpoints::ServicePortName,
     service_proxy::{
+        Other,
         entrances::{Entrance, EntranceKind, missing},
         mode,
     },
@@ -34,15 +35,31 @@ fn kube_proxy_is_known_by_its_traces() {
             for trace in traces {
                 command(trace);
             }
-            assert_eq!(mode::detect(None, None).await, mode, "{traces:?}");
+            assert_eq!(mode::detect(None, None).await.mode, mode, "{traces:?}");
             // A missed answer changes nothing.
             if !traces.is_empty() {
                 let known = traces[0].contains("kube-ipvs0").then_some(ProxyMode::Ipvs);
                 let known = known.or(mode);
-                assert_eq!(mode::detect(None, known).await, known, "{traces:?}");
+                assert_eq!(mode::detect(None, known).await.mode, known, "{traces:?}");
             }
         });
     }
+}
+
+#[test]
+fn what_does_its_work_is_known_by_its_interface() {
+    in_new_namespace(async || {
+        let found = |mode| async move { mode::detect(None, mode).await };
+        command("ip link add kube-dummy-if type veth peer name other");
+        assert_eq!(found(None).await.other, None, "without a virtual server");
+        command("ip link add cilium_host type veth peer name cilium_net");
+        let found = found(None).await;
+        assert_eq!((found.mode, found.other), (None, Some(Other::Cilium)));
+        command("nft add table ip kube-proxy");
+        let beside = mode::detect(None, None).await;
+        let nftables = Some(ProxyMode::Nftables);
+        assert_eq!((beside.mode, beside.other), (nftables, None));
+    });
 }
 
 fn entrance(protocol: Protocol, kind: EntranceKind, socket: &str) -> Entrance {

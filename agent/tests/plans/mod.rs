@@ -107,6 +107,7 @@ pub(crate) fn to_backends(
             .iter()
             .map(|target| target.parse().unwrap())
             .collect(),
+        draining: [].into(),
         choice,
         keeps_client: false,
     });

@@ -126,7 +126,7 @@ pub fn missing(mode: Option<ProxyMode>, entrances: BTreeSet<Entrance>) -> BTreeS
                 !servers.lines().any(|line| line.starts_with(&server))
             });
         }
-        Some(ProxyMode::Other) | None => missing.clear(),
+        Some(ProxyMode::Absent | ProxyMode::Other) | None => missing.clear(),
     }
     missing
 }

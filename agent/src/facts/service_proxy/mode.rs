@@ -15,16 +15,29 @@ use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use nix::net::if_::if_nametoindex;
 use tokio::task::spawn_blocking;
 
-use super::entrances::exists;
+use super::{entrances::exists, others::Other};
 
-/// The mode that it says it is in, or that its traces speak of; `None` if there is no
-/// sign of it. `known` is what this said last.
-pub async fn detect(said: Option<&str>, known: Option<ProxyMode>) -> Option<ProxyMode> {
+/// What there is on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The mode that kube-proxy says it is in, or that its traces speak of; `None` if there is
+    /// no sign of it.
+    pub mode: Option<ProxyMode>,
+    /// Another program that may do its work, if there is no sign of it.
+    pub other: Option<Other>,
+}
+
+/// Searches for kube-proxy. `known` is the mode that this found last.
+pub async fn detect(said: Option<&str>, known: Option<ProxyMode>) -> Found {
     if let Some(mode) = said.and_then(parse) {
-        return Some(mode);
+        return Found {
+            mode: Some(mode),
+            other: None,
+        };
     }
-    let traces = spawn_blocking(Traces::find).await;
-    traces.unwrap_or_default().mode(known)
+    let traces = spawn_blocking(|| (Traces::find(), Other::find())).await;
+    let (traces, other) = traces.unwrap_or_default();
+    traces.read(known, other)
 }
 
 /// What kube-proxy leaves in the kernel. Each of them is looked for without listing
@@ -33,9 +46,10 @@ pub async fn detect(said: Option<&str>, known: Option<ProxyMode>) -> Option<Prox
 struct Traces {
     /// The table of the nftables mode.
     nftables: bool,
-    /// The empty chain by which it notices a flush, or iptables-legacy used for NAT,
-    /// which nftables cannot see into.
+    /// The empty chain by which it notices a flush.
     iptables: bool,
+    /// iptables-legacy is used for NAT, which nftables cannot see into.
+    legacy_nat: bool,
     /// The interface that has the ClusterIPs in ipvs mode.
     ipvs_interface: bool,
     /// Virtual servers of ipvs.
@@ -53,33 +67,40 @@ impl Traces {
         };
         Self {
             nftables: exists(kube_proxy_table),
-            iptables: exists(canary_chain) || legacy_nat(),
+            iptables: exists(canary_chain),
+            legacy_nat: legacy_nat(),
             // Not by /sys, which shows the interfaces of whoever mounted it.
             ipvs_interface: if_nametoindex("kube-ipvs0").is_ok(),
             virtual_servers: virtual_servers(),
         }
     }
 
-    /// The mode they speak of. kube-proxy removes its nftables when it starts in another
+    /// What they speak of. kube-proxy removes its nftables when it starts in another
     /// mode, but iptables and ipvs leave each other's traces.
-    fn mode(self, known: Option<ProxyMode>) -> Option<ProxyMode> {
+    fn read(self, known: Option<ProxyMode>, other: Option<Other>) -> Found {
         let left = |mode| match mode {
             ProxyMode::Nftables => self.nftables,
-            ProxyMode::Iptables => self.iptables,
+            ProxyMode::Iptables => self.iptables || self.legacy_nat,
             ProxyMode::Ipvs => self.ipvs_interface,
-            ProxyMode::Other => false,
+            ProxyMode::Absent | ProxyMode::Other => false,
         };
-        if known.is_some_and(left) {
-            return known;
-        }
-        if self.nftables {
+        let mode = if known.is_some_and(left) {
+            known
+        } else if self.nftables {
             Some(ProxyMode::Nftables)
         } else if self.iptables {
             Some(ProxyMode::Iptables)
         } else if self.ipvs_interface && self.virtual_servers {
             Some(ProxyMode::Ipvs)
+        } else if self.legacy_nat && other.is_none() {
+            // The others use it too, for their own ends.
+            Some(ProxyMode::Iptables)
         } else {
             None
+        };
+        Found {
+            mode,
+            other: other.filter(|_| mode.is_none()),
         }
     }
 }
@@ -98,7 +119,7 @@ fn canary_chain() -> NfTablesMessage {
 
 /// Whether ipvs has any in this network namespace (net/netfilter/ipvs/ip_vs_ctl.c: each
 /// stands in a line of its own that begins with its protocol).
-fn virtual_servers() -> bool {
+pub(super) fn virtual_servers() -> bool {
     fs::read_to_string("/proc/net/ip_vs").is_ok_and(|text| {
         text.lines().any(|line| {
             ["TCP ", "UDP ", "SCTP "]
@@ -137,15 +158,25 @@ mod tests {
             virtual_servers: true,
             ..Traces::default()
         };
-        assert_eq!(both.mode(Some(ProxyMode::Ipvs)), Some(ProxyMode::Ipvs));
         assert_eq!(
-            both.mode(Some(ProxyMode::Iptables)),
+            both.read(Some(ProxyMode::Ipvs), None).mode,
+            Some(ProxyMode::Ipvs)
+        );
+        assert_eq!(
+            both.read(Some(ProxyMode::Iptables), None).mode,
             Some(ProxyMode::Iptables)
         );
         for known in [None, Some(ProxyMode::Nftables)] {
-            assert_eq!(both.mode(known), Some(ProxyMode::Iptables), "{known:?}");
+            assert_eq!(
+                both.read(known, None).mode,
+                Some(ProxyMode::Iptables),
+                "{known:?}"
+            );
         }
-        assert_eq!(Traces::default().mode(Some(ProxyMode::Ipvs)), None);
+        assert_eq!(
+            Traces::default().read(Some(ProxyMode::Ipvs), None).mode,
+            None
+        );
     }
 
     #[test]
@@ -154,17 +185,40 @@ mod tests {
             ipvs_interface: true,
             ..Traces::default()
         };
-        assert_eq!(left.mode(None), None);
+        assert_eq!(left.read(None, None).mode, None);
         let alive = Traces {
             virtual_servers: true,
             ..left
         };
-        assert_eq!(alive.mode(None), Some(ProxyMode::Ipvs));
+        assert_eq!(alive.read(None, None).mode, Some(ProxyMode::Ipvs));
         let nftables = Traces {
             nftables: true,
             ..alive
         };
-        assert_eq!(nftables.mode(None), Some(ProxyMode::Nftables));
+        assert_eq!(nftables.read(None, None).mode, Some(ProxyMode::Nftables));
+    }
+
+    #[test]
+    fn what_other_programs_use_too_is_no_sign_beside_one() {
+        let legacy = Traces {
+            legacy_nat: true,
+            ..Traces::default()
+        };
+        let (cilium, iptables) = (Some(Other::Cilium), Some(ProxyMode::Iptables));
+        assert_eq!(legacy.read(None, None).mode, iptables);
+        let beside = Found {
+            mode: None,
+            other: cilium,
+        };
+        assert_eq!(legacy.read(None, cilium), beside);
+        let known = legacy.read(iptables, cilium);
+        assert_eq!((known.mode, known.other), (iptables, None), "it was there");
+        let canary = Traces {
+            iptables: true,
+            ..legacy
+        };
+        let found = canary.read(Some(ProxyMode::Absent), cilium);
+        assert_eq!((found.mode, found.other), (iptables, None), "it has come");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use super::chains_by_nat;
 
 pub(super) fn chains() -> Vec<String> {
-    chains_by_nat(TO_SERVICE.to_owned())
+    chains_by_nat(TO_SERVICE.to_owned(), "")
 }
 
 /// The ClusterIP and the NodePort at the primary address are virtual servers of ipvs.

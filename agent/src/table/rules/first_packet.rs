@@ -29,7 +29,7 @@ pub(super) fn chains() -> Vec<String> {
         GIVEBACK.to_owned(),
         // Connections to a NodePort are masqueraded by kube-proxy, as the traffic policy
         // says.
-        fill(POSTROUTING, &[("$exempt", "viaport")]),
+        fill(POSTROUTING, &[("$exempt", "viaport"), ("$hairpin", "")]),
     ]
 }
 

@@ -33,8 +33,8 @@ pub(super) fn chains(path: DataPath) -> Vec<String> {
 /// The kernel runs all nat chains of a hook at one place, -100 for destinations:
 /// their priorities only order them among each other, and the first that maps a
 /// connection wins. What has to come before them (-115) must stand in a chain of type
-/// filter.
-fn chains_by_nat(to_service: String) -> Vec<String> {
+/// filter. `hairpin` stands in the chain that masquerades.
+fn chains_by_nat(to_service: String, hairpin: &str) -> Vec<String> {
     let next = ("$next", "admit");
     let priority = ("$priority", "-115");
     vec![
@@ -47,7 +47,10 @@ fn chains_by_nat(to_service: String) -> Vec<String> {
         NAT.to_owned(),
         // Our nat has kept kube-proxy's from marking the connection, so nothing else
         // masquerades it, wherever it goes.
-        fill(POSTROUTING, &[("$exempt", "localpolicy")]),
+        fill(
+            POSTROUTING,
+            &[("$exempt", "localpolicy"), ("$hairpin", hairpin)],
+        ),
     ]
 }
 
@@ -121,13 +124,18 @@ chain nat_output {
   ip6 daddr @node6 meta l4proto . th dport @ports6 jump to_service
 }";
 
+/// A target that sees its clients' addresses would see its own, and answer itself.
+const HAIRPIN: &str = "
+  ct status dnat ip saddr . ip daddr @hairpin4 masquerade fully-random
+  ct status dnat ip6 saddr . ip6 daddr @hairpin6 masquerade fully-random";
+
 /// kube-proxy does not masquerade Pods, nor any client when it has no cluster CIDR;
 /// without this a Pod's reply to a Pod on its own node would go past this node. It is
 /// after kube-proxy's masquerade (100): what that has masqueraded is left alone, as are
 /// ports in `$exempt`.
 const POSTROUTING: &str = "\
 chain postrouting {
-  type nat hook postrouting priority 105; policy accept;
+  type nat hook postrouting priority 105; policy accept;$hairpin
   meta l4proto { tcp, udp, sctp } ct status dnat ct original ip daddr @node4 meta l4proto . ct original proto-dst @ports4 meta l4proto . ct original proto-dst != @$exempt4 masquerade fully-random
   meta l4proto { tcp, udp, sctp } ct status dnat ct original ip6 daddr @node6 meta l4proto . ct original proto-dst @ports6 meta l4proto . ct original proto-dst != @$exempt6 masquerade fully-random
 }";
