@@ -14,6 +14,7 @@
 //! | `cluster/` | control plane, nodes, kube-proxies |
 //! | `highwire/` | our programs as their Pods would run them |
 //! | `bed/` | what a test puts on a cluster and expects of it: Pods, Services, traffic |
+//! | `model/` | what the whole cluster has to do in a moment of quiet, and whether it does |
 //!
 //! `hack/cluster` runs the clusters; a test attaches to one that is up:
 //!
@@ -39,6 +40,7 @@ pub mod bed;
 pub mod cluster;
 pub mod highwire;
 pub mod lab;
+pub mod model;
 
 pub use bed::clients::Clients;
 pub use bed::outside_box::OutsideBox;

@@ -6,7 +6,9 @@
 //! `pod=NAME client=IP:PORT DATA`.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket,
+};
 use std::sync::Arc;
 use std::thread;
 
@@ -14,7 +16,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use highwire_e2e::lab::http::listen_sctp;
 
-/// Serves on all addresses, IPv4 and IPv6, and prints `ready` when every port is open.
+/// Serves on all addresses, IPv4 and IPv6, unless one is named, and prints `ready` when every port is open.
 #[derive(Parser)]
 struct Arguments {
     /// Name to answer with.
@@ -29,6 +31,9 @@ struct Arguments {
     /// SCTP ports; few kernels have it.
     #[arg(long, value_delimiter = ',')]
     sctp: Vec<u16>,
+    /// The one address that TCP and UDP are served at.
+    #[arg(long)]
+    address: Option<IpAddr>,
 }
 
 fn main() -> Result<()> {
@@ -36,13 +41,13 @@ fn main() -> Result<()> {
     let name: Arc<str> = arguments.name.into();
     let mut servers = Vec::new();
     for port in arguments.tcp {
-        let listener = TcpListener::bind(&*wildcards(port)?)
+        let listener = TcpListener::bind(&*addresses(arguments.address, port)?)
             .with_context(|| format!("listen on TCP port {port}"))?;
         let name = name.clone();
         servers.push(thread::spawn(move || serve_tcp(&listener, &name)));
     }
     for port in arguments.udp {
-        let socket = UdpSocket::bind(&*wildcards(port)?)
+        let socket = UdpSocket::bind(&*addresses(arguments.address, port)?)
             .with_context(|| format!("listen on UDP port {port}"))?;
         let name = name.clone();
         servers.push(thread::spawn(move || serve_udp(&socket, &name)));
@@ -61,7 +66,10 @@ fn main() -> Result<()> {
 }
 
 /// The IPv6 wildcard takes IPv4 as well; the IPv4 one is for hosts without IPv6.
-fn wildcards(port: u16) -> Result<Vec<SocketAddr>> {
+fn addresses(one: Option<IpAddr>, port: u16) -> Result<Vec<SocketAddr>> {
+    if let Some(address) = one {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
     let v6 = (Ipv6Addr::UNSPECIFIED, port).to_socket_addrs()?;
     Ok(v6
         .chain((Ipv4Addr::UNSPECIFIED, port).to_socket_addrs()?)

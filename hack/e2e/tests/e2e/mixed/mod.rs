@@ -18,6 +18,7 @@ mod hosts;
 mod ipv6_only;
 mod leases;
 mod masquerade;
+mod model;
 mod monitoring;
 mod nodes;
 mod overlays;
