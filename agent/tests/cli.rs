@@ -7,7 +7,7 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
-    process::{Command, Output},
+    process::{Child, Command, Output},
     time::{Duration, Instant},
 };
 
@@ -80,49 +80,95 @@ fn an_nft_that_is_too_old_is_named() {
     );
 }
 
+/// An agent whose nft does not end until the file `loaded` is there, and its admin port.
+struct SlowNft {
+    directory: tempfile::TempDir,
+    port: u16,
+    running: Child,
+}
+
+impl SlowNft {
+    fn start(directory: tempfile::TempDir, output: fs::File) -> Self {
+        let nft = directory.path().join("nft");
+        let loaded = directory.path().join("loaded");
+        let text = format!(
+            "#!/bin/sh\n\
+             [ \"$1\" != --version ] || {{ echo 'nftables v1.0.6 (Lester Gooch #5)'; exit; }}\n\
+             [ -e {loaded:?} ] || exec sleep 60\n\
+             echo 'Error: No such file or directory' >&2\n\
+             [ \"$1\" = --check ]\n"
+        );
+        fs::write(&nft, text).unwrap();
+        fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
+        let kubeconfig = directory.path().join("kubeconfig");
+        let nowhere = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": {}}]}"#;
+        fs::write(&kubeconfig, nowhere).unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let running = agent(&["--node-name=n1", "--nft-timeout=300ms"])
+            .args(["--nft", nft.to_str().unwrap()])
+            .args(["--port", &port.to_string()])
+            .env("KUBECONFIG", &kubeconfig)
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        Self {
+            directory,
+            port,
+            running,
+        }
+    }
+
+    fn says_that_it_waits(&self) -> bool {
+        let late = "nft --check did not end within 0.3 s";
+        readyz(self.port).is_ok_and(|text| text.contains(late))
+    }
+
+    fn end_the_wait(&self) {
+        fs::write(self.directory.path().join("loaded"), "").unwrap();
+    }
+}
+
+impl Drop for SlowNft {
+    fn drop(&mut self) {
+        // It may have ended.
+        self.running.kill().ok();
+        self.running.wait().ok();
+    }
+}
+
 /// The kernel of a slow machine loads its modules for the first run.
 #[test]
 fn an_nft_that_is_slow_at_first_is_asked_again_and_readyz_says_so() {
     let directory = tempfile::tempdir().unwrap();
-    let nft = directory.path().join("nft");
-    let loaded = directory.path().join("loaded");
-    let text = format!(
-        "#!/bin/sh\n\
-         [ \"$1\" != --version ] || {{ echo 'nftables v1.0.6 (Lester Gooch #5)'; exit; }}\n\
-         [ -e {loaded:?} ] || exec sleep 60\n\
-         echo 'Error: No such file or directory' >&2\n\
-         [ \"$1\" = --check ]\n"
-    );
-    fs::write(&nft, text).unwrap();
-    fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
-    let kubeconfig = directory.path().join("kubeconfig");
-    let nowhere = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "users": [{"name": "u", "user": {}}]}"#;
-    fs::write(&kubeconfig, nowhere).unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
     let log = directory.path().join("log");
-    let output = fs::File::create(&log).unwrap();
-    let mut running = agent(&["--node-name=n1", "--nft-timeout=300ms"])
-        .args(["--nft", nft.to_str().unwrap()])
-        .args(["--port", &port.to_string()])
-        .env("KUBECONFIG", &kubeconfig)
-        .stdout(output.try_clone().unwrap())
-        .stderr(output)
-        .spawn()
-        .unwrap();
+    let agent = SlowNft::start(directory, fs::File::create(&log).unwrap());
     let log = || fs::read_to_string(&log).unwrap();
-    let late = "nft --check did not end within 0.3 s";
-    until(|| readyz(port).is_ok_and(|text| text.contains(late)), log);
+    until(|| agent.says_that_it_waits(), log);
     assert!(log().contains("trying again") && !log().contains("agent starts"));
-    fs::write(&loaded, "").unwrap();
+    agent.end_the_wait();
     until(|| log().contains("agent starts"), log);
-    until(|| !readyz(port).is_ok_and(|text| text.contains(late)), log);
-    running.kill().unwrap();
-    running.wait().unwrap();
+    until(|| !agent.says_that_it_waits(), log);
+}
+
+/// Nothing that it logs can be written: the disk is full.
+#[test]
+fn an_agent_whose_log_has_no_room_goes_on() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut agent = SlowNft::start(tempfile::tempdir().unwrap(), full);
+    until(|| agent.says_that_it_waits(), || "no log".to_owned());
+    agent.end_the_wait();
+    // It logs by then that it starts.
+    until(
+        || readyz(agent.port).is_ok_and(|text| text.contains("watching")),
+        || "no log".to_owned(),
+    );
+    assert_eq!(agent.running.try_wait().unwrap(), None, "it has ended");
 }
 
 fn until(is: impl Fn() -> bool, log: impl Fn() -> String) {

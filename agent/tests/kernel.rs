@@ -7,6 +7,8 @@
 mod conntrack;
 mod plans;
 
+#[path = "kernel/bad_nft.rs"]
+mod bad_nft;
 #[path = "kernel/connections.rs"]
 mod connections;
 #[path = "kernel/direct.rs"]

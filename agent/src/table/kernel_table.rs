@@ -12,6 +12,7 @@ use super::{
     generation::Generation,
     nft::{Listed, NftError},
     notifications::TableEvent,
+    presence,
 };
 use crate::{metrics::Metrics, netlink::NetlinkError};
 
@@ -198,6 +199,11 @@ impl KernelTable {
             Err(error) => {
                 warn!("cannot tell whether another program changed the table: {error}");
                 self.drift.notice(TableEvent::Missed, Instant::now());
+                // What is not there needs no reading: it is built anew, or the node says that
+                // it cannot be.
+                if presence::is_there().is_ok_and(|there| !there) {
+                    self.drifted();
+                }
                 "error"
             }
         };

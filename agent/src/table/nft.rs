@@ -1,19 +1,28 @@
 //! The one place that runs nft, and that has transactions carried out.
 
-use std::{io, path::PathBuf, process::Stdio, time::Duration};
+use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
+use highwire_runtime::printable::printable;
 use serde_json::Value;
 use thiserror::Error;
-use tokio::{io::AsyncWriteExt, process::Command, task::spawn_blocking, time::timeout};
+use tokio::{process::Command, task::spawn_blocking, time::timeout};
 
 use super::{
-    DataPath, Elements, Structure, TABLE, Transaction, json::read_elements, kernel_change,
+    DataPath, Elements, Structure, TABLE, Transaction,
+    generation::Generation,
+    json::read_elements,
+    kernel_change,
+    run::{RunError, run},
 };
 use crate::netlink::NetlinkError;
 
 /// How long one run of nft may take (`--nft-timeout`). Replacing 10,000 elements beside a
 /// large kube-proxy table takes a tenth of a second.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Of what a program says of itself or of an error, in characters: it goes into a log line and a
+/// condition.
+const LONGEST_WORDS: usize = 300;
 
 /// The oldest nft that has what our rules need (design §2.3).
 const OLDEST_NFT: (u32, u32, u32) = (1, 0, 1);
@@ -73,9 +82,26 @@ pub enum NftError {
         /// What it was doing.
         step: &'static str,
         /// How it ended.
-        status: std::process::ExitStatus,
+        status: ExitStatus,
         /// Its first line.
         message: String,
+    },
+    /// Something ended it before it was done. That says nothing about what it was asked for.
+    #[error(
+        "nft {step} was killed ({status}) before it was done; is the agent's container or the node \
+         out of memory?"
+    )]
+    Killed {
+        /// What it was doing.
+        step: &'static str,
+        /// By which signal.
+        status: ExitStatus,
+    },
+    /// It said that all went well, and nothing has changed.
+    #[error("nft apply reports success and the kernel's ruleset is as before; is {program:?} nft?")]
+    NothingDone {
+        /// The program.
+        program: PathBuf,
     },
     /// The kernel did not change the elements, for example because some to be deleted are not
     /// there.
@@ -103,10 +129,10 @@ pub enum NftError {
 }
 
 impl NftError {
-    /// Whether nft may only have needed more time.
+    /// Whether the same may succeed a moment later: nft needed more time or memory than there was.
     #[must_use]
     pub fn is_late(&self) -> bool {
-        matches!(self, Self::TimedOut { .. })
+        matches!(self, Self::TimedOut { .. } | Self::Killed { .. })
     }
 }
 
@@ -163,7 +189,7 @@ impl Nft {
         let version = parse_version(&printed)
             .filter(|version| *version >= OLDEST_NFT)
             .ok_or(NftError::TooOld {
-                found: printed.trim().to_owned(),
+                found: words(&printed),
             })?;
         for path in paths {
             self.check(&Transaction::Replace(*path, Elements::default()))
@@ -190,8 +216,17 @@ impl Nft {
                 .unwrap_or_else(|error| Err(io::Error::other(error).into()))
                 .map_err(not_changed);
         }
-        self.run_script("apply", &["--file", "-"], transaction)
-            .await
+        let before = Generation::now();
+        let bytes = self
+            .run_script("apply", &["--file", "-"], transaction)
+            .await?;
+        if let (Ok(before), Ok(now)) = (before, Generation::now())
+            && before == now
+        {
+            let program = self.program.clone();
+            return Err(NftError::NothingDone { program });
+        }
+        Ok(bytes)
     }
 
     /// Finds out whether [`Self::apply`] would succeed, without changing anything.
@@ -265,40 +300,28 @@ impl Nft {
         arguments: &[&str],
         input: Option<Vec<u8>>,
     ) -> Result<String, NftError> {
-        let not_runnable = |source| NftError::NotRunnable {
-            program: self.program.clone(),
-            source,
-        };
-        let mut child = Command::new(&self.program)
-            .args(arguments)
-            .stdin(if input.is_some() {
-                Stdio::piped()
-            } else {
-                Stdio::null()
-            })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(not_runnable)?;
-        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-            // nft may end before it has read everything; its own message is the better one.
-            let _ = timeout(self.limit, stdin.write_all(&input)).await;
-        }
         let limit = self.limit;
-        let output = timeout(limit, child.wait_with_output())
+        let output = run(Command::new(&self.program).args(arguments), input, limit)
             .await
-            .map_err(|_| NftError::TimedOut { step, limit })?
-            .map_err(not_runnable)?;
+            .map_err(|error| match error {
+                RunError::NotRunnable(source) => NftError::NotRunnable {
+                    program: self.program.clone(),
+                    source,
+                },
+                RunError::TimedOut => NftError::TimedOut { step, limit },
+                error @ RunError::PrintsTooMuch => NftError::Unreadable {
+                    step,
+                    message: error.to_string(),
+                },
+            })?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let message = said
-            .lines()
-            .find(|line| !line.trim().is_empty())
-            .unwrap_or("no message");
-        let message = message.trim().to_owned();
+        let status = output.status;
+        if status.code().is_none() {
+            return Err(NftError::Killed { step, status });
+        }
+        let message = words(&String::from_utf8_lossy(&output.stderr));
         Err(if message.contains("Operation not permitted") {
             NftError::NotPermitted { step, message }
         } else if message.contains("No such file or directory") {
@@ -306,11 +329,23 @@ impl Nft {
         } else {
             NftError::Refused {
                 step,
-                status: output.status,
+                status,
                 message,
             }
         })
     }
+}
+
+/// The first line that says something, for a log and a condition.
+fn words(said: &str) -> String {
+    let mut lines = said.lines().map(str::trim);
+    let line = lines.find(|line| !line.is_empty());
+    let short: String = line
+        .unwrap_or("no message")
+        .chars()
+        .take(LONGEST_WORDS)
+        .collect();
+    printable(&short)
 }
 
 /// From `nftables v1.0.6 (Lester Gooch #5)`.
