@@ -164,7 +164,10 @@ async fn node_ports_and_external_ips_are_refused_with_the_right_words() -> Resul
         scope.namespace()
     );
     ensure!(condition.contains(&holder), "{condition}");
-    answers(&cluster.outside(), cluster.node("n1")?.v4(port)).await;
+    // It is kube-proxy that answers there.
+    if cluster.config().proxy_modes.has_any() {
+        answers(&cluster.outside(), cluster.node("n1")?.v4(port)).await;
+    }
     Ok(())
 }
 
@@ -192,8 +195,13 @@ async fn explain_shows_every_claimed_port() -> Result<()> {
         "{table}"
     );
     ensure!(served.contains(" as wanted "), "the kernel has it: {table}");
+    // To the ClusterIP, or, without a kube-proxy, to the Pods.
+    let leads_to = match cluster.config().proxy_modes.has_any() {
+        true => free,
+        false => 8080,
+    };
     ensure!(
-        served.contains(&format!(":{free}")),
+        served.contains(&format!(":{leads_to}")),
         "where it goes: {table}"
     );
     let refused = row("refused")?;

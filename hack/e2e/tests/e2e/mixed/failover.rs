@@ -149,9 +149,13 @@ async fn what_others_change_in_our_table_is_put_back() -> Result<()> {
     let agent = cluster.agent("n1")?;
     let repairs = || agent.metric("highwire_agent_drift_repairs_total");
     let element = format!("delete element inet highwire ports4 {{ tcp . {port} }}");
+    let chain = match cluster.config().proxy_modes.has_any() {
+        true => "flush chain inet highwire rewrite",
+        false => "flush chain inet highwire to_service",
+    };
     for change in [
         element.as_str(),
-        "flush chain inet highwire rewrite",
+        chain,
         "flush table inet highwire",
         "delete table inet highwire",
     ] {

@@ -19,7 +19,7 @@ async fn every_client_reaches_every_pod_which_sees_the_node() -> Result<()> {
         clients.push(cluster.node(node)?.netns().clone());
     }
     // One that is no endpoint, beside one that is.
-    let other = scope.pod("other").on("n1").start().await?;
+    let other = scope.pod("other").on("n1").tcp(1).start().await?;
     clients.push(other.netns());
     let port = scope.free_port()?;
     let service = scope.service("web").load_balancer().dual_stack();
@@ -72,6 +72,42 @@ async fn a_pod_reaches_itself_by_its_service() -> Result<()> {
                     from.udp_ask(to, SHORT)
                 })
                 .await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Their address is the node's own, which is served too.
+#[apply(cluster_test)]
+async fn pods_in_the_hosts_network_are_endpoints_as_others() -> Result<()> {
+    let (cluster, scope) = bed("hostnet").await?;
+    let target = scope.free_port()?;
+    let pods = ["host-1", "host-2", "web-3"];
+    for (pod, node) in [("host-1", "n1"), ("host-2", "n2")] {
+        let pod = scope.pod(pod).on(node).label("app", "web");
+        pod.host_network().tcp(target).udp(target).start().await?;
+    }
+    let other = scope.pod("web-3").on("n1").label("app", "web");
+    let other = other.tcp(target).udp(target).start().await?;
+    let ports = [scope.free_port()?, scope.free_port()?];
+    let mut clients = vec![cluster.outside(), other.netns()];
+    for node in ["n1", "n2", "n3"] {
+        clients.push(cluster.node(node)?.netns().clone());
+    }
+    for (policy, port, here) in [
+        ("Cluster", ports[0], &pods[..]),
+        ("Local", ports[1], &["host-1", "web-3"]),
+    ] {
+        let service = scope.service(&policy.to_lowercase()).load_balancer();
+        let service = service.select("app", "web").dual_stack();
+        let service = service.spec("externalTrafficPolicy", json!(policy));
+        let service = service.tcp(port, target).udp(port, target);
+        ingress_is(&service.create().await?, &ALL).await;
+        for to in at_both_addresses(&cluster, "n1", port)? {
+            for from in &clients {
+                all_answer(here, || from.http_get(to, SHORT)).await;
+                all_answer(here, || from.udp_ask(to, SHORT)).await;
             }
         }
     }

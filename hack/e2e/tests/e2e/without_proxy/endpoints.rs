@@ -109,8 +109,7 @@ async fn a_port_name_leads_to_each_pods_own_number() -> Result<()> {
     let (cluster, scope) = bed("named").await?;
     let start = async |name: &str, node: &str, port: u16| {
         let pod = scope.pod(name).on(node).label("app", "web");
-        let pod = pod.tcp(port).named(port, "http").udp(port);
-        pod.start().await
+        pod.tcp(port).named(port, "http").start().await
     };
     start("web-1", "n1", 8081).await?;
     let second = start("web-2", "n2", 9090).await?;
@@ -230,6 +229,7 @@ async fn without_endpoints_everybody_is_refused_at_once() -> Result<()> {
         let pod = scope
             .pod(&format!("client-{node}"))
             .on(node)
+            .tcp(1)
             .start()
             .await?;
         clients.push(pod.netns());

@@ -22,6 +22,7 @@ async fn clients(cluster: &Cluster, scope: &Scope) -> Result<Vec<(Netns, [IpAddr
         let pod = scope
             .pod(&format!("client-{node}"))
             .on(node)
+            .tcp(1)
             .start()
             .await?;
         clients.push((pod.netns(), both(pod.addresses())));

@@ -64,6 +64,13 @@ async fn kube_proxy_may_come_and_go_under_traffic() -> Result<()> {
         reports(&cluster, "n1", reported).await;
         if mode.is_none() {
             cluster.unit("kube-proxy-n1").stop(LONG)?;
+            // Else what it leaves would answer before the next one does, which removes it.
+            for family in ["ip", "ip6"] {
+                let table = ["nft", "add", "table", family, "kube-proxy"];
+                n1.netns().check(&table)?;
+                let table = ["nft", "delete", "table", family, "kube-proxy"];
+                n1.netns().check(&table)?;
+            }
         }
         for to in at_n1 {
             all_answer(&["web-1", "web-2"], || client.http_get(to, SHORT)).await;
