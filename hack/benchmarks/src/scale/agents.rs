@@ -223,6 +223,7 @@ impl Agents {
                 mode: Some(ProxyMode::Nftables),
                 failing: None,
             },
+            slices: None,
             policy: &agent.config.policy,
             left_out: &BTreeMap::new(),
         });
