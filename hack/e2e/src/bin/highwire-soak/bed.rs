@@ -335,8 +335,9 @@ impl Bed {
             self.name_address(node, false).await?;
             self.second_address(node, false)?;
             let of = self.node(node)?;
-            let mode = self.cluster.config().proxy_modes.on(node);
-            lifecycle::change_proxy_mode(&self.cluster, &of, mode, None)?;
+            if let Some(mode) = self.cluster.config().proxy_modes.on(node) {
+                lifecycle::change_proxy_mode(&self.cluster, &of, mode, None)?;
+            }
             self.enable(node, SERVING.contains(&node)).await?;
         }
         for node in SERVING {
