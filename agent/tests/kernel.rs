@@ -176,11 +176,11 @@ fn changes_of_targets_lead_where_a_replacement_would() {
     let others = ["192.0.2.22:30053", "192.0.2.31:31053", "192.0.2.32:32053"];
     steps[3]
         .forwards
-        .extend([udp(v4, &others, Choice::ByClient)]);
+        .extend([udp(v4, &others, plans::by_client(60))]);
     let others = ["[2001:db8:1::31]:53", "[2001:db8:1::32]:65535"];
     steps[3]
         .forwards
-        .extend([udp(v6, &others, Choice::ByClient)]);
+        .extend([udp(v6, &others, plans::by_client(60))]);
     steps[4] = Plan::default();
     change_step_by_step(path, first, steps);
 }

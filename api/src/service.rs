@@ -102,9 +102,9 @@ pub enum Affinity {
     },
 }
 
-/// What `timeoutSeconds` is by default (`DefaultClientIPServiceAffinitySeconds` of
+/// What `timeoutSeconds` of `ClientIP` is by default (`DefaultClientIPServiceAffinitySeconds` of
 /// `k8s.io/api/core/v1`).
-const AFFINITY_TIMEOUT: Duration = Duration::from_secs(10_800);
+pub const AFFINITY_TIMEOUT: Duration = Duration::from_secs(10_800);
 
 /// What a Service of ours asks for. Two equal values need the same rules on
 /// every node, so a change of anything else in the Service changes nothing.

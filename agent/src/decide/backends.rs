@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::Duration,
 };
 
 use highwire_api::{
@@ -33,9 +34,33 @@ pub struct Backends {
 pub enum Choice {
     /// At random.
     Random,
-    /// By the client's address: a client keeps its target while the targets stay the same
-    /// (`sessionAffinity: ClientIP`).
-    ByClient,
+    /// By the client's address (`sessionAffinity: ClientIP`): a client keeps its target while
+    /// that is one, and for so long without a connection.
+    ByClient(Memory),
+}
+
+/// For how long the kernel remembers a client's target. A rule has one time, so there are some
+/// times only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory(u64);
+
+impl Memory {
+    /// The times there are, in seconds, from 10 s to the day that is the most for Kubernetes.
+    pub const SECONDS: [u64; 8] = [10, 60, 300, 600, 1800, 3600, 10_800, 86_400];
+
+    /// The shortest that is not shorter than this.
+    #[must_use]
+    pub fn at_least(timeout: Duration) -> Self {
+        let mut long_enough = Self::SECONDS.into_iter();
+        let long_enough = long_enough.find(|seconds| Duration::from_secs(*seconds) >= timeout);
+        Self(long_enough.unwrap_or(Self::SECONDS[Self::SECONDS.len() - 1]))
+    }
+
+    /// In seconds: one of [`Self::SECONDS`].
+    #[must_use]
+    pub fn seconds(self) -> u64 {
+        self.0
+    }
 }
 
 /// The label of a Node that names its zone.
@@ -111,7 +136,7 @@ impl<'a> Answering<'a> {
             targets,
             choice: match spec.affinity {
                 Affinity::None => Choice::Random,
-                Affinity::Client { .. } => Choice::ByClient,
+                Affinity::Client { timeout } => Choice::ByClient(Memory::at_least(timeout)),
             },
             keeps_client: is_local,
         }

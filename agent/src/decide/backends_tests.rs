@@ -198,7 +198,18 @@ fn affinity_is_by_the_client() {
     let choice = |spec: &ServiceSpec| picked(spec, &slices, Family::V4).choice;
     assert_eq!(choice(&spec(|_| {})), Choice::Random);
     let sticky = spec(|spec| spec["sessionAffinity"] = json!("ClientIP"));
-    assert_eq!(choice(&sticky), Choice::ByClient);
+    let three_hours = Memory::at_least(Duration::from_secs(10_800));
+    assert_eq!(choice(&sticky), Choice::ByClient(three_hours));
+    for (asked, kept) in [(1, 10), (10, 10), (11, 60), (3600, 3600), (86_400, 86_400)] {
+        let sticky = spec(|spec| {
+            spec["sessionAffinity"] = json!("ClientIP");
+            spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": asked}});
+        });
+        let Choice::ByClient(memory) = choice(&sticky) else {
+            panic!("{asked}");
+        };
+        assert_eq!(memory.seconds(), kept);
+    }
 }
 
 prop_compose! {

@@ -24,7 +24,7 @@ use highwire_api::{
 
 pub(crate) use self::{addresses::served_addresses, host_holders::slots};
 pub use self::{
-    backends::{Answering, Backends, Choice},
+    backends::{Answering, Backends, Choice, Memory},
     conflicts::for_report,
     forward::{Forward, Plan, Target, sockets},
     readiness::Readiness,

@@ -11,11 +11,12 @@ use highwire_api::{
     Family, PortKey, ServiceKey,
     arbitration::{Holder, Slot},
     external::{LoadBalancerSpec, SessionAffinity, Trouble},
+    service::AFFINITY_TIMEOUT,
 };
 use ipnet::IpNet;
 
 use crate::{
-    decide::{Backends, Choice, Forward, Plan, Target, served_addresses, slots},
+    decide::{Backends, Choice, Forward, Memory, Plan, Target, served_addresses, slots},
     facts::{
         addresses::HostAddress,
         endpoints::ServicePortName,
@@ -154,7 +155,9 @@ fn forwards(
                     draining: BTreeSet::new(),
                     choice: match spec.session_affinity {
                         SessionAffinity::None => Choice::Random,
-                        SessionAffinity::ClientIp => Choice::ByClient,
+                        SessionAffinity::ClientIp => {
+                            Choice::ByClient(Memory::at_least(AFFINITY_TIMEOUT))
+                        }
                     },
                     keeps_client,
                 }),

@@ -1,6 +1,9 @@
 //! The table as nft's JSON lists it (libnftables-json(5)).
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use highwire_api::{PortKey, Protocol};
 use ipnet::IpNet;
@@ -21,6 +24,9 @@ pub(super) fn read_elements(listing: &Json) -> Option<Elements> {
             continue;
         };
         let set = Set::named(found["name"].as_str()?)?;
+        if set.is_memory() {
+            continue;
+        }
         for member in found["elem"].as_array().into_iter().flatten() {
             let (key, value) = match (set.is_map(), member.as_array()) {
                 (true, Some(pair)) => (pair.first()?, Some(read_value(pair.get(1)?)?)),
@@ -45,6 +51,11 @@ fn read_key(key: &Json) -> Option<Key> {
     }
     let number = i32::try_from(parts.get(1)?.as_i64()?).ok()?;
     let port = PortKey::new(read_protocol(parts.first()?)?, number)?;
+    if let Some(target) = parts.get(3) {
+        let address = parts.get(2)?.as_str()?.parse().ok()?;
+        let target = u16::try_from(target.as_u64()?).ok()?;
+        return Some(Key::PortAndTarget(port, SocketAddr::new(address, target)));
+    }
     match parts.get(2) {
         None => Some(Key::Port(port)),
         Some(part) => Some(match part.as_u64() {

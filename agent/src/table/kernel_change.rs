@@ -129,6 +129,10 @@ fn key(key: &Key) -> (Vec<u8>, Option<Vec<u8>>) {
             let with = |ip| [&port_key(*port)[..], &address(ip)].concat();
             (with(network.network()), Some(with(network.broadcast())))
         }
+        Key::PortAndTarget(port, target) => {
+            let value = Value::AddressAndPort(target.ip(), target.port());
+            ([&port_key(*port)[..], &data(value)].concat(), None)
+        }
         // `numgen` and `jhash` leave the number in the byte order of this host.
         Key::PortAndBucket(port, bucket) => {
             let number = u32::from(bucket.number()).to_ne_bytes();

@@ -1,6 +1,11 @@
 //! The sets and maps of the table, a row each, and what a plan puts into them.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+};
 
 use highwire_api::{Family, PortKey, Protocol, service::TrafficPolicy};
 use ipnet::IpNet;
@@ -9,7 +14,7 @@ use super::{
     DataPath,
     buckets::{Bucket, Width, spread},
 };
-use crate::decide::{Backends, Choice, Forward, Plan, Target};
+use crate::decide::{Backends, Choice, Forward, Memory, Plan, Target};
 
 /// A set or map of our table. It is there once per address family: `node4` and `node6`.
 #[derive(Debug)]
@@ -39,17 +44,31 @@ enum Holds {
     BucketToTarget(fn(&Forward) -> Option<&Backends>),
     /// The addresses of targets that see the client's, as source and destination.
     SeesClients,
+    /// The ports whose clients keep their targets for so many seconds; all, for `None`.
+    Sticky(Option<u64>),
+    /// Those ports with each of their targets.
+    PortAndTarget,
+    /// Those ports with the hash of each client, and its target's address. The rules write it.
+    ClientToAddress,
+    /// The same, with the target's port.
+    ClientToPort,
 }
+
+/// How many clients are told apart by the hashes of their addresses. Those of one hash share
+/// their target.
+pub(super) const CLIENTS: u32 = 1 << 24;
 
 /// In every table.
 const ALL: &[DataPath] = &DataPath::ALL;
 /// Beside a kube-proxy.
 const BESIDE: &[DataPath] = &DataPath::BESIDE_PROXY;
+/// Where our own rules pick targets.
+const DIRECT: &[DataPath] = &[DataPath::Direct];
 /// Where we masquerade, and kube-proxy does not.
 const BY_NAT: &[DataPath] = &[DataPath::Dnat, DataPath::Direct];
 
 /// All of them, in the order in which they are declared.
-pub const SETS: [SetDef; 13] = [
+pub const SETS: [SetDef; 24] = [
     // The node's addresses at which Services answer.
     set("node", ALL, Holds::Addresses),
     // The served ports.
@@ -67,23 +86,30 @@ pub const SETS: [SetDef; 13] = [
     // … and to the NodePort.
     set("nodeport", BESIDE, Holds::PortToPort(node_port)),
     // To one of their targets, by bucket.
-    set(
-        "target",
-        &[DataPath::Direct],
-        Holds::BucketToTarget(backends),
-    ),
+    set("target", DIRECT, Holds::BucketToTarget(backends)),
     // Those of many targets.
     set(
         "wide",
-        &[DataPath::Direct],
+        DIRECT,
         Holds::Ports(|forward| backends(forward).is_some_and(is_wide)),
     ),
     // Those whose clients keep their target.
-    set(
-        "sticky",
-        &[DataPath::Direct],
-        Holds::Ports(|forward| backends(forward).is_some_and(|it| it.choice == Choice::ByClient)),
-    ),
+    set("sticky", DIRECT, Holds::Sticky(None)),
+    // … by the time for which it is remembered …
+    set("keep10s", DIRECT, Holds::Sticky(Some(10))),
+    set("keep60s", DIRECT, Holds::Sticky(Some(60))),
+    set("keep300s", DIRECT, Holds::Sticky(Some(300))),
+    set("keep600s", DIRECT, Holds::Sticky(Some(600))),
+    set("keep1800s", DIRECT, Holds::Sticky(Some(1800))),
+    set("keep3600s", DIRECT, Holds::Sticky(Some(3600))),
+    set("keep10800s", DIRECT, Holds::Sticky(Some(10_800))),
+    set("keep86400s", DIRECT, Holds::Sticky(Some(86_400))),
+    // … with the targets that they may keep …
+    set("alive", DIRECT, Holds::PortAndTarget),
+    // … and those that they have. One map with both would have a key and a value too long
+    // for nft 1.0.6.
+    set("clientaddress", DIRECT, Holds::ClientToAddress),
+    set("clientport", DIRECT, Holds::ClientToPort),
     // Those whose clients keep their addresses, as with `externalTrafficPolicy: Local`.
     set(
         "localpolicy",
@@ -91,7 +117,7 @@ pub const SETS: [SetDef; 13] = [
         Holds::Ports(|forward| forward.policy() == TrafficPolicy::Local),
     ),
     // The targets that see their clients' addresses, each beside itself.
-    set("hairpin", &[DataPath::Direct], Holds::SeesClients),
+    set("hairpin", DIRECT, Holds::SeesClients),
     // Those that not every client may use …
     set(
         "guarded",
@@ -131,6 +157,13 @@ fn backends(forward: &Forward) -> Option<&Backends> {
     match &forward.target {
         Target::ClusterIp(_) | Target::NodePort { .. } => None,
         Target::Backends(backends) => Some(backends),
+    }
+}
+
+fn memory(backends: &Backends) -> Option<Memory> {
+    match backends.choice {
+        Choice::Random => None,
+        Choice::ByClient(memory) => Some(memory),
     }
 }
 
@@ -182,7 +215,20 @@ impl Set {
     pub fn is_map(self) -> bool {
         matches!(
             self.def().holds,
-            Holds::PortToAddress(_) | Holds::PortToPort(_) | Holds::BucketToTarget(_)
+            Holds::PortToAddress(_)
+                | Holds::PortToPort(_)
+                | Holds::BucketToTarget(_)
+                | Holds::ClientToAddress
+                | Holds::ClientToPort
+        )
+    }
+
+    /// Whether the rules write its elements, so that they are no part of a plan.
+    #[must_use]
+    pub fn is_memory(self) -> bool {
+        matches!(
+            self.def().holds,
+            Holds::ClientToAddress | Holds::ClientToPort
         )
     }
 
@@ -204,7 +250,7 @@ impl Set {
         let port = "meta l4proto . th dport";
         match self.def().holds {
             Holds::Addresses => format!("{ip} daddr"),
-            Holds::Ports(_) => port.to_owned(),
+            Holds::Ports(_) | Holds::Sticky(_) => port.to_owned(),
             Holds::PortToAddress(_) => format!("{port} : {ip} daddr"),
             Holds::PortToPort(_) => format!("{port} : th dport"),
             Holds::PortAndNetwork => format!("{port} . {ip} saddr"),
@@ -213,6 +259,9 @@ impl Set {
                 format!("{port} . numgen random mod {buckets} : {ip} daddr . th dport")
             }
             Holds::SeesClients => format!("{ip} saddr . {ip} daddr"),
+            Holds::PortAndTarget => format!("{port} . {ip} daddr . th dport"),
+            Holds::ClientToAddress => format!("{port} . numgen random mod {CLIENTS} : {ip} daddr"),
+            Holds::ClientToPort => format!("{port} . numgen random mod {CLIENTS} : th dport"),
         }
     }
 
@@ -244,6 +293,20 @@ impl Set {
                     networks.map(move |network| (Key::PortAndNetwork(port, *network), None))
                 })
                 .collect(),
+            Holds::Sticky(seconds) => forwards
+                .filter_map(|(port, forward)| Some((port, memory(backends(forward)?)?)))
+                .filter(|(_, memory)| seconds.is_none_or(|it| it == memory.seconds()))
+                .map(|(port, _)| (Key::Port(port), None))
+                .collect(),
+            Holds::PortAndTarget => forwards
+                .filter_map(|(port, forward)| Some((port, backends(forward)?)))
+                .filter(|(_, backends)| memory(backends).is_some())
+                .flat_map(|(port, backends)| {
+                    let targets = backends.targets.iter();
+                    targets.map(move |target| (Key::PortAndTarget(port, *target), None))
+                })
+                .collect(),
+            Holds::ClientToAddress | Holds::ClientToPort => Vec::new(),
             Holds::SeesClients => forwards
                 .filter_map(|(_, forward)| backends(forward).filter(|it| it.keeps_client))
                 .flat_map(|backends| &backends.targets)
@@ -282,6 +345,8 @@ pub enum Key {
     PortAndNetwork(PortKey, IpNet),
     /// A served port and one of its buckets.
     PortAndBucket(PortKey, Bucket),
+    /// A served port and one of its targets.
+    PortAndTarget(PortKey, SocketAddr),
     /// From an address of the set's family to the same.
     ToItself(IpAddr),
 }
@@ -292,9 +357,10 @@ impl Key {
     pub fn port(&self) -> Option<PortKey> {
         match *self {
             Self::Address(_) | Self::ToItself(_) => None,
-            Self::Port(port) | Self::PortAndNetwork(port, _) | Self::PortAndBucket(port, _) => {
-                Some(port)
-            }
+            Self::Port(port)
+            | Self::PortAndNetwork(port, _)
+            | Self::PortAndBucket(port, _)
+            | Self::PortAndTarget(port, _) => Some(port),
         }
     }
 }
@@ -308,6 +374,9 @@ impl fmt::Display for Key {
             Self::Port(key) => f.write_str(&port(key)),
             Self::PortAndNetwork(key, network) => write!(f, "{} . {network}", port(key)),
             Self::PortAndBucket(key, bucket) => write!(f, "{} . {bucket}", port(key)),
+            Self::PortAndTarget(key, target) => {
+                write!(f, "{} . {} . {}", port(key), target.ip(), target.port())
+            }
             Self::ToItself(address) => write!(f, "{address} . {address}"),
         }
     }

@@ -10,6 +10,10 @@ use super::{
     sets::{Key, Set, Value},
 };
 
+/// How many clients the kernel remembers the targets of, per family. Further ones get theirs by
+/// their addresses alone.
+const MOST_REMEMBERED: u32 = 65_536;
+
 /// One atomic change of the kernel's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transaction {
@@ -110,6 +114,9 @@ fn write_table(f: &mut fmt::Formatter<'_>, path: DataPath, elements: &Elements) 
         writeln!(f, "  {kind} {name} {{\n    typeof {typeof_text}")?;
         if set.is_interval() {
             writeln!(f, "    flags interval")?;
+        }
+        if set.is_memory() {
+            writeln!(f, "    flags dynamic,timeout\n    size {MOST_REMEMBERED}")?;
         }
         let mut members = elements.of_set(set).peekable();
         if members.peek().is_some() {

@@ -43,7 +43,7 @@ const BY_CLIENT: u16 = 81;
 const KEEPS_CLIENT: u16 = 82;
 const GUARDED: u16 = 83;
 const PORTS: [u16; 4] = [RANDOM, BY_CLIENT, KEEPS_CLIENT, GUARDED];
-const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+pub(super) const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 pub(super) fn index(family: Family) -> usize {
@@ -64,7 +64,7 @@ fn plan() -> Plan {
             let targets = targets(port);
             let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
             let choice = match port {
-                BY_CLIENT => Choice::ByClient,
+                BY_CLIENT => plans::by_client(10_800),
                 _ => Choice::Random,
             };
             let number = i32::from(port);
@@ -227,7 +227,7 @@ fn without(mut plan: Plan, gone: IpAddr) -> Plan {
     plan
 }
 
-async fn change(before: &Plan, after: &Plan) {
+pub(super) async fn change(before: &Plan, after: &Plan) {
     let elements = |plan| Elements::of(plan, PATH);
     let change = Transaction::between(&elements(before), &elements(after));
     nft().apply(&change.unwrap()).await.unwrap();
@@ -438,6 +438,6 @@ fn nothing_of_the_table_grows_with_the_ports_but_elements() {
         nft().apply(&replace(PATH, &Plan::default())).await.unwrap();
         let empty = rules();
         nft().apply(&replace(PATH, &plan())).await.unwrap();
-        assert_eq!((empty, rules()), (10, 10));
+        assert_eq!((empty, rules()), (16, 16));
     });
 }

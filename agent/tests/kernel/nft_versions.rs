@@ -7,7 +7,7 @@ use std::{
 };
 
 use highwire_agent::{
-    decide::{Choice, Forward, Plan},
+    decide::{Forward, Plan},
     table::{DataPath, Elements, Nft, Transaction, counters},
 };
 use highwire_api::{Family, Protocol, arbitration::Slot};
@@ -80,8 +80,9 @@ async fn one_writes_and_another_goes_on(writer: PathBuf, reader: PathBuf) {
     write_and_go_on(&writer, &reader, path, plan, more).await;
     let (_, path, plan) = plans::golden()[3].clone();
     let targets = ["192.0.2.22:30081", "192.0.2.23:30081"];
-    let more = protocols
-        .map(|protocol| plans::to_backends(Family::V4, protocol, 81, &targets, Choice::ByClient));
+    let more = protocols.map(|protocol| {
+        plans::to_backends(Family::V4, protocol, 81, &targets, plans::by_client(60))
+    });
     write_and_go_on(&writer, &reader, path, plan, more).await;
 }
 

@@ -8,10 +8,13 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use highwire_agent::decide::{Choice, Plan};
+use highwire_agent::decide::{Choice, Memory, Plan};
+use highwire_api::{Family, Protocol};
 
 use super::{
-    direct::{Answer, BOX, PATH, a_box, answer, ask, clients, each, index},
+    command,
+    direct::{Answer, BOX, PATH, PROTOCOLS, a_box, answer, ask, change, clients, each, index},
+    dnat::Namespace,
     in_new_namespace, nft, plans, replace,
 };
 
@@ -72,18 +75,14 @@ fn all_of_many_targets_get_connections() {
             // Each has 15 of them on the average: one in a million runs leaves one out.
             assert_eq!(seen.len(), MANY.len(), "{family} {protocol}");
         }
-        program(&plan(MANY, Choice::ByClient, false)).await;
+        program(&plan(MANY, plans::by_client(60), false)).await;
         for (family, protocol) in each() {
-            let ask_all = || {
-                let asks = client.run(move || {
-                    let clients = clients(family).into_iter();
-                    let asks = clients.map(|from| ask(family, protocol, PORT, Some(from)));
-                    asks.collect()
-                });
-                ports(asks)
-            };
-            let first = ask_all();
-            assert_eq!(ask_all(), first, "{family} {protocol}");
+            let first = asked(&client, family, protocol, 16);
+            assert_eq!(
+                asked(&client, family, protocol, 16),
+                first,
+                "{family} {protocol}"
+            );
             let seen: BTreeSet<&u16> = first.iter().collect();
             assert!(seen.len() > 8, "16 clients: {first:?}");
         }
@@ -119,6 +118,95 @@ fn a_pod_that_sees_its_clients_reaches_itself() {
             let (target, seen) = asked.unwrap_or_else(|it| panic!("{family} {protocol}: {it:?}"));
             assert_eq!(target.ip(), pod);
             assert_ne!(seen, pod, "{family} {protocol}");
+        }
+    });
+}
+
+/// The targets of so many clients, one after another.
+fn asked(client: &Namespace, family: Family, protocol: Protocol, many: usize) -> Vec<u16> {
+    let asked = client.run(move || {
+        let clients = clients(family).into_iter().take(many);
+        let asks = clients.map(|from| ask(family, protocol, PORT, Some(from)));
+        asks.collect()
+    });
+    ports(asked)
+}
+
+#[test]
+fn a_client_keeps_its_pod_when_others_come_and_until_it_goes() {
+    in_new_namespace(async || {
+        let (client, pods) = a_box().await;
+        pods.run(|| {
+            for (ip, port) in POD.iter().flat_map(|ip| MANY.map(move |port| (ip, port))) {
+                answer(SocketAddr::new(ip.parse().unwrap(), port));
+            }
+        });
+        let few = || plan(MANY.take(3), plans::by_client(10_800), false);
+        let many = || plan(MANY, plans::by_client(10_800), false);
+        let last = || plan(MANY.skip(37), plans::by_client(10_800), false);
+        program(&few()).await;
+        for (family, protocol) in each() {
+            let first = asked(&client, family, protocol, 4);
+            change(&few(), &many()).await;
+            assert_eq!(
+                asked(&client, family, protocol, 4),
+                first,
+                "{family} {protocol}"
+            );
+            // The client's first packet is lost, and TCP sends it again after a second.
+            change(&many(), &last()).await;
+            if protocol == Protocol::Udp {
+                // What leads to a Pod that is gone is lost once.
+                client.run(move || {
+                    for from in clients(family).into_iter().take(4) {
+                        ask(family, protocol, PORT, Some(from)).ok();
+                    }
+                });
+            }
+            let then = asked(&client, family, protocol, 4);
+            assert!(then.iter().all(|port| *port >= MANY.start + 37), "{then:?}");
+            change(&last(), &many()).await;
+            assert_eq!(
+                asked(&client, family, protocol, 4),
+                then,
+                "{family} {protocol}"
+            );
+            change(&many(), &few()).await;
+        }
+    });
+}
+
+#[test]
+fn a_client_is_remembered_for_as_long_as_its_service_says() {
+    in_new_namespace(async || {
+        let (client, pods) = a_box().await;
+        pods.run(|| {
+            for ip in POD {
+                answer(SocketAddr::new(ip.parse().unwrap(), MANY.start));
+            }
+        });
+        for seconds in Memory::SECONDS {
+            let one = MANY.take(1);
+            program(&plan(one, plans::by_client(seconds), false)).await;
+            for (family, protocol) in each() {
+                client
+                    .run(move || ask(family, protocol, PORT, None))
+                    .unwrap();
+            }
+            for map in [
+                "clientaddress4",
+                "clientport4",
+                "clientaddress6",
+                "clientport6",
+            ] {
+                let listed = command(&format!("nft --json list map inet highwire {map}"));
+                let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+                let elements = listed["nftables"][1]["map"]["elem"].as_array().unwrap();
+                assert_eq!(elements.len(), PROTOCOLS.len(), "{listed}");
+                for element in elements {
+                    assert_eq!(element[0]["elem"]["timeout"], seconds, "{element}");
+                }
+            }
         }
     });
 }

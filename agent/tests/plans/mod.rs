@@ -3,10 +3,10 @@
 //! Addresses: nodes 192.0.2.0/24 and 2001:db8:1::/64, ClusterIPs 10.96.0.0/16
 //! and fd00:96::/108. A box outside the cluster is one of the nodes' network.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use highwire_agent::{
-    decide::{Backends, Choice, Forward, Plan, Target},
+    decide::{Backends, Choice, Forward, Memory, Plan, Target},
     facts::endpoints::ServicePortName,
     table::DataPath,
 };
@@ -77,14 +77,14 @@ fn of_a_box() -> Plan {
                 udp,
                 53,
                 &["192.0.2.21:30053", "192.0.2.22:30053"],
-                Choice::ByClient,
+                by_client(10_800),
             ),
             to_backends(
                 Family::V6,
                 tcp,
                 80,
                 &["[2001:db8:1::21]:30080", "[2001:db8:1::22]:30080"],
-                Choice::ByClient,
+                by_client(10_800),
             ),
         ]
         .into(),
@@ -149,6 +149,11 @@ fn via_node_port(
         policy,
     };
     (slot, forward)
+}
+
+/// Clients keep their targets so many seconds, or a little longer.
+pub(crate) fn by_client(seconds: u64) -> Choice {
+    Choice::ByClient(Memory::at_least(Duration::from_secs(seconds)))
 }
 
 /// Only these networks may use the port.

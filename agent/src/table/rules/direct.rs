@@ -2,12 +2,37 @@
 //! connection to its target, so nothing else has to act on it.
 
 use super::{HAIRPIN, chains_by_nat, fill};
-use crate::table::buckets::Width;
+use crate::{
+    decide::Memory,
+    table::{buckets::Width, sets::CLIENTS},
+};
 
 pub(super) fn chains() -> Vec<String> {
     let [few, many] = [Width::Narrow, Width::Wide].map(|width| width.buckets().to_string());
-    let to_service = fill(TO_SERVICE, &[("$few", &few), ("$many", &many)]);
-    chains_by_nat(to_service, HAIRPIN)
+    let clients = CLIENTS.to_string();
+    let values = [("$few", &*few), ("$many", &many), ("$clients", &clients)];
+    let to_service = fill(TO_SERVICE, &values);
+    let mut chains = chains_by_nat(to_service, HAIRPIN);
+    chains.extend([remember("4", "ip"), remember("6", "ip6")]);
+    chains.push(REMEMBERING.to_owned());
+    chains
+}
+
+/// A chain that remembers the target of a client.
+fn remember(digit: &str, ip: &str) -> String {
+    let steps = Memory::SECONDS.map(|seconds| {
+        let seconds = seconds.to_string();
+        fill(REMEMBER_FOR, &[("$seconds", &seconds)])
+    });
+    let client = format!(
+        "meta l4proto . ct original proto-dst . jhash {ip} saddr mod {CLIENTS} seed 0x4877"
+    );
+    let values = [
+        ("$digit", digit),
+        ("$ip", ip),
+        ("$client ", &format!("{client} ")),
+    ];
+    fill(&REMEMBER.replace("$steps", &steps.concat()), &values)
 }
 
 /// One look-up gives the target's address and port, from the port and a number below `$few`,
@@ -19,7 +44,10 @@ pub(super) fn chains() -> Vec<String> {
 const TO_SERVICE: &str = "\
 chain to_service {
   counter name rewrite
-  # Without a seed the kernel would take another one for each rule and each table: clients
+  # The target that the client had last …
+  meta l4proto . th dport @sticky4 dnat ip to meta l4proto . th dport . jhash ip saddr mod $clients seed 0x4877 map @clientaddress4 : meta l4proto . th dport . jhash ip saddr mod $clients seed 0x4877 map @clientport4
+  meta l4proto . th dport @sticky6 dnat ip6 to meta l4proto . th dport . jhash ip6 saddr mod $clients seed 0x4877 map @clientaddress6 : meta l4proto . th dport . jhash ip6 saddr mod $clients seed 0x4877 map @clientport6
+  # … or one by its address. Without a seed the kernel would take another one for each rule and each table: clients
   # would change targets whenever the table is replaced, and from box to box.
   meta l4proto . th dport @sticky4 meta l4proto . th dport @wide4 dnat ip to meta l4proto . th dport . jhash ip saddr mod $many seed 0x4877 map @target4
   meta l4proto . th dport @sticky6 meta l4proto . th dport @wide6 dnat ip6 to meta l4proto . th dport . jhash ip6 saddr mod $many seed 0x4877 map @target6
@@ -30,4 +58,30 @@ chain to_service {
   meta l4proto . th dport @wide6 dnat ip6 to meta l4proto . th dport . numgen random mod $many map @target6
   dnat ip to meta l4proto . th dport . numgen random mod $few map @target4
   dnat ip6 to meta l4proto . th dport . numgen random mod $few map @target6
+}";
+
+/// What a client of a sticky port got, after our nat (-110, run at -100). A client whose target
+/// is none any more is forgotten: it sends its packet again, and gets another.
+const REMEMBER: &str = "\
+chain remember$digit {
+  # Without its protocol nft cannot tell the width of `ct original proto-dst`.
+  meta l4proto { tcp, udp, sctp } meta l4proto . ct original proto-dst . $ip daddr . th dport != @alive$digit delete @clientport$digit { $client : th dport } delete @clientaddress$digit { $client : $ip daddr } drop
+$steps}";
+
+/// `update` begins the time anew, and leaves a value as it is. The port is first: where its map
+/// is full, the rule ends.
+const REMEMBER_FOR: &str = "\
+  meta l4proto { tcp, udp, sctp } meta l4proto . ct original proto-dst @keep$secondss$digit update @clientport$digit { $client timeout $secondss : th dport } update @clientaddress$digit { $client timeout $secondss : $ip daddr }
+";
+
+const REMEMBERING: &str = "\
+chain remember_prerouting {
+  type filter hook prerouting priority -95; policy accept;
+  ct state new ct status dnat meta l4proto { tcp, udp, sctp } ct original ip daddr @node4 meta l4proto . ct original proto-dst @sticky4 jump remember4
+  ct state new ct status dnat meta l4proto { tcp, udp, sctp } ct original ip6 daddr @node6 meta l4proto . ct original proto-dst @sticky6 jump remember6
+}
+chain remember_output {
+  type filter hook output priority -95; policy accept;
+  ct state new ct status dnat meta l4proto { tcp, udp, sctp } ct original ip daddr @node4 meta l4proto . ct original proto-dst @sticky4 jump remember4
+  ct state new ct status dnat meta l4proto { tcp, udp, sctp } ct original ip6 daddr @node6 meta l4proto . ct original proto-dst @sticky6 jump remember6
 }";
