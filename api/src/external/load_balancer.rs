@@ -56,7 +56,7 @@ pub enum SessionAffinity {
     /// Each connection may get another.
     #[default]
     None,
-    /// By its address, as long as the targets stay the same.
+    /// By its address, as long as that is a target.
     #[serde(rename = "ClientIP")]
     ClientIp,
 }
