@@ -102,6 +102,11 @@ pub async fn run(config: Config) -> Result<()> {
         metrics: metrics.clone(),
         edges: Edges::default(),
     };
+    // Its requests have a deadline, and a connection of their own.
+    let for_election = client::client(&api, &heard, Some(election::REQUEST_TIMEOUT))?;
+    let leases = Api::<Lease>::namespaced(for_election, &namespace);
+    let election = Election::new(leases, identity.clone(), metrics.clone());
+    let (is_elected, election_problem) = (election.leading(), election.problem());
     let event_loop = EventLoop {
         inputs: received,
         questions,
@@ -109,17 +114,16 @@ pub async fn run(config: Config) -> Result<()> {
         snapshots,
         left,
         reconciler,
-        writer: Arc::new(Writer::new(writing.clone(), metrics.clone())),
+        writer: Arc::new(Writer::new(
+            writing.clone(),
+            election.term(),
+            metrics.clone(),
+        )),
         events,
         metrics: metrics.clone(),
         heartbeat: heartbeat.clone(),
         missing,
     };
-    // Its requests have a deadline, and a connection of their own.
-    let for_election = client::client(&api, &heard, Some(election::REQUEST_TIMEOUT))?;
-    let leases = Api::<Lease>::namespaced(for_election, &namespace);
-    let election = Election::new(leases, identity.clone(), metrics.clone());
-    let (is_elected, election_problem) = (election.leading(), election.problem());
     let problems = {
         let health = health.clone();
         let incomplete = |kind: &_| format!("the first list of {kind} is not complete yet");

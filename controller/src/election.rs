@@ -7,7 +7,11 @@
 //! for [`RENEW_DEADLINE`], counted from before its last request that succeeded; that is
 //! before any follower may take the Lease.
 
-use std::{mem, time::Duration};
+use std::{
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use highwire_api::names::CONTROLLER_LEASE;
 use highwire_runtime::errors::explain;
@@ -97,12 +101,31 @@ impl LeaseStore for Api<Lease> {
     }
 }
 
+/// Until when a candidate leads, by its own clock; clones share it. The news that it no
+/// longer does can come late to a process that was stopped: this is never late.
+#[derive(Clone, Debug, Default)]
+pub struct Term(Arc<Mutex<Option<Instant>>>);
+
+impl Term {
+    fn set(&self, end: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = end;
+    }
+
+    /// Whether it leads at this moment.
+    #[must_use]
+    pub fn lasts(&self) -> bool {
+        let end = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        end.is_some_and(|end| Instant::now() < end)
+    }
+}
+
 /// One candidate.
 #[derive(Debug)]
 pub struct Election<S> {
     store: S,
     identity: String,
     leading: watch::Sender<bool>,
+    term: Term,
     problem: watch::Sender<Option<String>>,
     /// The Lease as last seen to change, and when that was.
     observed: Option<(Lease, Instant)>,
@@ -118,6 +141,7 @@ impl<S: LeaseStore> Election<S> {
             store,
             identity,
             leading: watch::Sender::new(false),
+            term: Term::default(),
             problem: watch::Sender::new(None),
             observed: None,
             last_leader: None,
@@ -129,6 +153,12 @@ impl<S: LeaseStore> Election<S> {
     #[must_use]
     pub fn leading(&self) -> watch::Receiver<bool> {
         self.leading.subscribe()
+    }
+
+    /// Until when it leads.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term.clone()
     }
 
     /// What hinders it.
@@ -143,6 +173,7 @@ impl<S: LeaseStore> Election<S> {
             () = self.campaign() => {}
             () = stop => {}
         }
+        self.term.set(None);
         if self.leading.send_replace(false) {
             match timeout(RELEASE_TIMEOUT, self.release()).await {
                 Ok(Ok(_)) => info!("leadership given up"),
@@ -175,6 +206,7 @@ impl<S: LeaseStore> Election<S> {
                 ),
             };
             deadline = deadline.filter(|deadline| Instant::now() < *deadline);
+            self.term.set(deadline);
             self.set_leading(deadline.is_some());
             self.set_problem(problem.map(|it| format!("electing a leader fails: {it}")));
             let next = start + period;

@@ -264,3 +264,13 @@ async fn a_change_of_the_leader_is_counted_once_by_who_sees_it() {
     sleep(20 * SECOND).await;
     assert_eq!(changes(&third), 0, "who comes later has seen none");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_term_ends_by_the_clock_though_nobody_says_so() {
+    let term = Term::default();
+    assert!(!term.lasts());
+    term.set(Some(Instant::now() + SECOND));
+    assert!(term.clone().lasts());
+    tokio::time::advance(SECOND).await;
+    assert!(!term.lasts());
+}

@@ -171,11 +171,15 @@ pub async fn send(
         let api = Api::<Event>::namespaced(client.clone(), &event.key.namespace);
         let object = object(&event, &identity, Timestamp::now());
         let params = PostParams::default();
-        // Three more times if there is no answer: its name is taken only once.
+        // Three more times if there is no answer, or one of an API server that is
+        // overloaded: its name is taken only once.
         let create = || async { api.create(&params, &object).await };
         let answer = create
             .retry(ExponentialBuilder::default())
-            .when(|error| !matches!(error, kube::Error::Api(_)));
+            .when(|error| match error {
+                kube::Error::Api(status) => matches!(status.code, 429 | 500..),
+                _ => true,
+            });
         let (sending, failure) = match answer.await {
             Ok(_) => (Sending::Sent, None),
             Err(kube::Error::Api(status)) if status.code == 409 => (Sending::Known, None),

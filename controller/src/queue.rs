@@ -253,7 +253,18 @@ impl Queue {
         }
     }
 
-    /// The write ended well, or in a conflict, which the watch will explain.
+    /// The API server said that the Service has changed, or is gone. The watch brings that,
+    /// and with it the next try; if it was not so, there is one after the longest wait.
+    pub fn refused(&mut self, key: &ServiceKey, now: Instant) {
+        let (_, longest) = RETRY;
+        self.update(key, |entry| {
+            entry.failures = 0;
+            entry.due = entry.due.or(Some(now + longest));
+            entry.end(now + INTERVAL);
+        });
+    }
+
+    /// The write ended well.
     pub fn done(&mut self, key: &ServiceKey, now: Instant) {
         self.update(key, |entry| {
             entry.failures = 0;

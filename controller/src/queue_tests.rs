@@ -72,6 +72,18 @@ fn failures_are_retried_ever_more_slowly_until_one_succeeds() {
 }
 
 #[test]
+fn a_change_that_never_comes_is_waited_for_only_so_long() {
+    let (mut queue, start, web) = (Queue::default(), Instant::now(), key("web"));
+    queue.touch(&web, Rank::Refresh, start);
+    queue.take(start + SETTLE).unwrap();
+    queue.refused(&web, start);
+    assert_eq!(queue.next(), Some(start + RETRY.1));
+    // It has come.
+    queue.touch(&web, Rank::Refresh, start);
+    assert_eq!(queue.next(), Some(start + INTERVAL));
+}
+
+#[test]
 fn nothing_is_kept_of_what_is_gone() {
     let (mut queue, now) = (Queue::default(), Instant::now());
     queue.touch(&key("queued"), Rank::Refresh, now);

@@ -330,7 +330,10 @@ impl Reconciler {
                 WriteResult::Failed | WriteResult::Forbidden => {
                     leading.queue.failed(&write.key, now.instant)
                 }
-                _ => leading.queue.done(&write.key, now.instant),
+                WriteResult::Conflict | WriteResult::Gone => {
+                    leading.queue.refused(&write.key, now.instant)
+                }
+                WriteResult::Written(_) => leading.queue.done(&write.key, now.instant),
             }
         }
         if let WriteResult::Written(service) = result {

@@ -1,6 +1,9 @@
 //! Writes the status of Services.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use highwire_api::names::FIELD_MANAGER;
 use highwire_runtime::errors::explain;
@@ -13,24 +16,30 @@ use tracing::{debug, info, warn};
 
 use crate::{
     decision::text,
+    election::Term,
     metrics::Metrics,
     status_write::{StatusWrite, WriteResult},
 };
+
+/// How often the same failure is logged at most, of however many Services.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// The writer of statuses.
 pub struct Writer {
     client: Client,
     metrics: Metrics,
-    /// The last failure, logged once however many Services it hits.
-    failure: Mutex<Option<String>>,
+    term: Term,
+    /// The kind of failure that was logged last, and when.
+    failure: Mutex<Option<(String, Instant)>>,
 }
 
 impl Writer {
-    /// A writer. The client's requests have a deadline.
-    pub fn new(client: Client, metrics: Metrics) -> Self {
+    /// A writer. The client's requests have a deadline, and are sent in this term only.
+    pub fn new(client: Client, term: Term, metrics: Metrics) -> Self {
         Self {
             client,
             metrics,
+            term,
             failure: Mutex::default(),
         }
     }
@@ -44,9 +53,13 @@ impl Writer {
         };
         let patch = Patch::Strategic(write.patch());
         let answer = services.patch_status(&write.key.name, &params, &patch);
+        // A process that was stopped for a while may get here before it hears that its
+        // time is over.
+        if !self.term.lasts() {
+            return WriteResult::Failed;
+        }
         let (label, result) = match answer.await {
             Ok(service) => {
-                self.succeeded();
                 info!(service = %write.key, "status written: {}", summary(write));
                 ("ok", WriteResult::Written(Box::new(service)))
             }
@@ -56,7 +69,7 @@ impl Writer {
             }
             Err(kube::Error::Api(status)) if status.code == 404 => ("gone", WriteResult::Gone),
             Err(error) => {
-                self.failed(write, explain(&error));
+                self.failed(write, &error);
                 match error {
                     kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
                         ("error", WriteResult::Forbidden)
@@ -69,16 +82,23 @@ impl Writer {
         result
     }
 
-    fn failed(&self, write: &StatusWrite, message: String) {
+    /// Logs a failure, unless one of its kind was just logged.
+    fn failed(&self, write: &StatusWrite, error: &kube::Error) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        if failure.as_ref() != Some(&message) {
+        let (kind, message) = (kind(error), explain(error));
+        let known = failure.as_ref().filter(|(known, _)| *known == kind);
+        if known.is_none_or(|(_, logged)| logged.elapsed() >= QUIET) {
             warn!(service = %write.key, "cannot write the status, will retry: {message}");
+            *failure = Some((kind, Instant::now()));
         }
-        *failure = Some(message);
     }
+}
 
-    fn succeeded(&self) {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+/// What failures of several Services have in common: most texts name the Service.
+fn kind(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} {}", status.code, status.reason),
+        other => explain(other),
     }
 }
 

@@ -16,7 +16,7 @@ use hyper_util::{
 };
 use kube::{
     Client, Config,
-    client::{Body, ConfigExt, retry::RetryPolicy},
+    client::{Body, ConfigExt},
     config::InferConfigError,
 };
 use prometheus::{
@@ -27,7 +27,7 @@ use prometheus::{
 use thiserror::Error;
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer, timeout::TimeoutLayer};
 
-use crate::heartbeat::Heartbeat;
+use crate::{heartbeat::Heartbeat, retry::Twice};
 
 /// The deadline for a new connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -39,10 +39,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TRIES: u32 = 3;
 /// A connection whose data is not acknowledged for this time is dropped.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection on which the API server sends nothing for this time is dead. The same as in
-/// Kubernetes' own clients (k8s.io/apimachinery pkg/util/net: a ping after 30 s, 15 s for
-/// the answer).
-pub const SILENCE: Duration = Duration::from_secs(45);
+/// A connection on which the API server sends nothing for this time is dead. About the same
+/// as in Kubernetes' own clients (k8s.io/apimachinery pkg/util/net: a ping after 30 s, 15 s
+/// for the answer), and a second before kube gives up a silent watch without a word.
+pub const SILENCE: Duration = Duration::from_secs(44);
 
 /// Why there is no client.
 #[derive(Debug, Error)]
@@ -66,7 +66,8 @@ pub async fn config() -> Result<Config, ClientError> {
 }
 
 /// A client that beats `heard` at every answer of the API server. With a `deadline` every
-/// request fails after that time; watches need a client without one.
+/// request is sent once and fails after that time: who sends it knows whether it is still
+/// wanted. Watches need a client without one.
 ///
 /// # Errors
 /// If a certificate or a key cannot be read.
@@ -95,7 +96,11 @@ pub fn client(
     let service = ServiceBuilder::new()
         .option_layer(deadline.map(TimeoutLayer::new))
         .layer(config.base_uri_layer())
-        .layer(RetryLayer::new(RetryPolicy::server_retry()))
+        .option_layer(
+            deadline
+                .is_none()
+                .then(|| RetryLayer::new(Twice::default())),
+        )
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_response(move |response| {

@@ -13,6 +13,7 @@ pub mod logging;
 pub mod metrics;
 pub mod mirror;
 pub mod printable;
+mod retry;
 pub mod signals;
 pub mod uninstall;
 pub mod watch;

@@ -22,7 +22,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client,
     api::DynamicObject,
-    core::{ApiResource, GroupVersionKind},
+    core::{ApiResource, GroupVersionKind, Status},
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -112,6 +112,13 @@ fn owner(metadata: &ObjectMeta) -> Option<&OwnerReference> {
     owners.find(|owner| owner.controller == Some(true))
 }
 
+/// Whether this says that the object is gone. A load balancer's page says nothing of any
+/// object, nor does an API server that does not serve the resource yet.
+fn says_gone(status: &Status, name: &str) -> bool {
+    let details = status.details.as_ref();
+    status.code == 404 && details.is_some_and(|details| details.name == name)
+}
+
 /// The metadata of an object, `None` if it does not exist.
 ///
 /// # Errors
@@ -120,8 +127,9 @@ pub async fn metadata<K>(api: &Api<K>, name: &str) -> Result<Option<ObjectMeta>,
 where
     K: Clone + DeserializeOwned + Debug,
 {
-    match timeout(REQUEST_TIMEOUT, api.get_metadata_opt(name)).await {
-        Ok(Ok(found)) => Ok(found.map(|found| found.metadata)),
+    match timeout(REQUEST_TIMEOUT, api.get_metadata(name)).await {
+        Ok(Ok(found)) => Ok(Some(found.metadata)),
+        Ok(Err(kube::Error::Api(status))) if says_gone(&status, name) => Ok(None),
         Ok(Err(kube::Error::Api(status))) if status.code == 401 => Err(Presence::Unauthorized),
         Ok(Err(_)) | Err(_) => Err(Presence::Unknown),
     }

@@ -139,3 +139,17 @@ async fn without_any_answer_it_is_a_restart_unless_the_namespace_was_seen_delete
     let (reason, ()) = tokio::join!(program.stop_reason(async {}, never_answered), deletion);
     assert_eq!(reason, uninstalled("the Namespace is being deleted"));
 }
+
+#[test]
+fn only_an_answer_that_names_the_object_says_that_it_is_gone() {
+    let status = |value| serde_json::from_value::<Status>(value).unwrap();
+    let of_object = json!({
+        "status": "Failure", "code": 404, "reason": "NotFound",
+        "message": "daemonsets.apps \"highwire-agent\" not found",
+        "details": {"name": "highwire-agent", "group": "apps", "kind": "daemonsets"},
+    });
+    assert!(says_gone(&status(of_object.clone()), "highwire-agent"));
+    assert!(!says_gone(&status(of_object), "another"));
+    let page = json!({"status": "Failure", "code": 404, "message": "404 page not found"});
+    assert!(!says_gone(&status(page), "highwire-agent"));
+}

@@ -3,13 +3,17 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
+    io,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use backon::ExponentialBuilder;
-use futures::{Stream, StreamExt};
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use kube::{
     Api, Resource,
     runtime::{
@@ -26,7 +30,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::errors::{explain_status, with_sources};
+use crate::{
+    client::SILENCE,
+    errors::{explain_status, with_sources},
+};
 
 const SHORTEST_DELAY: Duration = Duration::from_millis(200);
 /// After an outage of the API server every watch is back within twice this time
@@ -36,13 +43,17 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// delivers nothing that would prove it sooner.
 const HEALTHY_AGAIN: Duration = Duration::from_secs(15);
 
+/// After a watch was silent, only an event or a list proves sooner that it works: it must not
+/// count as healthy while the next one is silent too.
+const HEALTHY_AFTER_SILENCE: Duration = SILENCE.saturating_add(HEALTHY_AGAIN);
+
 /// Objects per page of a list: a page is in memory as a whole, and the status of a
 /// Service may list many nodes, an EndpointSlice a hundred endpoints.
 const PAGE: u32 = 100;
 
 /// How long, in seconds, the API server lets a watch run before it is renewed. Shorter
-/// than [`super::client::SILENCE`], so that a watch without events is not taken for a dead
-/// connection; kube drops a watch that is silent 5 s longer than this.
+/// than [`SILENCE`], so that a watch without events is not taken for a dead connection; kube
+/// drops a watch that is silent 5 s longer than this, which must be later.
 const WATCH_SECONDS: u32 = 40;
 
 /// The configuration of every watch: lists in pages, and renewed in time.
@@ -68,11 +79,13 @@ struct Failure {
     since: Instant,
     last: Instant,
     message: String,
+    /// When it is over if it does not fail again.
+    healthy_again: Duration,
 }
 
 impl Failure {
     fn is_over(&self) -> bool {
-        self.last.elapsed() >= HEALTHY_AGAIN
+        self.last.elapsed() >= self.healthy_again
     }
 }
 
@@ -139,10 +152,15 @@ impl WatchHealth {
             warn!(kind, "watch failed, will retry: {message}");
         }
         let since = known.map_or(now, |known| known.since);
+        let healthy_again = match is_silence(error) {
+            true => HEALTHY_AFTER_SILENCE,
+            false => HEALTHY_AGAIN,
+        };
         let failure = Failure {
             since,
             last: now,
             message,
+            healthy_again,
         };
         watches.insert(kind, Some(failure));
     }
@@ -175,6 +193,21 @@ impl Collector for FailingSeconds {
         }
         self.gauges.collect()
     }
+}
+
+/// Whether nothing came for [`SILENCE`].
+fn is_silence(error: &watcher::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut) {
+            return true;
+        }
+        // What an I/O error wraps is not its source.
+        let wrapped = io.and_then(io::Error::get_ref);
+        next = wrapped.map_or_else(|| error.source(), |inner| Some(inner));
+    }
+    false
 }
 
 /// The error with its remedy.
@@ -211,7 +244,7 @@ pub async fn follow<K, Input>(
 
 /// Sends the one object of that name at first and after every change; `None` while it does
 /// not exist. Until the receiver is gone, as [`follow`]. (kube's `watch_object` does the
-/// same, but its watches can't be renewed in time for [`super::client::SILENCE`].)
+/// same, but its watches can't be renewed in time for [`SILENCE`].)
 pub async fn follow_object<K, Input>(
     kind: &'static str,
     api: Api<K>,
@@ -261,7 +294,7 @@ where
         .with_max_delay(LONGEST_DELAY)
         .with_jitter()
         .without_max_times();
-    watcher(api, config)
+    restarting(move || watcher(api.clone(), config.clone()).boxed())
         .backoff(ExponentialBackoff::from(backoff))
         .filter_map(move |event| {
             let event = match event {
@@ -281,9 +314,55 @@ where
         })
 }
 
+/// A watch that begins anew when its version is too old to begin with: kube would ask for
+/// the same version forever. (It begins anew by itself if an event says so, as kube-apiserver
+/// does; others answer 410.)
+fn restarting<K: 'static>(
+    begin: impl Fn() -> BoxStream<'static, watcher::Result<Event<K>>>,
+) -> impl Stream<Item = watcher::Result<Event<K>>> {
+    stream::unfold((begin(), begin), |(mut watch, begin)| async move {
+        let event = watch.next().await?;
+        if event.as_ref().is_err_and(is_too_old) {
+            watch = begin();
+        }
+        Some((event, (watch, begin)))
+    })
+}
+
+fn is_too_old(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_watch_whose_version_is_too_old_begins_anew() {
+        let mut begun = 0;
+        let refused = |code| {
+            let status = kube::core::Status::failure("no", "Reason").with_code(code);
+            Err(watcher::Error::WatchStartFailed(kube::Error::Api(
+                Box::new(status),
+            )))
+        };
+        let watch = std::sync::Mutex::new(|| {
+            begun += 1;
+            let events: Vec<watcher::Result<Event<()>>> = match begun {
+                1 => vec![
+                    refused(500),
+                    Ok(Event::Init),
+                    refused(410),
+                    Ok(Event::InitDone),
+                ],
+                _ => vec![Ok(Event::Apply(()))],
+            };
+            stream::iter(events).boxed()
+        });
+        let events = restarting(|| watch.lock().unwrap()());
+        let seen: Vec<String> = events.map(|it| format!("{:?}", it.ok())).collect().await;
+        assert_eq!(seen, ["None", "Some(Init)", "None", "Some(Apply(()))"]);
+    }
 
     fn health() -> WatchHealth {
         let errors = Opts::new("errors_total", "x");
@@ -316,6 +395,33 @@ mod tests {
         health.succeeded("Node");
         assert_eq!(values(&metric), [0.0]);
         assert!(health.problems().is_empty());
+    }
+
+    #[test]
+    fn a_silent_watch_fails_until_the_next_one_is_known_not_to_be_silent() {
+        let failed = |kind| {
+            let inner = io::Error::other(io::Error::new(kind, "deadline has elapsed"));
+            watcher::Error::WatchFailed(kube::Error::ReadEvents(inner))
+        };
+        assert!(is_silence(&failed(io::ErrorKind::TimedOut)));
+        assert!(!is_silence(&failed(io::ErrorKind::ConnectionReset)));
+        assert!(!is_silence(&watcher::Error::NoResourceVersion));
+        let (health, kinds) = (health(), ["Node", "Pod"]);
+        health.failed(kinds[0], &failed(io::ErrorKind::TimedOut));
+        health.failed(kinds[1], &failed(io::ErrorKind::ConnectionReset));
+        for kind in kinds {
+            if let Some(Some(failure)) = health.watches().get_mut(kind) {
+                failure.last = failure.last.checked_sub(SILENCE).unwrap();
+            }
+        }
+        let problems = health.problems();
+        assert!(
+            problems.len() == 1 && problems[0].contains("Node"),
+            "{problems:?}"
+        );
+        let renewed = Duration::from_secs(WATCH_SECONDS.into());
+        let kube_gives_up = renewed + Duration::from_secs(5);
+        assert!(renewed < SILENCE && SILENCE < kube_gives_up);
     }
 
     #[test]

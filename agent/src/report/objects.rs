@@ -105,6 +105,8 @@ where
     while let Err(error) = call(api.delete(name, &params)).await {
         match error.code() {
             Some(404) => return,
+            // It is overloaded, or starts.
+            Some(429 | 500..) if Instant::now() < end => sleep(RETRY_PAUSE).await,
             Some(_) => {
                 info!(object, "goes with Highwire or its Node: {error}");
                 return;

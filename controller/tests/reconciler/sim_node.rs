@@ -147,6 +147,7 @@ impl SimNode {
             node: &node,
             addresses: &host_addresses,
             pods: &pods.collect(),
+            slices: None,
             listeners: &listeners,
             sysctls: &Sysctls {
                 forwarding: Family::ALL.into(),

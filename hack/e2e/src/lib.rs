@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `lab/` | namespaces, wiring, processes; nothing of Kubernetes |
 //! | `cluster/` | control plane, nodes, kube-proxies |
+//! | `faulty_api/` | a broken network between a client and the API server |
 //! | `highwire/` | our programs as their Pods would run them |
 //! | `bed/` | what a test puts on a cluster and expects of it: Pods, Services, traffic |
 //! | `model/` | what the whole cluster has to do in a moment of quiet, and whether it does |
@@ -38,6 +39,7 @@
 
 pub mod bed;
 pub mod cluster;
+pub mod faulty_api;
 pub mod highwire;
 pub mod lab;
 pub mod model;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
+use crate::cluster::audit;
 use crate::cluster::config::{Config, NodeKind};
 use crate::cluster::layout::{API_PORT, IpFamily};
 use crate::lab::netns::Netns;
@@ -46,14 +47,14 @@ pub fn etcd(state: &State, config: &Config) -> Spec {
 }
 
 /// kube-apiserver with RBAC and service-account tokens.
-pub fn apiserver(state: &State, config: &Config) -> Spec {
+pub fn apiserver(state: &State, config: &Config) -> Result<Spec> {
     let pki = |file: &str| state.path("pki").join(file).display().to_string();
     let bind = if config.ip_family.has_v6() {
         "::"
     } else {
         "0.0.0.0"
     };
-    Spec::new(
+    Ok(Spec::new(
         "kube-apiserver",
         &Netns::of(state, "cp"),
         vec![
@@ -79,10 +80,15 @@ pub fn apiserver(state: &State, config: &Config) -> Spec {
             "--kubelet-preferred-address-types=InternalIP".into(),
             "--allow-privileged".into(),
             "--profiling=false".into(),
+            format!(
+                "--audit-policy-file={}",
+                audit::write_policy(state)?.display()
+            ),
+            format!("--audit-log-path={}", audit::path(state).display()),
             // A stopped API server should be gone at once.
             "--shutdown-delay-duration=0s".into(),
         ],
-    )
+    ))
 }
 
 /// kube-controller-manager, each controller as its own service account; on bare nodes only

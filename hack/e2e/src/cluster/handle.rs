@@ -94,6 +94,13 @@ impl Cluster {
         Ok(Client::try_from(config)?)
     }
 
+    /// How a client without credentials reaches the API server from the host.
+    pub(crate) async fn anonymous_config(&self) -> Result<ClientConfig> {
+        let mut config = client_config(&self.state).await?;
+        config.auth_info = kube::config::AuthInfo::default();
+        Ok(config)
+    }
+
     /// What the cluster was asked to be.
     pub fn config(&self) -> &Config {
         &self.config

@@ -59,7 +59,7 @@ pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<(Cluster, Lifelin
 
     say("etcd and kube-apiserver");
     let etcd = start(&state, controlplane::etcd(&state, config))?;
-    let apiserver = start(&state, controlplane::apiserver(&state, config))?;
+    let apiserver = start(&state, controlplane::apiserver(&state, config)?)?;
     let relay = start(&state, controlplane::relay(&state, config)?)?;
     let port_file = state.path("relay-port");
     let port = alive("the relay", &[&relay], || async {

@@ -1,5 +1,6 @@
 //! A Kubernetes cluster in the laboratory, with nothing of Highwire in it.
 
+pub mod audit;
 pub mod config;
 pub mod controlplane;
 pub mod handle;

@@ -16,6 +16,7 @@ use crate::cluster::controlplane::{api_address, api_url};
 use crate::cluster::handle::{Cluster, Node};
 use crate::cluster::layout::{AGENT_PORT, API_PORT, CONTROLLER_PORT};
 use crate::cluster::pki::token_kubeconfig;
+use crate::faulty_api::FaultyApi;
 use crate::highwire::token;
 use crate::highwire::workload::{Install, Kind, Workload};
 use crate::lab::http::{ConnectError, http_text};
@@ -44,6 +45,8 @@ pub struct Program {
     argv: Vec<String>,
     env: Vec<(String, String)>,
     admin: SocketAddr,
+    /// The API server's URL.
+    api: String,
 }
 
 /// Highwire's programs on a cluster, and the nodes they serve on.
@@ -96,6 +99,7 @@ impl Program {
                 ("POD_IP".into(), node.addresses()[0].to_string()),
             ],
             admin: local(cluster, AGENT_PORT),
+            api: api_url(cluster.config().ip_family),
         }
     }
 
@@ -117,6 +121,7 @@ impl Program {
             argv: vec![format!("--identity={name}"), format!("--port={port}")],
             env: vec![("POD_IP".into(), api_address(family).ip().to_string())],
             admin: local(cluster, port),
+            api: api_url(family),
         })
     }
 
@@ -129,6 +134,12 @@ impl Program {
     /// The same, run from another program file.
     pub fn run_from(mut self, binary: PathBuf) -> Self {
         self.binary = binary;
+        self
+    }
+
+    /// The same behind a broken network.
+    pub fn through(mut self, faulty: &FaultyApi) -> Self {
+        self.api = faulty.url();
         self
     }
 
@@ -300,8 +311,7 @@ impl Program {
         self.write_token(&pod).await?;
         let state = self.cluster.state();
         let path = state.path(format!("pki/{}.kubeconfig", self.unit.name()));
-        let server = api_url(self.cluster.config().ip_family);
-        token_kubeconfig(state, &path, &server, &self.token_file())?;
+        token_kubeconfig(state, &path, &self.api, &self.token_file())?;
         Ok(path)
     }
 

@@ -10,6 +10,7 @@ mod explain;
 mod external;
 mod failing;
 mod failover;
+mod faulty_api;
 mod half_open;
 mod harness;
 mod host_conflicts;

@@ -1,0 +1,200 @@
+//! Agents whose API server fails.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use highwire_e2e::Programs as _;
+use highwire_e2e::cluster_test;
+use highwire_e2e::expect::{LONG, SHORT, answers, refuses};
+use highwire_e2e::faulty_api::{
+    Fault, FaultyApi, Outcome, Refusal, Requests, Rule, Verb, WatchFault,
+};
+use highwire_e2e::{FileCluster, FileSlot, PrivateCluster, Program, Scope, highwire, wait_for};
+use macro_rules_attribute::apply;
+use tokio::sync::Mutex;
+
+use super::bed::{LogLines, Served, listed, on_node, refusals, version};
+
+/// A watch that brings nothing for 44 s is dead (`SILENCE` in runtime/src/client.rs).
+const NOTICED: Duration = Duration::from_secs(60);
+
+static CLUSTER: FileSlot = Mutex::const_new(Weak::new());
+
+/// The cluster of these tests. Its controllers' network is well.
+async fn cluster() -> Result<FileCluster> {
+    FileCluster::join(&CLUSTER, async {
+        let cluster = PrivateCluster::up("api", 6).await?;
+        highwire::apply(&cluster)?;
+        let controller = cluster.controller("c1")?;
+        controller.start(&[]).await?;
+        controller.wait_ready(highwire::READY).await?;
+        Ok(cluster)
+    })
+    .await
+}
+
+/// The agent of a node behind a network of its own.
+async fn agent(cluster: &FileCluster, node: &str) -> Result<(Program, FaultyApi)> {
+    let faulty = FaultyApi::start(cluster).await?;
+    let agent = cluster.agent(node)?.through(&faulty);
+    cluster.opt_in(node).await?;
+    agent.start(&["--lease-duration=6"]).await?;
+    agent.wait_ready(highwire::READY).await?;
+    Ok((agent, faulty))
+}
+
+async fn served(cluster: &FileCluster, node: &str) -> Result<Served> {
+    let agent = agent(cluster, node).await?;
+    let scope = Scope::new(cluster, "api").await?;
+    Served::new(cluster, scope, node, agent).await
+}
+
+fn watches(resource: &str) -> Requests {
+    Requests::of(resource).only(&[Verb::Watch])
+}
+
+#[apply(cluster_test)]
+async fn an_agent_outlives_every_refusal() -> Result<()> {
+    let cluster = cluster().await?;
+    let mut served = served(&cluster, "n1").await?;
+    for refused in refusals() {
+        served
+            .survives(refused, "watching Service has failed")
+            .await?;
+    }
+    served.recovered().await
+}
+
+#[apply(cluster_test)]
+async fn an_agent_outlives_broken_watches() -> Result<()> {
+    let cluster = cluster().await?;
+    let mut served = served(&cluster, "n2").await?;
+    let faults = [
+        ("cut", WatchFault::CutMidEvent, Outcome::Cut),
+        ("repeated", WatchFault::Repeat, Outcome::Repeated),
+        ("reordered", WatchFault::Reorder, Outcome::Reordered),
+        ("gone", WatchFault::GoneEvent, Outcome::GoneEvent),
+        ("garbage", WatchFault::Garbage, Outcome::Garbage),
+    ];
+    for (name, fault, outcome) in faults {
+        let log = LogLines::new(&served.program)?;
+        // Each of its six watches, and some that began again.
+        let rule = Rule::new(Requests::all(), Fault::Watch(fault)).times(9);
+        served.faulty.set(vec![rule]);
+        let before = served.faulty.counts().of(&watches("services"), outcome);
+        let mut created = Vec::new();
+        for number in 1..=3 {
+            let port = served.scope.free_port()?;
+            let name = format!("{name}-{number}");
+            created.push((
+                port,
+                on_node(&served.scope, &name, port, &served.node).await?,
+            ));
+        }
+        // While the watches break.
+        for (port, service) in &created {
+            answers(&cluster.outside(), served.node.v4(*port)).await;
+            listed(service, &served.node).await;
+        }
+        let now = served.faulty.counts().of(&watches("services"), outcome);
+        ensure!(now > before, "no watch of Services was {name}");
+        served.lives()?;
+        served.faulty.clear();
+        served.works(&format!("after-{name}")).await?;
+        log.check(name)?;
+    }
+    served.recovered().await
+}
+
+#[apply(cluster_test)]
+async fn a_version_that_is_too_old_for_a_watch_makes_an_agent_list_again() -> Result<()> {
+    let cluster = cluster().await?;
+    let mut served = served(&cluster, "n3").await?;
+    let lists = Requests::of("services").only(&[Verb::List]);
+    let listed = || served.faulty.counts().of(&lists, Outcome::PassedOn);
+    let before = listed();
+    let gone = Fault::Refuse(Refusal::Gone);
+    served
+        .faulty
+        .set(vec![Rule::new(watches("services"), gone)]);
+    wait_for("another list", LONG, || async { listed() > before }).await;
+    served.lives()?;
+    served.faulty.clear();
+    served.recovered().await
+}
+
+#[apply(cluster_test)]
+async fn an_old_list_neither_ends_a_service_for_good_nor_brings_one_back() -> Result<()> {
+    let cluster = cluster().await?;
+    let served = served(&cluster, "n4").await?;
+    let (client, node) = (cluster.outside(), &served.node);
+    let [old, new] = [served.scope.free_port()?, served.scope.free_port()?];
+    let deleted = on_node(&served.scope, "old", old, node).await?;
+    answers(&client, node.v4(old)).await;
+    let then = version(&cluster).await?;
+    deleted.delete().await?;
+    let created = on_node(&served.scope, "new", new, node).await?;
+    refuses(&client, node.v4(old)).await;
+    answers(&client, node.v4(new)).await;
+    listed(&created, node).await;
+
+    served.faulty.set(vec![
+        Rule::new(watches("services"), Fault::Watch(WatchFault::GoneEvent)).times(1),
+        Rule::new(Requests::of("services"), Fault::OldList(then)).times(1),
+    ]);
+    let lists = Requests::of("services");
+    wait_for("the old list", LONG, || async {
+        served.faulty.counts().of(&lists, Outcome::OldList) == 1
+    })
+    .await;
+    // The watch that follows brings what has happened since.
+    refuses(&client, node.v4(old)).await;
+    answers(&client, node.v4(new)).await;
+    listed(&created, node).await;
+    served.recovered().await
+}
+
+#[apply(cluster_test)]
+async fn an_agent_that_stops_and_starts_beside_a_failing_api_server_keeps_its_rules() -> Result<()>
+{
+    let cluster = cluster().await?;
+    let mut served = served(&cluster, "n6").await?;
+    // It asks for its DaemonSet and its Node, and gets a page that says nothing of them.
+    let page = Fault::Refuse(Refusal::NotFound);
+    served.faulty.set(vec![Rule::new(Requests::all(), page)]);
+    served.program.stop()?;
+    served.forwards()?;
+    served
+        .faulty
+        .set(vec![Rule::new(Requests::all(), Fault::Close)]);
+    served.start_again().await?;
+    served.says("watching Service has failed", "").await;
+    served.forwards()?;
+    served.faulty.clear();
+    served.recovered().await?;
+    served.forwards()
+}
+
+#[apply(cluster_test)]
+async fn a_silent_watch_is_noticed_and_begun_again() -> Result<()> {
+    let cluster = cluster().await?;
+    let mut served = served(&cluster, "n5").await?;
+    let silent = Fault::Watch(WatchFault::Silent);
+    served
+        .faulty
+        .set(vec![Rule::new(watches("services"), silent).times(1)]);
+    served.suffered(&watches("services"), 1).await;
+    let port = served.scope.free_port()?;
+    let service = on_node(&served.scope, "unheard", port, &served.node).await?;
+    // No bookmark, no event and no end: nothing else says that it is dead.
+    let (client, to) = (cluster.outside(), served.node.v4(port));
+    wait_for("the unheard Service", NOTICED, || async {
+        client.http_get(to, SHORT)
+    })
+    .await;
+    served.says("watching Service has failed", "").await;
+    listed(&service, &served.node).await;
+    served.lives()?;
+    served.recovered().await
+}
