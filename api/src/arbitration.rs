@@ -131,6 +131,14 @@ pub enum Holder {
         /// The address.
         address: IpAddr,
     },
+    /// An address of this node that another load balancer has written into a Service's
+    /// status.
+    LoadBalancerAddress {
+        /// The Service that has it.
+        service: ServiceKey,
+        /// The address.
+        address: IpAddr,
+    },
     /// The source ranges of other Services: there is no room for more of them.
     SourceRanges {
         /// How many the node takes.
@@ -151,6 +159,7 @@ impl Holder {
             Self::NodePort(_) => ConflictReason::NodePort,
             Self::HealthCheckNodePort(_) => ConflictReason::HealthCheckNodePort,
             Self::ExternalIp { .. } => ConflictReason::ExternalIp,
+            Self::LoadBalancerAddress { .. } => ConflictReason::LoadBalancerAddress,
             Self::SourceRanges { .. } => ConflictReason::TooManySourceRanges,
         }
     }
@@ -181,6 +190,9 @@ impl fmt::Display for Holder {
             }
             Self::ExternalIp { service, address } => {
                 write!(f, "Service {service} externalIP {address}")
+            }
+            Self::LoadBalancerAddress { service, address } => {
+                write!(f, "Service {service} load balancer address {address}")
             }
             Self::SourceRanges { most } => {
                 write!(

@@ -152,6 +152,9 @@ pub enum ConflictReason {
     /// A Service has it at an externalIP that is an address of this node.
     #[serde(rename = "ExternalIP")]
     ExternalIp,
+    /// Another load balancer has it for a Service at an address of this node, where kube-proxy
+    /// serves it: `ipMode` is not `Proxy`.
+    LoadBalancerAddress,
     /// Nobody has it, but nft refuses the Service's rules.
     RefusedByNft,
     /// The node has no room for the Service's source ranges.
@@ -166,7 +169,7 @@ pub enum ConflictReason {
 
 impl ConflictReason {
     /// Every reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::HeldByService,
         Self::HostListener,
         Self::ReservedPort,
@@ -174,6 +177,7 @@ impl ConflictReason {
         Self::NodePort,
         Self::HealthCheckNodePort,
         Self::ExternalIp,
+        Self::LoadBalancerAddress,
         Self::RefusedByNft,
         Self::TooManySourceRanges,
         Self::SourceRangesNotEnforced,
@@ -191,6 +195,7 @@ impl ConflictReason {
             Self::NodePort => "NodePort",
             Self::HealthCheckNodePort => "HealthCheckNodePort",
             Self::ExternalIp => "ExternalIP",
+            Self::LoadBalancerAddress => "LoadBalancerAddress",
             Self::RefusedByNft => "RefusedByNft",
             Self::TooManySourceRanges => "TooManySourceRanges",
             Self::SourceRangesNotEnforced => "SourceRangesNotEnforced",

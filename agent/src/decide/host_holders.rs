@@ -100,13 +100,16 @@ impl<'a> HostHolders<'a> {
             self.add(Slot { family, port }, holder);
         }
         let here = |ip: &&IpAddr| Family::of(**ip) == family && served.contains(ip);
-        for address in ports.external_ips.iter().filter(here).copied() {
-            for port in ports.ports.iter().copied() {
+        for port in ports.ports.iter().copied() {
+            for address in ports.external_ips.iter().filter(here).copied() {
                 let service = service.clone();
-                self.add(
-                    Slot { family, port },
-                    Holder::ExternalIp { service, address },
-                );
+                let holder = Holder::ExternalIp { service, address };
+                self.add(Slot { family, port }, holder);
+            }
+            for address in ports.balancer_ips.iter().filter(here).copied() {
+                let service = service.clone();
+                let holder = Holder::LoadBalancerAddress { service, address };
+                self.add(Slot { family, port }, holder);
             }
         }
     }
@@ -143,7 +146,12 @@ impl<'a> HostHolders<'a> {
                 let same = |own: &ServiceFacts| own.node_ports.leads_to_itself(slot.port);
                 (!own.is_some_and(same)).then(|| holder.clone())
             }
-            Holder::ExternalIp { service: owner, .. } if *owner == service.key => None,
+            Holder::ExternalIp { service: owner, .. }
+            | Holder::LoadBalancerAddress { service: owner, .. }
+                if *owner == service.key =>
+            {
+                None
+            }
             _ => Some(holder.clone()),
         });
         others.next()

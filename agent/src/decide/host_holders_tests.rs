@@ -273,6 +273,29 @@ fn external_ips_that_are_the_nodes_are_refused() {
     );
 }
 
+#[test]
+fn the_nodes_addresses_that_another_load_balancer_wrote_are_refused() {
+    let balanced = |name: &str, ip: &str, mode: &str| {
+        let ingress = json!([{ "ip": ip, "ipMode": mode }]);
+        service(name, move |s| {
+            s["status"] = json!({ "loadBalancer": { "ingress": ingress } });
+        })
+    };
+    let holder = |service| holder(&web(), &[], vec![], &[service]);
+    assert_eq!(
+        holder(balanced("x", "192.0.2.11", "VIP")).as_deref(),
+        Some("Service ns/x load balancer address 192.0.2.11"),
+        "kube-proxy serves it"
+    );
+    assert_eq!(holder(balanced("x", "192.0.2.11", "Proxy")), None);
+    assert_eq!(holder(balanced("x", "203.0.113.1", "VIP")), None);
+    assert_eq!(
+        holder(balanced("web", "192.0.2.11", "VIP")),
+        None,
+        "its own"
+    );
+}
+
 /// As above, when only listeners matter.
 fn holder_of_late(
     listeners: &[Listener],

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use highwire_api::{
     ClassPolicy, Interpretation, PortKey, Protocol, ResourceVersion, ServiceKey, ServiceSpec,
-    advertised::Advertised, ownership::Manager, service::interpret_on_node,
+    advertised::{Advertised, ingress_of},
+    ownership::Manager,
+    service::interpret_on_node,
 };
 use highwire_runtime::mirror::{self, Mirror};
 use k8s_openapi::api::core::v1::Service;
@@ -42,7 +44,10 @@ pub struct NodePorts {
     pub health_check: Option<PortKey>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
-    /// The Service's ports, if it has externalIPs.
+    /// The addresses in its status that kube-proxy serves (KEP-1860): other load balancers
+    /// have written them, for Highwire's have `ipMode: Proxy`.
+    pub balancer_ips: Vec<IpAddr>,
+    /// The Service's ports, if it has either.
     pub ports: Vec<PortKey>,
 }
 
@@ -64,6 +69,11 @@ impl NodePorts {
         });
         let external_ips = spec.external_ips.iter().flatten();
         let external_ips: Vec<IpAddr> = external_ips.filter_map(|ip| ip.parse().ok()).collect();
+        let balancer_ips: Vec<IpAddr> = ingress_of(service)
+            .iter()
+            .filter(|entry| entry.ip_mode.as_deref() != Some("Proxy"))
+            .filter_map(|entry| entry.ip.as_ref()?.parse().ok())
+            .collect();
         let health_check = spec.health_check_node_port;
         Self {
             node_ports: ports
@@ -73,9 +83,10 @@ impl NodePorts {
             health_check: health_check.and_then(|port| PortKey::new(Protocol::Tcp, port)),
             ports: ports
                 .map(|(own, _)| own)
-                .filter(|_| !external_ips.is_empty())
+                .filter(|_| !external_ips.is_empty() || !balancer_ips.is_empty())
                 .collect(),
             external_ips,
+            balancer_ips,
         }
     }
 }

@@ -187,6 +187,17 @@ fn host(world: &World, node: &Node, service: &Service, port: &Port, at: &[IpAddr
                 reasons.insert("ExternalIP");
             }
         }
+        let is_listed = |at: &IpAddr| {
+            let mut ingress = other.ingress.iter();
+            ingress.any(|entry| entry.is_vip && entry.ip == *at)
+        };
+        let mut ports = other.ports.iter();
+        if !is_own
+            && at.iter().any(is_listed)
+            && ports.any(|its| (its.protocol, its.port) == wanted)
+        {
+            reasons.insert("LoadBalancerAddress");
+        }
         if port.protocol == Protocol::Tcp && other.health_check_node_port == Some(port.port) {
             reasons.insert("HealthCheckNodePort");
         }

@@ -38,6 +38,9 @@ pub enum Expectation {
     HostListener {
         /// The Pods in the node's network.
         pods: BTreeSet<String>,
+        /// Whether the answer may come from another address, which the client does not take:
+        /// a UDP server that is bound to all addresses answers from the primary one.
+        from_elsewhere: bool,
     },
     /// Nobody answers.
     Closed {
@@ -55,7 +58,9 @@ impl fmt::Display for Expectation {
         match self {
             Self::Served { service, by } => write!(f, "an answer of {by:?} for {service}"),
             Self::Perhaps { by } => write!(f, "a refusal, or an answer of {by:?}"),
-            Self::HostListener { pods } => write!(f, "an answer of the host's own, or of {pods:?}"),
+            Self::HostListener { pods, .. } => {
+                write!(f, "an answer of the host's own, or of {pods:?}")
+            }
             Self::Closed { why, at_once: true } => write!(f, "a refusal at once, for {why}"),
             Self::Closed { why, .. } => write!(f, "no answer, for {why}"),
             Self::Unspecified => f.write_str("anything"),
@@ -82,6 +87,7 @@ pub fn expectation(world: &World, node: &Node, client: &Client, at: Endpoint) ->
         let pods = pods.filter(|pod| pod.host_network && pod.node == node.name);
         return Expectation::HostListener {
             pods: pods.map(|pod| pod.name.clone()).collect(),
+            from_elsewhere: at.protocol == Protocol::Udp && node.primary(v6) != Some(at.address),
         };
     }
     if !node.is_active() {

@@ -113,13 +113,15 @@ impl Probe {
             (Expectation::Served { .. }, Err(_)) => false,
             (Expectation::Perhaps { by }, Ok(pod)) => by.contains(pod),
             (Expectation::Perhaps { .. }, Err(_)) => !is_tcp || is_refused,
-            (Expectation::HostListener { pods }, Ok(name)) => {
+            (Expectation::HostListener { pods, .. }, Ok(name)) => {
                 name.starts_with(&own) || pods.contains(name)
             }
             // Not every listener talks as ours do, but none leaves a client without a word.
-            (Expectation::HostListener { .. }, Err(error)) => {
-                matches!(error, ConnectError::Other(_))
-            }
+            (Expectation::HostListener { from_elsewhere, .. }, Err(error)) => match error {
+                ConnectError::Other(_) => true,
+                ConnectError::Timeout => *from_elsewhere,
+                ConnectError::Refused => false,
+            },
             (Expectation::Closed { .. }, Ok(_)) => false,
             // ICMP errors are limited by the kernel: a UDP client may wait.
             (Expectation::Closed { at_once, .. }, Err(_)) => !at_once || !is_tcp || is_refused,

@@ -2,6 +2,7 @@
 
 mod adversity;
 mod agent_policy;
+mod clocks;
 mod conflicts;
 mod crowd;
 mod deploy;
