@@ -313,8 +313,7 @@ async fn apply(
     let decision = decide(facts);
     metrics.decided(began.elapsed());
     let tried = table.is_due();
-    let wanted = Elements::of(&decision.plan, path);
-    let Err(failure) = table.bring_to(path, &wanted).await else {
+    let Err(failure) = table.bring_to(path, &decision.plan).await else {
         return Ok(decision);
     };
     if !(failure.refused && tried) {
@@ -333,8 +332,7 @@ async fn apply(
         ..*facts
     });
     table.retry_now();
-    let wanted = Elements::of(&decision.plan, path);
-    table.bring_to(path, &wanted).await?;
+    table.bring_to(path, &decision.plan).await?;
     Ok(decision)
 }
 

@@ -244,8 +244,7 @@ impl EdgeLoop {
     /// Has the kernel hold what was decided; else why not.
     async fn follow(&mut self, decision: &BoxDecision) -> Result<(), String> {
         let path = DataPath::Direct;
-        let wanted = Elements::of(&decision.plan, path);
-        let result = self.table.bring_to(path, &wanted).await;
+        let result = self.table.bring_to(path, &decision.plan).await;
         let served = decision.verdicts.values();
         let served = served
             .filter(|verdict| **verdict == Verdict::Served)

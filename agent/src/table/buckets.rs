@@ -11,6 +11,8 @@ use std::{
 /// share, yet no more than it needs, since each is an element of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Width {
+    /// For a single target.
+    One,
     /// Enough for 16 targets: none has more than a quarter more than another.
     Narrow,
     /// For more of them. So many, and no more, get connections.
@@ -20,16 +22,17 @@ pub(super) enum Width {
 impl Width {
     /// That of a port with so many targets.
     pub(super) fn of(targets: usize) -> Self {
-        if targets <= 16 {
-            Self::Narrow
-        } else {
-            Self::Wide
+        match targets {
+            0 | 1 => Self::One,
+            2..=16 => Self::Narrow,
+            _ => Self::Wide,
         }
     }
 
     /// How many buckets that is: a power of two.
     pub(super) const fn buckets(self) -> u16 {
         match self {
+            Self::One => 1,
             Self::Narrow => 64,
             Self::Wide => 1024,
         }

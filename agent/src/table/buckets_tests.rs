@@ -26,9 +26,11 @@ fn moved(
     new: SocketAddr,
 ) -> (usize, usize) {
     let (before, after) = (spread(before), spread(after));
+    // A single target has them all.
+    let had = |bucket| before.get(bucket).or(before.values().next()).copied();
     let moved = after
         .iter()
-        .filter(|(bucket, target)| before[*bucket] != **target);
+        .filter(|(bucket, target)| had(*bucket) != Some(**target));
     let others = moved.clone().filter(|(_, target)| **target != new);
     (moved.count(), others.count())
 }
@@ -36,6 +38,12 @@ fn moved(
 #[test]
 fn no_targets_have_no_buckets() {
     assert_eq!(spread(&BTreeSet::new()), BTreeMap::new());
+}
+
+#[test]
+fn a_single_target_needs_a_single_bucket() {
+    assert_eq!(spread(&targets(1..=1)).len(), 1);
+    assert_eq!(spread(&targets(1..=2)).len(), 64);
 }
 
 #[test]

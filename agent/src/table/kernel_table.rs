@@ -14,7 +14,7 @@ use super::{
     notifications::TableEvent,
     presence,
 };
-use crate::{metrics::Metrics, netlink::NetlinkError};
+use crate::{decide::Plan, metrics::Metrics, netlink::NetlinkError};
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
@@ -24,19 +24,23 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 enum Table {
     /// Not known: the next transaction builds the whole table.
     Unknown,
-    /// The chains of this path and exactly these elements.
-    Holds(DataPath, Elements),
+    /// The chains of this path and exactly the elements of this plan.
+    Holds(DataPath, Plan),
 }
 
 impl Table {
-    /// What makes it hold these elements; `None` if it does already.
-    fn transaction_to(&self, path: DataPath, wanted: &Elements) -> Option<Transaction> {
+    /// What makes it hold this plan; `None` if it does already.
+    fn transaction_to(&self, path: DataPath, wanted: &Plan) -> Option<Transaction> {
         match self {
-            Self::Holds(held, now) if *held == path => Transaction::between(now, wanted),
+            Self::Holds(held, now) if *held == path => Transaction::from_plan(now, wanted, path),
             // kube-proxy has changed its mode, or the table is not known.
-            Self::Holds(..) | Self::Unknown => Some(Transaction::Replace(path, wanted.clone())),
+            Self::Holds(..) | Self::Unknown => Some(replacement(path, wanted)),
         }
     }
+}
+
+fn replacement(path: DataPath, wanted: &Plan) -> Transaction {
+    Transaction::Replace(path, Elements::of(wanted, path))
 }
 
 /// Transactions have failed, the last one too.
@@ -115,12 +119,12 @@ impl KernelTable {
         failure.is_none_or(|failure| failure.retry_at <= Instant::now())
     }
 
-    /// Has the kernel hold the chains of this path and exactly these elements. After a
+    /// Has the kernel hold the chains of this path and exactly this plan's elements. After a
     /// failure this does nothing until it is time to try again.
     ///
     /// # Errors
     /// If it does not hold them. Then it has what it had, as far as others let it.
-    pub async fn bring_to(&mut self, path: DataPath, wanted: &Elements) -> Result<(), Failure> {
+    pub async fn bring_to(&mut self, path: DataPath, wanted: &Plan) -> Result<(), Failure> {
         if let Some(failure) = &self.failure
             && !self.is_due()
         {
@@ -177,7 +181,7 @@ impl KernelTable {
         if !self.drift.is_due(Instant::now()) {
             return;
         }
-        let Table::Holds(path, elements) = &self.table else {
+        let Table::Holds(path, plan) = &self.table else {
             // It is about to be replaced anyway.
             return;
         };
@@ -191,7 +195,7 @@ impl KernelTable {
             Ok(Some(Listed {
                 elements: Some(found),
                 structure,
-            })) if found == *elements && structure == *right => "same",
+            })) if found == Elements::of(plan, *path) && structure == *right => "same",
             Ok(_) => {
                 self.drifted();
                 "changed"
@@ -216,11 +220,7 @@ impl KernelTable {
         self.table = Table::Unknown;
     }
 
-    async fn apply_or_replace(
-        &mut self,
-        path: DataPath,
-        wanted: &Elements,
-    ) -> Result<(), NftError> {
+    async fn apply_or_replace(&mut self, path: DataPath, wanted: &Plan) -> Result<(), NftError> {
         let Some(transaction) = self.table.transaction_to(path, wanted) else {
             return Ok(());
         };
@@ -228,9 +228,8 @@ impl KernelTable {
             Ok(()) => {}
             // Elements or the whole table are not as we left them.
             Err(NftError::NotChanged { .. }) => {
-                let replacement = Transaction::Replace(path, wanted.clone());
                 self.table = Table::Unknown;
-                self.carry_out(&replacement).await?;
+                self.carry_out(&replacement(path, wanted)).await?;
                 self.drifted();
             }
             Err(error) => return Err(error),
@@ -303,24 +302,20 @@ impl KernelTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::Plan;
 
     #[test]
     fn a_change_of_the_data_path_replaces_the_table_once() {
-        let elements = Elements::of(
-            &Plan {
-                addresses: ["192.0.2.11".parse().unwrap()].into(),
-                ..Plan::default()
-            },
-            DataPath::Dnat,
-        );
-        let replacement = Transaction::Replace(DataPath::Dnat, elements.clone());
-        let table = Table::Holds(DataPath::FirstPacket, elements.clone());
-        let change = table.transaction_to(DataPath::Dnat, &elements);
+        let plan = Plan {
+            addresses: ["192.0.2.11".parse().unwrap()].into(),
+            ..Plan::default()
+        };
+        let replacement = replacement(DataPath::Dnat, &plan);
+        let table = Table::Holds(DataPath::FirstPacket, plan.clone());
+        let change = table.transaction_to(DataPath::Dnat, &plan);
         assert_eq!(change.as_ref(), Some(&replacement));
-        let table = Table::Holds(DataPath::Dnat, elements.clone());
-        assert_eq!(table.transaction_to(DataPath::Dnat, &elements), None);
-        let change = Table::Unknown.transaction_to(DataPath::Dnat, &elements);
+        let table = Table::Holds(DataPath::Dnat, plan.clone());
+        assert_eq!(table.transaction_to(DataPath::Dnat, &plan), None);
+        let change = Table::Unknown.transaction_to(DataPath::Dnat, &plan);
         assert_eq!(change, Some(replacement));
     }
 }

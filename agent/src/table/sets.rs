@@ -7,7 +7,7 @@ use std::{
     num::NonZeroU16,
 };
 
-use highwire_api::{Family, PortKey, Protocol, service::TrafficPolicy};
+use highwire_api::{Family, PortKey, Protocol, arbitration::Slot, service::TrafficPolicy};
 use ipnet::IpNet;
 
 use super::{
@@ -265,10 +265,11 @@ impl Set {
         }
     }
 
-    fn elements(self, plan: &Plan) -> Vec<(Key, Option<Value>)> {
-        let of_family = plan.forwards.iter();
+    /// Those of a plan; where each belongs to one forward, only those of these `forwards`.
+    fn elements(self, plan: &Plan, forwards: &[(&Slot, &Forward)]) -> Vec<(Key, Option<Value>)> {
+        let of_family = forwards.iter();
         let forwards = of_family.filter(|(slot, _)| slot.family == self.family);
-        let forwards = forwards.map(|(slot, forward)| (slot.port, forward));
+        let forwards = forwards.map(|(slot, forward)| (slot.port, *forward));
         match self.def().holds {
             Holds::Addresses => {
                 let addresses = plan.addresses.iter();
@@ -307,7 +308,11 @@ impl Set {
                 })
                 .collect(),
             Holds::ClientToAddress | Holds::ClientToPort => Vec::new(),
-            Holds::SeesClients => forwards
+            // Several forwards may have the same.
+            Holds::SeesClients => plan
+                .forwards
+                .iter()
+                .filter(|(slot, _)| slot.family == self.family)
                 .filter_map(|(_, forward)| backends(forward).filter(|it| it.keeps_client))
                 .flat_map(|backends| &backends.targets)
                 .map(|target| (Key::ToItself(target.ip()), None))
@@ -421,8 +426,14 @@ impl Elements {
     /// What a plan puts into the table.
     #[must_use]
     pub fn of(plan: &Plan, path: DataPath) -> Self {
+        let all: Vec<_> = plan.forwards.iter().collect();
+        Self::of_some(plan, &all, path)
+    }
+
+    /// The same without the elements that belong to none but other forwards of the plan.
+    pub(super) fn of_some(plan: &Plan, forwards: &[(&Slot, &Forward)], path: DataPath) -> Self {
         let sets = Set::of(path).flat_map(|set| {
-            let elements = set.elements(plan).into_iter();
+            let elements = set.elements(plan, forwards).into_iter();
             elements.map(move |(key, value)| (Element { set, key }, value))
         });
         Self(sets.collect())

@@ -9,6 +9,7 @@ use super::{
     rules::{COUNTERS, chains},
     sets::{Key, Set, Value},
 };
+use crate::decide::Plan;
 
 /// How many clients the kernel remembers the targets of, per family. Further ones get theirs by
 /// their addresses alone.
@@ -50,6 +51,24 @@ impl Transaction {
         }
         let nothing = delete.is_empty() && add.is_empty();
         (!nothing).then_some(Self::Change { delete, add })
+    }
+
+    /// What leads from the table of one plan to that of another, of the same [`DataPath`];
+    /// `None` if they are the same. It costs what the forwards do that differ, however many
+    /// there are.
+    #[must_use]
+    pub fn from_plan(before: &Plan, after: &Plan, path: DataPath) -> Option<Self> {
+        let (mut old, mut new) = (Vec::new(), Vec::new());
+        let all = before.forwards.iter();
+        for pair in all.merge_join_by(&after.forwards, |(a, _), (b, _)| a.cmp(b)) {
+            let (was, is) = pair.left_and_right();
+            if was != is {
+                old.extend(was);
+                new.extend(is);
+            }
+        }
+        let old = Elements::of_some(before, &old, path);
+        Self::between(&old, &Elements::of_some(after, &new, path))
     }
 
     /// How many elements it adds and deletes; of a replacement, all it adds.

@@ -1,11 +1,14 @@
-use std::net::IpAddr;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use highwire_api::{Family, PortKey, Protocol, arbitration::Slot};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    decide::{Forward, Plan, Target},
+    decide::{Backends, Choice, Forward, Plan, Target},
     facts::endpoints::ServicePortName,
 };
 
@@ -78,6 +81,54 @@ fn a_new_value_replaces_the_old_one() {
     );
 }
 
+fn to_backends(targets: BTreeSet<SocketAddr>, keeps_client: bool) -> Forward {
+    Forward {
+        target: Target::Backends(Backends {
+            targets,
+            draining: [].into(),
+            choice: Choice::Random,
+            keeps_client,
+        }),
+        ..to_cluster_ip([10, 96, 0, 1].into())
+    }
+}
+
+/// So many ports with the targets 10.244.0.1 to 10.244.0.`targets` each.
+fn to_pods(ports: i32, targets: u8) -> Plan {
+    let targets = (1..=targets).map(|host| ([10, 244, 0, host], 8080).into());
+    let forward = to_backends(targets.collect(), false);
+    Plan {
+        forwards: (1000..1000 + ports)
+            .map(|port| (slot(Protocol::Tcp, port), forward.clone()))
+            .collect(),
+        ..plan(&[])
+    }
+}
+
+#[test]
+fn one_more_endpoint_costs_elements_of_its_own_port_only() {
+    let before = to_pods(300, 10);
+    let mut after = before.clone();
+    let (slot, forward) = to_pods(1, 11).forwards.pop_first().unwrap();
+    after.forwards.insert(slot, forward);
+    let change = Transaction::from_plan(&before, &after, DataPath::Direct).unwrap();
+    assert!((2..=40).contains(&change.cost()), "{}", change.cost());
+    let Transaction::Change { delete, add } = change else {
+        panic!("the whole table");
+    };
+    let keys = delete.iter().chain(add.iter().map(|(element, _)| element));
+    for element in keys {
+        assert_eq!(element.key.port(), Some(slot.port), "{element:?}");
+    }
+}
+
+#[test]
+fn a_port_with_one_target_has_one_element_for_it() {
+    let one = Elements::of(&to_pods(1, 1), DataPath::Direct);
+    let two = Elements::of(&to_pods(1, 2), DataPath::Direct);
+    assert_eq!(two.0.len() - one.0.len(), 63);
+}
+
 fn any_plan() -> impl Strategy<Value = Plan> {
     let forward = (any::<bool>(), 1..9_i32, 1..4_u8).prop_map(|(udp, port, host)| {
         let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
@@ -98,6 +149,20 @@ fn any_plan() -> impl Strategy<Value = Plan> {
         })
 }
 
+fn any_plan_with_targets() -> impl Strategy<Value = Plan> {
+    let targets = proptest::collection::btree_set(1..20_u8, 0..19);
+    let forward = (1..4_i32, targets, any::<bool>()).prop_map(|(port, hosts, keeps_client)| {
+        let targets = hosts.into_iter().map(|it| ([10, 244, 0, it], 8080).into());
+        let forward = to_backends(targets.collect(), keeps_client);
+        (slot(Protocol::Tcp, port), forward)
+    });
+    let forwards = proptest::collection::vec(forward, 0..4);
+    (any_plan(), forwards).prop_map(|(plan, forwards)| Plan {
+        forwards: forwards.into_iter().collect(),
+        ..plan
+    })
+}
+
 proptest! {
     #[test]
     fn a_change_leads_exactly_to_what_was_wanted(before in any_plan(), after in any_plan()) {
@@ -113,5 +178,16 @@ proptest! {
         }
         prop_assert_eq!(&table, &after.0);
         prop_assert_eq!(Transaction::between(&after, &after), None);
+    }
+
+    /// Forwards may share elements: a target that several have sees its clients.
+    #[test]
+    fn what_differs_between_plans_is_what_differs_between_their_elements(
+        before in any_plan_with_targets(), after in any_plan_with_targets(),
+    ) {
+        let path = DataPath::Direct;
+        let elements = |plan| Elements::of(plan, path);
+        let all = Transaction::between(&elements(&before), &elements(&after));
+        prop_assert_eq!(Transaction::from_plan(&before, &after, path), all);
     }
 }

@@ -88,10 +88,9 @@ fn one_that_is_killed_blames_no_service() {
         assert!(matches!(error, NftError::Killed { .. }), "{error}");
         assert!(error.is_late(), "an agent that starts asks again");
         let mut table = KernelTable::new(nft, Metrics::new().unwrap());
-        let wanted = elements(&services());
-        let failure = table.bring_to(PATH, &wanted).await.unwrap_err();
+        let failure = table.bring_to(PATH, &services()).await.unwrap_err();
         assert!(!failure.refused, "{failure:?}");
-        assert_eq!(table.accepts(PATH, wanted).await, None);
+        assert_eq!(table.accepts(PATH, elements(&services())).await, None);
     });
 }
 
@@ -100,10 +99,7 @@ fn one_that_reports_success_and_does_nothing_is_found_out() {
     in_folder(async |folder| {
         let nft = script(folder, "cat > /dev/null");
         let mut table = KernelTable::new(nft, Metrics::new().unwrap());
-        let failure = table
-            .bring_to(PATH, &elements(&services()))
-            .await
-            .unwrap_err();
+        let failure = table.bring_to(PATH, &services()).await.unwrap_err();
         assert!(failure.message.contains("reports success"), "{failure:?}");
         assert!(!failure.refused, "{failure:?}");
     });
@@ -120,7 +116,7 @@ fn a_table_that_is_gone_is_missed_though_nft_cannot_be_asked() {
         in_folder(async |folder| {
             let nft = script(folder, "exec nft \"$@\"");
             let mut table = KernelTable::new(nft, Metrics::new().unwrap());
-            let wanted = elements(&services());
+            let wanted = services();
             table.bring_to(PATH, &wanted).await.unwrap();
             let right = command("nft --stateless list table inet highwire");
             script(folder, broken);

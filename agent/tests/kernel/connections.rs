@@ -2,7 +2,7 @@
 
 use highwire_agent::{
     metrics::Metrics,
-    table::{DataPath, Elements, KernelTable},
+    table::{DataPath, KernelTable},
 };
 
 use super::{
@@ -29,9 +29,8 @@ async fn shown(metrics: &Metrics) -> u64 {
 
 /// Has the table replaced, as an agent does that does not know what it holds.
 async fn replace(metrics: &Metrics) {
-    let wanted = Elements::of(&dnat::plan(), PATH);
     let mut table = KernelTable::new(nft(), metrics.clone());
-    table.bring_to(PATH, &wanted).await.unwrap();
+    table.bring_to(PATH, &dnat::plan()).await.unwrap();
 }
 
 #[test]

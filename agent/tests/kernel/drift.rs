@@ -15,7 +15,7 @@ use highwire_agent::{
     decide::Plan,
     metrics::Metrics,
     table::{
-        DataPath, Elements, KernelTable, Nft,
+        DataPath, KernelTable, Nft,
         notifications::{self, TableEvent},
     },
 };
@@ -62,12 +62,12 @@ impl Follower {
         self.metrics.drift_checks.with_label_values(&[result]).get()
     }
 
-    async fn hold(&mut self, wanted: &Elements) {
+    async fn hold(&mut self, wanted: &Plan) {
         self.table.bring_to(self.path, wanted).await.unwrap();
     }
 
     /// Takes in the next notification and does what it asks for.
-    async fn follow_one(&mut self, wanted: &Elements) {
+    async fn follow_one(&mut self, wanted: &Plan) {
         let event = timeout(patience(), self.events.recv())
             .await
             .expect("a notification");
@@ -119,15 +119,14 @@ fn is_put_back_once(path: DataPath, plan: Plan, tamper: &'static str) {
     in_new_namespace(async move || {
         let mut follower = Follower::new().await;
         follower.path = path;
-        let wanted = Elements::of(&plan, path);
-        follower.hold(&wanted).await;
-        follower.follow_one(&wanted).await;
+        follower.hold(&plan).await;
+        follower.follow_one(&plan).await;
         let built = command("nft --stateless list table inet highwire");
         assert_eq!((follower.repairs(), follower.table.due()), (0, None));
         run(tamper);
         // What they did, and our replacement.
-        follower.follow_one(&wanted).await;
-        follower.follow_one(&wanted).await;
+        follower.follow_one(&plan).await;
+        follower.follow_one(&plan).await;
         assert_eq!(follower.repairs(), 1, "{tamper}");
         assert_eq!(follower.table.due(), None, "{tamper}");
         let now = command("nft --stateless list table inet highwire");
@@ -170,7 +169,7 @@ fn what_others_change_right_behind_our_own_transaction_is_put_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     in_new_namespace(async move || {
-        let wanted = elements(&services());
+        let wanted = services();
         nft().apply(&replace(PATH, &services())).await.unwrap();
         let right = command("nft --stateless list table inet highwire");
         let mut follower = Follower::with(nft_with_a_flush_behind_it(&path)).await;
@@ -197,7 +196,7 @@ fn what_others_change_right_behind_our_own_transaction_is_put_back() {
 fn a_rule_that_is_deleted_is_put_back_once() {
     in_new_namespace(async || {
         let mut follower = Follower::new().await;
-        let wanted = elements(&services());
+        let wanted = services();
         follower.hold(&wanted).await;
         follower.follow_one(&wanted).await;
         let listing = command("nft --handle list chain inet highwire guard");
@@ -216,7 +215,7 @@ fn a_rule_that_is_deleted_is_put_back_once() {
 fn what_changes_nothing_is_not_put_back() {
     in_new_namespace(async || {
         let mut follower = Follower::new().await;
-        let wanted = elements(&services());
+        let wanted = services();
         follower.hold(&wanted).await;
         follower.follow_one(&wanted).await;
         // There and back again.
@@ -237,15 +236,15 @@ fn what_changes_nothing_is_not_put_back() {
 fn a_table_that_is_gone_is_replaced_at_once_by_the_next_change() {
     in_new_namespace(async || {
         let mut follower = Follower::new().await;
-        follower.hold(&elements(&services())).await;
+        follower.hold(&services()).await;
         run("flush ruleset");
         // Before the notification is read.
-        let wanted = elements(&Plan {
+        let wanted = Plan {
             forwards: [plans::forward(Family::V4, Protocol::Tcp, 81, "10.96.0.81")].into(),
             ..services()
-        });
+        };
         follower.hold(&wanted).await;
-        assert_eq!(nft().elements().await.unwrap().as_ref(), Some(&wanted));
+        assert_eq!(nft().elements().await.unwrap(), Some(elements(&wanted)));
         for _told in ["ours", "theirs", "ours again"] {
             follower.follow_one(&wanted).await;
         }
@@ -256,14 +255,14 @@ fn a_table_that_is_gone_is_replaced_at_once_by_the_next_change() {
 const PORTS: i32 = 10_000;
 
 /// Many ports, none of which is the same in two rounds.
-fn many(round: i32) -> Elements {
+fn many(round: i32) -> Plan {
     let first = 1 + round * PORTS;
     let forwards = (first..first + PORTS)
         .map(|port| plans::forward(Family::V4, Protocol::Tcp, port, "10.96.0.10"));
-    elements(&Plan {
+    Plan {
         addresses: ["192.0.2.11".parse().unwrap()].into(),
         forwards: forwards.collect(),
-    })
+    }
 }
 
 /// A table as kube-proxy writes for so many Services, in its size.
@@ -317,7 +316,7 @@ fn ten_thousand_ports_beside_a_big_foreign_table_raise_no_false_alarm() {
                 follower.table.notice(event, Instant::now());
                 follower.hold(&wanted).await;
             }
-            assert_eq!(nft().elements().await.unwrap().as_ref(), Some(&wanted));
+            assert_eq!(nft().elements().await.unwrap(), Some(elements(&wanted)));
         }
         println!("{missed} times the kernel had more to tell than was read");
         assert_eq!((follower.repairs(), follower.checks("changed")), (0, 0));

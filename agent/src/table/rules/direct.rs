@@ -8,9 +8,15 @@ use crate::{
 };
 
 pub(super) fn chains() -> Vec<String> {
-    let [few, many] = [Width::Narrow, Width::Wide].map(|width| width.buckets().to_string());
+    let widths = [Width::One, Width::Narrow, Width::Wide];
+    let [one, few, many] = widths.map(|width| width.buckets().to_string());
     let clients = CLIENTS.to_string();
-    let values = [("$few", &*few), ("$many", &many), ("$clients", &clients)];
+    let values = [
+        ("$one", &*one),
+        ("$few", &few),
+        ("$many", &many),
+        ("$clients", &clients),
+    ];
     let to_service = fill(TO_SERVICE, &values);
     let mut chains = chains_by_nat(to_service, HAIRPIN);
     chains.extend([remember("4", "ip"), remember("6", "ip6")]);
@@ -58,6 +64,9 @@ chain to_service {
   meta l4proto . th dport @wide6 dnat ip6 to meta l4proto . th dport . numgen random mod $many map @target6
   dnat ip to meta l4proto . th dport . numgen random mod $few map @target4
   dnat ip6 to meta l4proto . th dport . numgen random mod $few map @target6
+  # A port with one target: nearly all of the numbers above missed it.
+  dnat ip to meta l4proto . th dport . numgen random mod $one map @target4
+  dnat ip6 to meta l4proto . th dport . numgen random mod $one map @target6
 }";
 
 /// What a client of a sticky port got, after our nat (-110, run at -100). A client whose target
