@@ -6,6 +6,7 @@
 
 mod control_path;
 mod data_path;
+mod endpoints;
 mod footprint;
 mod frozen;
 mod output;
@@ -60,6 +61,8 @@ enum Part {
     Scale,
     /// Pods, containers and memory, beside one DaemonSet per Service. On nodes with kubelets.
     Footprint,
+    /// Memory, CPU and elements of an agent without kube-proxy, by its endpoints.
+    Endpoints,
 }
 
 /// How thoroughly to measure.
@@ -87,6 +90,7 @@ impl Part {
             Self::FirstByte => control_path::first_byte(cluster).await,
             Self::Scale => scale::measure(cluster, effort, size, folder).await,
             Self::Footprint => footprint::measure(cluster).await,
+            Self::Endpoints => endpoints::measure(cluster, effort, counts).await,
         }
     }
 }

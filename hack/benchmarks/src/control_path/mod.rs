@@ -9,7 +9,7 @@ mod process;
 mod quick;
 mod report;
 mod services;
-mod start;
+pub(crate) mod start;
 
 use std::time::Duration;
 
@@ -17,8 +17,11 @@ use anyhow::Result;
 use highwire_e2e::{Cluster, Program, Programs as _, Scope, highwire};
 
 use self::created::Number;
-use self::report::{At, Report, Resident};
-use self::services::Crowd;
+pub(crate) use self::process::{Cpu, load};
+pub(crate) use self::report::Resident;
+use self::report::{At, Report};
+pub(crate) use self::services::{Crowd, served, settled};
+pub(crate) use self::start::Start;
 use crate::Effort;
 use crate::output::counts::Counts;
 use crate::output::document::Document;
@@ -142,6 +145,7 @@ async fn resident(cluster: &Cluster, scope: &Scope, report: &mut Report) -> Resu
             services,
             ports: 1,
             protocol: "TCP",
+            has_selector: true,
         };
         crowd.create(scope, first, &agents, services).await?;
         first = services;
@@ -154,6 +158,7 @@ async fn resident(cluster: &Cluster, scope: &Scope, report: &mut Report) -> Resu
         services: 2_000,
         ports: 1,
         protocol: "UDP",
+        has_selector: true,
     };
     crowd.create(scope, 0, &agents, crowd.services).await?;
     services::settled(scope, QUIET).await?;

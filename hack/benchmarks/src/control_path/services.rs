@@ -29,6 +29,8 @@ pub(crate) struct Crowd {
     pub(crate) ports: usize,
     /// TCP or UDP.
     pub(crate) protocol: &'static str,
+    /// Whether they select the echo Pods; else their endpoints are written by hand.
+    pub(crate) has_selector: bool,
 }
 
 impl Crowd {
@@ -39,6 +41,7 @@ impl Crowd {
             services,
             ports: 10,
             protocol: "TCP",
+            has_selector: true,
         }
     }
 
@@ -47,17 +50,31 @@ impl Crowd {
         self.services * self.ports
     }
 
+    /// The name of one of them.
+    pub(crate) fn name(self, index: usize) -> String {
+        format!("{}-{index}", self.prefix)
+    }
+
+    /// The name of its first port.
+    pub(crate) fn port_name(self, index: usize) -> String {
+        format!("p{}", FIRST_PORT + index * self.ports)
+    }
+
     fn object(self, index: usize) -> Value {
         let first = FIRST_PORT + index * self.ports;
         let ports = (first..first + self.ports).map(|port| {
             json!({"name": format!("p{port}"), "port": port, "targetPort": 8080,
                    "protocol": self.protocol})
         });
-        json!({
-            "metadata": {"name": format!("{}-{index}", self.prefix)},
+        let mut object = json!({
+            "metadata": {"name": self.name(index)},
             "spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
-                     "selector": {"app": "web"}, "ports": ports.collect::<Vec<_>>()},
-        })
+                     "ports": ports.collect::<Vec<_>>()},
+        });
+        if self.has_selector {
+            object["spec"]["selector"] = json!({"app": "web"});
+        }
+        object
     }
 
     /// Creates those from `first` on, and waits until the agents serve `total` Services.

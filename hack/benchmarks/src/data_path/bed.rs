@@ -9,13 +9,14 @@ use highwire_e2e::{Cluster, Netns, Node, Pod, Program, Programs as _, Scope, Svc
 use serde_json::{Value, json};
 
 use crate::data_path::klipper::{self, Forward};
+use crate::data_path::other_node::OtherNode;
 use crate::data_path::path::Path;
 use crate::data_path::servers::{self, BULK, WEB};
 
-/// The node that all paths lead over, and that all Pods are on.
+/// The node that nearly all paths lead over, and that their Pods are on.
 pub(crate) const NODE: &str = "n1";
-/// Pods that answer requests.
-const PODS: usize = 4;
+/// Pods that answer requests, on each node.
+pub(crate) const PODS: usize = 4;
 /// Ports of the Services, below those that other parts use.
 const WEB_PORT: u16 = 18_080;
 const WEB_LOCAL_PORT: u16 = 18_081;
@@ -30,7 +31,7 @@ const KLIPPER_BULK: u16 = 18_101;
 const PROXY_WEB: u16 = 18_110;
 const PROXY_BULK: u16 = 18_111;
 /// Ports of Services that [`Bed::start`] makes.
-pub(crate) const OWN_PORTS: usize = 6;
+pub(crate) const OWN_PORTS: usize = 9;
 
 const READY: Duration = Duration::from_secs(30);
 const ATTEMPT: Duration = Duration::from_millis(500);
@@ -56,6 +57,7 @@ pub(crate) struct Bed {
     pub(crate) client: Netns,
     pub(crate) node: Node,
     pub(crate) agent: Program,
+    pub(crate) other: OtherNode,
     /// The processes that answer requests.
     pub(crate) servers: Vec<Unit>,
     pods: Vec<Pod>,
@@ -83,7 +85,8 @@ impl Bed {
             pods.push(pod);
         }
         let bulk_pod = scope.pod("bulk").tcp(8079).start().await?;
-        servers::bulk(cluster, &bulk_pod.netns())?;
+        servers::bulk(cluster, &bulk_pod.netns(), "iperf3")?;
+        let other = OtherNode::start(cluster, &scope, &mut running).await?;
 
         let web = scope.service("web").load_balancer().tcp(WEB_PORT, WEB);
         let web = web.create().await?;
@@ -111,7 +114,8 @@ impl Bed {
             forward("tcp", KLIPPER_BULK, &bulk, BULK_PORT)?,
             forward("udp", KLIPPER_BULK, &bulk, BULK_PORT)?,
         ];
-        let klipper = klipper::start(&scope, node.netns(), &forwards).await?;
+        let nodes = [node.netns(), other.node.netns()];
+        let klipper = klipper::start(&scope, &nodes, &forwards).await?;
         let backends: Vec<SocketAddr> = pods.iter().map(|pod| pod.at(WEB)).collect();
         let listen = (PROXY_WEB, PROXY_BULK);
         let proxy = servers::proxy(cluster, node.netns(), listen, &backends, bulk_pod.at(BULK))?;
@@ -120,6 +124,7 @@ impl Bed {
             cluster: cluster.clone(),
             client,
             agent: cluster.agent(NODE)?,
+            other,
             servers: running,
             pods,
             bulk_pod,
@@ -131,15 +136,36 @@ impl Bed {
             node,
         };
         bed.prepare_namespaces()?;
-        wait_for("all ports on the node", READY, || async {
-            let ports = bed.agent.metric("highwire_agent_ports")?;
-            (ports as usize >= OWN_PORTS)
-                .then_some(())
-                .with_context(|| format!("{ports} ports"))
-        })
-        .await;
+        for agent in bed.agents() {
+            wait_for("all ports on the node", READY, || async {
+                let ports = agent.metric("highwire_agent_ports")?;
+                (ports as usize >= OWN_PORTS)
+                    .then_some(())
+                    .with_context(|| format!("{ports} ports"))
+            })
+            .await;
+        }
         bed.wait_until_all_answer().await;
         Ok(bed)
+    }
+
+    /// Those of both nodes.
+    pub(crate) fn agents(&self) -> [&Program; 2] {
+        [&self.agent, &self.other.agent]
+    }
+
+    /// The node that a path leads over.
+    pub(crate) fn node(&self, path: Path) -> &Node {
+        match path {
+            Path::NodePortThere | Path::WithoutProxy => &self.other.node,
+            Path::Pod
+            | Path::NodePort
+            | Path::Highwire
+            | Path::NodePortLocal
+            | Path::HighwireLocal
+            | Path::Klipper
+            | Path::Proxy => &self.node,
+        }
     }
 
     /// Addresses by which a path leads to nginx. Of the straight path one for each Pod.
@@ -152,8 +178,10 @@ impl Bed {
             Path::HighwireLocal => WEB_LOCAL_PORT,
             Path::Klipper => KLIPPER_WEB,
             Path::Proxy => PROXY_WEB,
+            Path::WithoutProxy => self.other.web()?[0],
+            Path::NodePortThere => self.other.web()?[1],
         };
-        Ok(vec![self.node.v4(port)])
+        Ok(vec![self.node(path).v4(port)])
     }
 
     /// The address by which a path leads to iperf3.
@@ -166,8 +194,10 @@ impl Bed {
             Path::HighwireLocal => BULK_LOCAL_PORT,
             Path::Klipper => KLIPPER_BULK,
             Path::Proxy => PROXY_BULK,
+            Path::WithoutProxy => self.other.bulk()[0],
+            Path::NodePortThere => self.other.bulk()[1],
         };
-        self.node.v4(port)
+        self.node(path).v4(port)
     }
 
     /// The network namespace of klipper-lb's Pod.
@@ -182,7 +212,8 @@ impl Bed {
 
     /// Makes the kernel forget all connections, so that no round pays for the one before.
     pub(crate) fn forget_connections(&self) -> Result<()> {
-        for netns in [self.node.netns(), &self.klipper.netns()] {
+        let nodes = [self.node.netns(), self.other.node.netns()];
+        for netns in nodes.into_iter().chain([&self.klipper.netns()]) {
             netns.check(&["conntrack", "--flush"])?;
         }
         Ok(())
@@ -202,16 +233,19 @@ impl Bed {
     fn prepare_namespaces(&self) -> Result<()> {
         // Clients outside have no route to Pods; the straight path needs one.
         let fabric = self.cluster.netns("fabric")?;
-        let pods = format!("10.244.{}.0/24", self.node.index);
-        let node = self.node.v4(0).ip();
-        fabric.ip_batch(&format!("route replace {pods} via {node}"))?;
+        for node in [&self.node, &self.other.node] {
+            let (index, via) = (node.index, node.v4(0).ip());
+            fabric.ip_batch(&format!("route replace 10.244.{index}.0/24 via {via}"))?;
+        }
         // Whoever closes a connection keeps it for a minute, in which it collides with new
         // ones from kube-proxy's random ports: each round would be slower than the last.
         let no_time_wait = ("net/ipv4/tcp_max_tw_buckets", "1");
-        for pod in &self.pods {
+        for pod in self.pods.iter().chain(&self.other.pods) {
             pod.netns().sysctl(&[no_time_wait])?;
         }
-        self.node.netns().sysctl(&[no_time_wait])?;
+        for node in [&self.node, &self.other.node] {
+            node.netns().sysctl(&[no_time_wait])?;
+        }
         let ports = ("net/ipv4/ip_local_port_range", "1024 65535");
         self.client.sysctl(&[no_time_wait, ports])
     }
@@ -231,7 +265,7 @@ impl Bed {
 }
 
 /// TCP and UDP on the same port and the same NodePort.
-fn both(port: u16, node_port: u16) -> Value {
+pub(crate) fn both(port: u16, node_port: u16) -> Value {
     let port = |protocol: &str| {
         json!({ "name": protocol.to_lowercase(), "protocol": protocol, "port": port,
                 "targetPort": BULK, "nodePort": node_port })

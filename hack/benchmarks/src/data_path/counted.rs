@@ -44,10 +44,11 @@ fn conntrack_entries(bed: &Bed, path: Path) -> Result<usize> {
             .collect()
     });
     let connections = connections.with_context(|| path.name())?;
-    let pods = format!("=10.244.{}.", bed.node.index);
+    let node = bed.node(path);
+    let pods = format!("=10.244.{}.", node.index);
     let client = format!("={CLIENT_V4} ");
     let mut entries = 0;
-    for netns in [bed.node.netns(), &bed.klipper()] {
+    for netns in [node.netns(), &bed.klipper()] {
         let list = netns.check(&["conntrack", "--dump", "--proto", "tcp"])?;
         let ours = |line: &&str| line.contains(&pods) || line.contains(&client);
         entries += list.lines().filter(ours).count();

@@ -17,14 +17,16 @@ pub(crate) struct Forward {
 }
 
 /// Starts such a Pod for all these ports; ServiceLB would start one for each Service. Its
-/// rules on the node stay when it goes.
-pub(crate) async fn start(scope: &Scope, node: &Netns, forwards: &[Forward]) -> Result<Pod> {
+/// rules on the nodes stay when it goes: the first has the Pod, and the others are made alike.
+pub(crate) async fn start(scope: &Scope, nodes: &[&Netns], forwards: &[Forward]) -> Result<Pod> {
     let pod = scope.pod("klipper-lb").tcp(8079).start().await?;
     let address = pod.addresses().first().context("a Pod without address")?;
     let inside = pod.netns();
     inside.sysctl(&[("net/ipv4/ip_forward", "1")])?;
     restore(&inside, &in_the_pod(forwards))?;
-    restore(node, &on_the_node(*address, forwards))?;
+    for node in nodes {
+        restore(node, &on_the_node(*address, forwards))?;
+    }
     Ok(pod)
 }
 

@@ -141,7 +141,7 @@ pub(crate) fn stream(client: &Netns, to: SocketAddr, stream: Stream) -> Result<R
 fn received(said: &Value, stream: Stream) -> Result<Received> {
     let number = |sum: &str, field: &str| {
         let value = said["end"][sum][field].as_f64();
-        value.with_context(|| format!("iperf3 left end.{sum}.{field} out"))
+        value.with_context(|| format!("iperf3 left end.{sum}.{field} out: {said}"))
     };
     match stream {
         Stream::Tcp => Ok(Received {

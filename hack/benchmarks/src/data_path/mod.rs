@@ -6,10 +6,12 @@ mod counted;
 mod cpu;
 mod klipper;
 mod load;
+mod other_node;
 mod path;
 mod ports;
 mod report;
 mod rounds;
+mod saved;
 mod servers;
 mod stalls;
 
@@ -53,6 +55,7 @@ pub(crate) async fn measure(
         }
         Effort::Full => measure_all(&bed, &mut document).await?,
     }
+    bed.other.end().await?;
     Ok(document)
 }
 
@@ -92,8 +95,10 @@ fn try_all(bed: &Bed) -> Result<()> {
     for path in Path::ALL {
         requests(bed, path, Exchange::Request, MANY).context(path.name())?;
     }
-    requests(bed, Path::Highwire, Exchange::Connection, MANY)?;
-    Streams::run(|what| stream(&bed.client, bed.bulk(Path::Highwire), what))?;
+    for path in [Path::Highwire, Path::WithoutProxy] {
+        requests(bed, path, Exchange::Connection, MANY)?;
+        Streams::run(|what| stream(&bed.client, bed.bulk(path), what)).context(path.name())?;
+    }
     Ok(())
 }
 
@@ -146,7 +151,7 @@ fn stop_other_nodes(cluster: &Cluster) -> Result<()> {
     for node in cluster
         .nodes()
         .into_iter()
-        .filter(|node| node.name != bed::NODE)
+        .filter(|node| ![bed::NODE, other_node::NODE].contains(&node.name.as_str()))
     {
         cluster.unit(&format!("kube-proxy-{}", node.name)).kill()?;
         let agent = cluster.agent(&node.name)?;

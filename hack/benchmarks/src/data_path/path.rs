@@ -1,6 +1,7 @@
 //! The paths from a client outside the cluster to the same Pods.
 
-/// A path. All lead from the same client over the same node to the same Pods on it.
+/// A path. All lead from the same client over a node to Pods on it, and all but two over the
+/// same node to the same Pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Path {
     /// To the Pods' own addresses, routed by the node: the most that any path can carry.
@@ -17,14 +18,20 @@ pub(crate) enum Path {
     Klipper,
     /// By nginx in the node's network namespace, as ingress controllers with hostNetwork do.
     Proxy,
+    /// By a NodePort of the node whose agent chooses the Pods itself, by kube-proxy's rules.
+    NodePortThere,
+    /// By a Service's port of that node, by the agent's rules alone.
+    WithoutProxy,
 }
 
 impl Path {
     /// In the order in which they are measured.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Pod,
         Self::NodePort,
         Self::Highwire,
+        Self::NodePortThere,
+        Self::WithoutProxy,
         Self::NodePortLocal,
         Self::HighwireLocal,
         Self::Klipper,
@@ -32,10 +39,12 @@ impl Path {
     ];
 
     /// Those that do the same for a Service with `externalTrafficPolicy: Cluster`.
-    pub(crate) const POLICY_CLUSTER: [Self; 5] = [
+    pub(crate) const POLICY_CLUSTER: [Self; 7] = [
         Self::Pod,
         Self::NodePort,
         Self::Highwire,
+        Self::NodePortThere,
+        Self::WithoutProxy,
         Self::Klipper,
         Self::Proxy,
     ];
@@ -50,6 +59,8 @@ impl Path {
             Self::HighwireLocal => "Highwire, policy Local",
             Self::Klipper => "klipper-lb",
             Self::Proxy => "nginx on the node",
+            Self::NodePortThere => "NodePort of the other node",
+            Self::WithoutProxy => "Highwire without kube-proxy",
         }
     }
 }

@@ -60,15 +60,17 @@ impl Filling {
             .try_collect::<Vec<()>>()
             .await?;
         self.ports += missing;
-        wait_for(&format!("{total} ports"), PROGRAMMED, || async {
-            let programmed = bed.agent.metric("highwire_agent_ports")?;
-            let awaited = bed.agent.metric("highwire_agent_awaited_ports")?;
-            let seen = format!("{programmed} programmed, {awaited} awaited of kube-proxy");
-            (programmed as usize == total && awaited == 0.0)
-                .then_some(())
-                .context(seen)
-        })
-        .await;
+        for agent in bed.agents() {
+            wait_for(&format!("{total} ports"), PROGRAMMED, || async {
+                let programmed = agent.metric("highwire_agent_ports")?;
+                let awaited = agent.metric("highwire_agent_awaited_ports")?;
+                let seen = format!("{programmed} programmed, {awaited} awaited of kube-proxy");
+                (programmed as usize == total && awaited == 0.0)
+                    .then_some(())
+                    .context(seen)
+            })
+            .await;
+        }
         calm(bed).await;
         Ok(())
     }

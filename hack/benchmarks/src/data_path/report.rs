@@ -6,6 +6,7 @@ use crate::data_path::bed::Presence;
 use crate::data_path::load::{Exchange, Exchanges, LARGE, Received, SMALL, Stream};
 use crate::data_path::path::Path;
 use crate::data_path::rounds::{Measured, Rounds};
+use crate::data_path::saved::saved;
 use crate::data_path::stalls::Stalls;
 use crate::output::document::Document;
 use crate::output::plot::{Axis, Plot};
@@ -34,7 +35,8 @@ impl<K> Exchanged<K> {
         })
     }
 
-    fn rounds(&self, exchange: Exchange) -> &Rounds<K, Exchanges> {
+    /// Those of one exchange.
+    pub(crate) fn rounds(&self, exchange: Exchange) -> &Rounds<K, Exchanges> {
         match exchange {
             Exchange::Request => &self.requests,
             Exchange::Connection => &self.connections,
@@ -49,7 +51,8 @@ pub(crate) struct Streams<T> {
     small: T,
 }
 
-type Figure = fn(&Measured<Exchanges>) -> f64;
+/// What is compared.
+pub(crate) type Figure = fn(&Measured<Exchanges>) -> f64;
 
 /// A ratio that the design asks for.
 struct Target {
@@ -82,15 +85,15 @@ impl Wanted {
     }
 }
 
-fn per_second(measured: &Measured<Exchanges>) -> f64 {
+pub(crate) fn per_second(measured: &Measured<Exchanges>) -> f64 {
     measured.figure.per_second
 }
 
-fn p90(measured: &Measured<Exchanges>) -> f64 {
+pub(crate) fn p90(measured: &Measured<Exchanges>) -> f64 {
     measured.figure.p90
 }
 
-fn p99(measured: &Measured<Exchanges>) -> f64 {
+pub(crate) fn p99(measured: &Measured<Exchanges>) -> f64 {
     measured.figure.p99
 }
 
@@ -168,7 +171,7 @@ pub(crate) struct Found {
 pub(crate) fn report(document: &mut Document, found: &Found) -> Result<()> {
     let (levels, alone) = (&found.levels, &found.alone);
     document.paragraph(&format!(
-        "One client outside the cluster, one node, four Pods with nginx on it, and paths in \
+        "One client outside the cluster, two nodes, four Pods with nginx on each, and paths in \
          turn within each round: whatever disturbs the machine disturbs all of them. {}. \
          While exchanges are timed, all programs of the cluster but these are stopped. Client, node and Pods share the \
          processors, and offloads of the veths are off, so rates are those of this machine \
@@ -181,6 +184,10 @@ pub(crate) fn report(document: &mut Document, found: &Found) -> Result<()> {
          with connections to the Pods kept open, and TCP and UDP streams, without an access log. \
          Ports that are not measured belong to Services of 100 ports with one endpoint \
          and without NodePorts; klipper-lb and nginx have no ports but the measured ones. \
+         All paths lead over the first node to its own Pods, but for two: *Highwire without \
+         kube-proxy* and *NodePort of the other node* lead over the second to those on it, by as \
+         many hops. There the agent runs with `--service-proxy=none`; kube-proxy and portmap have \
+         the same rules as on the first, and the same offloads are off. \
          `spread` is the distance of the quartiles as a share of the median.",
     );
     for exchange in [Exchange::Request, Exchange::Connection] {
@@ -216,11 +223,12 @@ pub(crate) fn report(document: &mut Document, found: &Found) -> Result<()> {
          processes' own work in the kernel; *more than straight* is what the path costs \
          beyond the one straight to the Pods. Client and servers are their time in user space.",
     );
+    saved(document, levels, alone)?;
     others(document, &found.presence)?;
     bulk(document, &found.streams)
 }
 
-fn headline(exchange: Exchange) -> &'static str {
+pub(crate) fn headline(exchange: Exchange) -> &'static str {
     match exchange {
         Exchange::Request => "Requests on connections that stay open",
         Exchange::Connection => "A new connection for each request",
@@ -260,7 +268,7 @@ fn targets(
     Ok(())
 }
 
-fn quartiles(ratio: &Sample) -> String {
+pub(crate) fn quartiles(ratio: &Sample) -> String {
     format!(
         "{:.3} to {:.3}",
         ratio.percentile(0.25),

@@ -63,11 +63,11 @@ pub(crate) fn proxy(
 }
 
 /// iperf3's server, for TCP and UDP.
-pub(crate) fn bulk(cluster: &Cluster, netns: &Netns) -> Result<Unit> {
+pub(crate) fn bulk(cluster: &Cluster, netns: &Netns, name: &str) -> Result<Unit> {
     let argv = ["iperf3", "--server", "--port", &BULK.to_string()].map(str::to_owned);
     Unit::spawn(
         cluster.state(),
-        Spec::new(format!("{PREFIX}iperf3"), netns, argv.into()),
+        Spec::new(format!("{PREFIX}{name}"), netns, argv.into()),
     )
 }
 
