@@ -1,7 +1,7 @@
 //! What is expected of every fault: what lives goes on, and nobody has to restart anything.
 
 use std::fs;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -281,7 +281,7 @@ impl Kept {
                     .iter()
                     .any(|entry| entry.ip.as_ref() == Some(&wanted))
                 {
-                    let mut lost = noted.lock().unwrap();
+                    let mut lost = noted.lock().unwrap_or_else(PoisonError::into_inner);
                     lost.push(format!("{ingress:?}"));
                 }
             }
@@ -290,7 +290,7 @@ impl Kept {
     }
 
     fn check(&self) -> Result<()> {
-        let lost = self.lost.lock().unwrap();
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(lost.is_empty(), "the ingress lost its address: {lost:?}");
         Ok(())
     }
