@@ -7,7 +7,7 @@ use highwire_agent::{
     config::{Cli, Command},
     edge, leave,
 };
-use highwire_runtime::{explain::explain, logging};
+use highwire_runtime::{explain::explain, logging, printable::printable_lines};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -22,7 +22,8 @@ async fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("highwire-agent: {error:#}");
+            let why = printable_lines(&format!("{error:#}"));
+            eprintln!("highwire-agent: {why}");
             ExitCode::FAILURE
         }
     }

@@ -6,7 +6,7 @@ use highwire_controller::{
     app,
     config::{Cli, Explain},
 };
-use highwire_runtime::{explain::explain, logging};
+use highwire_runtime::{explain::explain, logging, printable::printable_lines};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
@@ -21,7 +21,8 @@ async fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("highwire-controller: {error:#}");
+            let why = printable_lines(&format!("{error:#}"));
+            eprintln!("highwire-controller: {why}");
             ExitCode::FAILURE
         }
     }

@@ -32,7 +32,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{heartbeat::Heartbeat, local};
+use crate::{heartbeat::Heartbeat, local, printable::printable};
 
 /// An event loop without a heartbeat for this long counts as stuck.
 const STUCK: Duration = Duration::from_secs(60);
@@ -230,7 +230,8 @@ fn readyz(problems: &[String]) -> Response {
     if problems.is_empty() {
         "ok\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response()
+        let lines = problems.iter().map(|problem| printable(problem) + "\n");
+        (StatusCode::SERVICE_UNAVAILABLE, lines.collect::<String>()).into_response()
     }
 }
 

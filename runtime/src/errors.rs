@@ -1,6 +1,9 @@
-//! Texts for errors of the API server, with the remedy where there is one.
+//! Texts for errors of the API server, with the remedy where there is one. What it quotes of
+//! others is escaped.
 
 use kube::core::Status;
+
+use crate::printable::printable;
 
 /// Why a request failed and what to do about it.
 #[must_use]
@@ -20,7 +23,7 @@ pub fn explain_status(status: &Status) -> String {
         404 => "; was all of deploy/ applied?",
         _ => "",
     };
-    format!("{}{remedy}", status.message)
+    format!("{}{remedy}", printable(&status.message))
 }
 
 /// An error with its causes, which kube's own text leaves out.
@@ -35,5 +38,26 @@ pub fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
         }
         source = cause.source();
     }
-    text
+    printable(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_api_server_quotes_is_escaped() {
+        let status: Status = serde_json::from_value(serde_json::json!({
+            "status": "Failure", "code": 403, "reason": "Forbidden",
+            "message": "no \u{202e}\nsuch",
+        }))
+        .unwrap();
+        let text = explain(&kube::Error::Api(Box::new(status)));
+        assert_eq!(
+            text,
+            "no \\u{202e}\\nsuch; was the RBAC of deploy/ applied?"
+        );
+        let io = std::io::Error::other("line\u{1b}[2J\n");
+        assert_eq!(with_sources(&io), "line\\u{1b}[2J\\n");
+    }
 }

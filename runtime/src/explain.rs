@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::{
     http::{self, Answer, Limits},
-    printable::printable,
+    printable::{printable_json, printable_lines},
 };
 
 /// 10,000 Services are some 3 MB.
@@ -45,14 +45,13 @@ impl Output {
     pub fn respond<T: fmt::Display + Serialize>(self, answer: &T) -> Response {
         match self {
             Self::Text => {
-                let text = answer.to_string();
-                let lines = text.lines().map(|line| printable(line) + "\n");
-                lines.collect::<String>().into_response()
+                let text = printable_lines(&answer.to_string());
+                (text + "\n").into_response()
             }
             Self::Json => match serde_json::to_string_pretty(answer) {
                 Ok(json) => {
                     let kind = [(header::CONTENT_TYPE, "application/json")];
-                    (kind, json + "\n").into_response()
+                    (kind, printable_json(&json) + "\n").into_response()
                 }
                 Err(error) => {
                     let text = format!("cannot write the answer as JSON: {error}\n");

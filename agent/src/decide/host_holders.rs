@@ -30,8 +30,8 @@ pub(super) struct HostHolders<'a> {
     facts: &'a Facts<'a>,
     /// More than one can have a slot.
     holders: BTreeMap<Slot, Vec<Holder>>,
-    /// A listener that is gone and keeps the slot. Where something listens, that decides.
-    held: BTreeMap<Slot, &'a Held>,
+    /// The listeners that are gone and keep the slot. Where something listens, that decides.
+    held: BTreeMap<Slot, Vec<&'a Held>>,
 }
 
 impl<'a> HostHolders<'a> {
@@ -55,7 +55,7 @@ impl<'a> HostHolders<'a> {
         for held in &facts.listeners.held {
             for slot in slots(&held.listener, &served) {
                 if !gathered.holders.contains_key(&slot) {
-                    gathered.held.entry(slot).or_insert(held);
+                    gathered.held.entry(slot).or_default().push(held);
                 }
             }
         }
@@ -66,6 +66,11 @@ impl<'a> HostHolders<'a> {
                 gathered.add_node_ports(family, addresses, &service.key, &service.node_ports);
             }
         }
+        // Which of several is named does not depend on the order in which they were found.
+        let each = gathered.holders.values_mut();
+        each.for_each(|holders| holders.sort_unstable());
+        let each = gathered.held.values_mut();
+        each.for_each(|held| held.sort_unstable_by_key(|it| &it.listener));
         gathered
     }
 
@@ -120,10 +125,9 @@ impl<'a> HostHolders<'a> {
         if protocol == Protocol::Tcp && self.facts.policy.reserved_ports.contains(port.get()) {
             return Some(Holder::Reserved);
         }
-        if let Some(Held { listener, beside }) = self.held.get(&slot)
-            && !beside.contains(&service.key)
-        {
-            let Listener { bound, uid, .. } = *listener;
+        let mut held = self.held.get(&slot).into_iter().flatten();
+        if let Some(held) = held.find(|held| !held.beside.contains(&service.key)) {
+            let Listener { bound, uid, .. } = held.listener;
             return Some(Holder::Left { bound, uid });
         }
         let mut own_socket = None;

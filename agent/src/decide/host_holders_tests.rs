@@ -345,6 +345,24 @@ fn the_port_of_its_own_pod_that_left_is_not_kept_from_a_service() {
 }
 
 #[test]
+fn its_own_pod_that_left_hides_no_other_listener_that_left() {
+    let mut held = [left("0.0.0.0:80", &["web"]), left("192.0.2.11:80", &[])];
+    for _ in 0..2 {
+        let holder = holder_of_late(&[], &held, "", vec![]);
+        assert!(matches!(holder, Some(Holder::Left { .. })), "{holder:?}");
+        held.reverse();
+    }
+}
+
+#[test]
+fn the_same_listener_is_named_in_whatever_order_they_were_found() {
+    let mut all = ["192.0.2.11:80", "0.0.0.0:80"].map(listener);
+    let one = holder_of_late(&all, &[], "", vec![]);
+    all.reverse();
+    assert_eq!(holder_of_late(&all, &[], "", vec![]), one);
+}
+
+#[test]
 fn where_something_listens_who_left_does_not_matter() {
     let held = [left("0.0.0.0:80", &[])];
     let own = holder_of_late(&[listener("[::]:80")], &held, "", vec![own_pod()]);

@@ -2,7 +2,7 @@
 //! a Service asks for, beside what the kernel has. Nothing is computed until somebody asks.
 
 mod kernel;
-pub(crate) mod node;
+pub mod node;
 pub mod route;
 mod text;
 

@@ -14,7 +14,7 @@ use crate::{
 
 /// Explains what was decided for a node.
 #[must_use]
-pub(crate) fn explain(
+pub fn explain(
     node_name: &str,
     node: &NodeFacts,
     services: &BTreeMap<String, ServiceFacts>,

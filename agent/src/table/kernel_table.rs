@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::{debug, error, info, warn};
+use tracing::{Level, debug, enabled, error, info, warn};
 
 use super::{
     DataPath, Elements, Nft, Structure, Transaction,
@@ -294,7 +294,11 @@ impl KernelTable {
             milliseconds = start.elapsed().as_millis(),
             "nftables programmed"
         );
-        debug!("transaction:\n{transaction}");
+        if enabled!(Level::DEBUG) {
+            for line in transaction.to_string().lines() {
+                debug!("transaction: {line}");
+            }
+        }
         Ok(())
     }
 }

@@ -129,6 +129,26 @@ pub enum NftError {
 }
 
 impl NftError {
+    /// What a run of nft that did not succeed means, by what it wrote to standard error.
+    #[must_use]
+    pub fn of(step: &'static str, status: ExitStatus, said: &[u8]) -> Self {
+        if status.code().is_none() {
+            return Self::Killed { step, status };
+        }
+        let message = words(&String::from_utf8_lossy(said));
+        if message.contains("Operation not permitted") {
+            Self::NotPermitted { step, message }
+        } else if message.contains("No such file or directory") {
+            Self::Absent { step, message }
+        } else {
+            Self::Refused {
+                step,
+                status,
+                message,
+            }
+        }
+    }
+
     /// Whether the same may succeed a moment later: nft needed more time or memory than there was.
     #[must_use]
     pub fn is_late(&self) -> bool {
@@ -290,7 +310,7 @@ impl Nft {
             .map(Some)
             .map_err(|error| NftError::Unreadable {
                 step: "list",
-                message: error.to_string(),
+                message: words(&error.to_string()),
             })
     }
 
@@ -311,28 +331,13 @@ impl Nft {
                 RunError::TimedOut => NftError::TimedOut { step, limit },
                 error @ RunError::PrintsTooMuch => NftError::Unreadable {
                     step,
-                    message: error.to_string(),
+                    message: words(&error.to_string()),
                 },
             })?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        let status = output.status;
-        if status.code().is_none() {
-            return Err(NftError::Killed { step, status });
-        }
-        let message = words(&String::from_utf8_lossy(&output.stderr));
-        Err(if message.contains("Operation not permitted") {
-            NftError::NotPermitted { step, message }
-        } else if message.contains("No such file or directory") {
-            NftError::Absent { step, message }
-        } else {
-            NftError::Refused {
-                step,
-                status,
-                message,
-            }
-        })
+        Err(NftError::of(step, output.status, &output.stderr))
     }
 }
 
@@ -369,6 +374,16 @@ mod tests {
         assert_eq!(parse_version("nftables v1.1 (x)"), Some((1, 1, 0)));
         assert_eq!(parse_version("iptables v1.8.9"), Some((1, 8, 9)));
         assert_eq!(parse_version("nonsense"), None);
+    }
+
+    #[test]
+    fn what_nft_says_is_escaped_and_cut() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let said = format!("\n \u{1b}[2J\u{202e}x{}\nsecond\n", "y".repeat(100_000));
+        let error = NftError::of("apply", ExitStatus::from_raw(256), said.as_bytes());
+        let text = error.to_string();
+        assert!(text.contains("\\u{1b}[2J\\u{202e}xyyy"), "{text}");
+        assert!(text.len() < 600 && !text.contains("second"), "{text}");
     }
 
     #[tokio::test]

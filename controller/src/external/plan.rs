@@ -441,15 +441,16 @@ fn of_range(name: &str, range: PortRange, asking: &[Asking<'_>]) -> Vec<Given> {
 
 /// How many ports of the range are free, of the protocol that has fewer.
 fn free(range: PortRange, given: &[(ServiceKey, Wanted)]) -> u32 {
-    let size = u32::from(range.high.get() - range.low.get()) + 1;
+    // The API server admits no range that is upside down; here it is an empty one.
+    let size = (range.low.get()..=range.high.get()).len();
     let used = |protocol| {
         let ports = given.iter().flat_map(|(_, wanted)| &wanted.spec.ports);
         let ports = ports.filter(|it| it.protocol == protocol);
         let ports: BTreeSet<u16> = ports.map(|it| it.box_port).collect();
-        u32::try_from(ports.len()).unwrap_or(u32::MAX)
+        ports.len()
     };
     let used = used(Protocol::Tcp).max(used(Protocol::Udp));
-    size.saturating_sub(used)
+    u32::try_from(size.saturating_sub(used)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

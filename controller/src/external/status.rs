@@ -10,6 +10,7 @@ use highwire_api::{
     },
     names::edge_lease,
 };
+use highwire_runtime::printable::printable;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -136,7 +137,7 @@ fn served_by_edge(object: &LoadBalancer, known: &LoadBalancerStatus) -> (bool, S
     let is_refused = trouble == Trouble::PortConflict;
     (
         was_served && !is_refused,
-        says_false(trouble, &stated.message),
+        says_false(trouble, &printable(&stated.message)),
     )
 }
 

@@ -1,4 +1,5 @@
-//! LoadBalancer → fact: what a box outside the cluster does for a Service.
+//! LoadBalancer → fact: what a box outside the cluster does for a Service. Its texts are
+//! escaped: they get into conditions, Events and the status page.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +8,7 @@ use highwire_api::{
     PortKey,
     external::{ACCEPTED, LoadBalancer, READY, Trouble},
 };
+use highwire_runtime::printable::printable;
 
 /// What a Service got, or why it got nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,13 +37,16 @@ impl Granted {
         let trouble = |type_: &str| {
             let stated = status.conditions.iter().find(|it| it.type_ == type_)?;
             let trouble = Trouble::of(&stated.reason)?;
-            (stated.status != "True").then(|| (trouble, stated.message.clone()))
+            (stated.status != "True").then(|| (trouble, printable(&stated.message)))
         };
         let moved = object.spec.ports.iter().filter(|it| it.port != it.box_port);
+        // No host has another name.
+        let is_host = |it: &&String| it.chars().all(|c| c.is_ascii_graphic());
+        let addresses = status.addresses.iter().filter(is_host);
         Self {
             service_uid: service_uid(object).unwrap_or_default().to_owned(),
-            external: object.spec.external_load_balancer.clone(),
-            hosts: status.addresses.iter().map(|it| Host::of(it)).collect(),
+            external: printable(&object.spec.external_load_balancer),
+            hosts: addresses.map(|it| Host::of(it)).collect(),
             moved: moved
                 .filter_map(|it| Some((PortKey::new(it.protocol, it.port.into())?, it.box_port)))
                 .collect(),
@@ -50,7 +55,7 @@ impl Granted {
                 .iter()
                 .filter_map(|it| {
                     let port = PortKey::new(it.protocol, it.port.into())?;
-                    Some((port, it.held_by.clone()))
+                    Some((port, printable(&it.held_by)))
                 })
                 .collect(),
             refused: trouble(ACCEPTED),

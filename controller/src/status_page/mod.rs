@@ -9,6 +9,8 @@ use axum::{
     routing::get,
 };
 
+use highwire_runtime::printable::printable;
+
 use crate::explain::{NodeLine, NodeState, Overview, PortLine, ServiceLine, State, others};
 
 const CSS: &str = include_str!("../../templates/status.css");
@@ -30,10 +32,11 @@ struct Page {
     ports: Vec<PortLine>,
 }
 
-/// The page as an answer, with the lines that `filter` is in.
+/// The page as an answer, with the lines that `filter` is in. It is escaped as the texts of
+/// others in those lines are.
 #[must_use]
 pub fn page(overview: Overview, filter: &str) -> Response {
-    let page = Page::new(overview, filter.trim());
+    let page = Page::new(overview, &printable(filter.trim()));
     match page.render() {
         Ok(html) => with_headers(html, "text/html; charset=utf-8"),
         Err(error) => {

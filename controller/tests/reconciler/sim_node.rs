@@ -153,6 +153,7 @@ impl SimNode {
                 forwarding: Family::ALL.into(),
                 ..Sysctls::default()
             },
+            slices: None,
             proxy: &ServiceProxy {
                 mode: Some(ProxyMode::Nftables),
                 failing: None,

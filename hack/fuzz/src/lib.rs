@@ -5,8 +5,10 @@
 //! `cargo test -p highwire-fuzz` runs every file of `corpus/` and mutations of it, always the
 //! same; `hack/fuzz/run` searches, guided by what code is reached.
 
+pub mod bytes;
 pub mod mutate;
 pub mod plain;
+pub mod surfaces;
 pub mod targets;
 
 use std::{
@@ -21,6 +23,8 @@ pub struct Target {
     pub name: &'static str,
     /// Feeds it. Panics if a law is broken.
     pub run: fn(&[u8]),
+    /// Whether one input takes milliseconds: a whole agent or controller, or a connection.
+    pub is_slow: bool,
 }
 
 impl Target {

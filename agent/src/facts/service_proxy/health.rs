@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use highwire_runtime::printable::printable;
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -41,7 +42,7 @@ impl Health {
     pub fn failing(&self) -> Option<Failing> {
         let late = self.families.iter().find(|(_, health)| !health.healthy);
         late.map(|(family, health)| Failing::NotSyncing {
-            family: family.clone(),
+            family: printable(family),
             since: health.last_updated,
         })
     }

@@ -6,12 +6,13 @@ use std::{collections::BTreeSet, time::Duration, time::Instant};
 use highwire_api::{ClassPolicy, PortKey};
 use highwire_controller::{
     config::Policy,
-    explain::Overview,
     external::plan::plan,
     facts::Input,
     leading::Role,
     liveness::Now,
+    metrics::Metrics,
     reconciler::Reconciler,
+    status_page::page,
     status_write::{StatusWrite, WriteResult},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -19,7 +20,7 @@ use kube::runtime::watcher::Event;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::plain::{assert_plain, assert_plain_lines};
+use crate::{plain::assert_plain, surfaces};
 
 /// The API server's limit for the note of an Event.
 const LONGEST: usize = 1024;
@@ -30,6 +31,11 @@ pub(super) fn run(input: &[u8]) {
     let Ok(objects) = serde_json::from_slice::<Vec<Value>>(input) else {
         return;
     };
+    surfaces::logging_is_plain(|| lead(&objects));
+}
+
+/// A controller that knows these objects and leads.
+pub(super) fn lead(objects: &[Value]) {
     let Ok(wall) = "2026-01-02T03:04:05Z".parse() else {
         return;
     };
@@ -67,13 +73,7 @@ pub(super) fn run(input: &[u8]) {
             }
         }
     }
-    let overview = reconciler.overview();
-    show(&overview);
-    for line in &overview.services {
-        if let Some(explained) = reconciler.explain(&line.service, now) {
-            assert_plain_lines("an explanation", &explained.to_string());
-        }
-    }
+    show(&reconciler, now);
 }
 
 /// Every list is complete and empty.
@@ -157,6 +157,19 @@ fn check(write: &StatusWrite, reconciler: &Reconciler) {
     }
 }
 
-fn show(overview: &Overview) {
-    assert_plain_lines("the overview", &overview.to_string());
+/// What it shows: by metrics, on the page, and to those who ask.
+fn show(reconciler: &Reconciler, now: Now) {
+    if let Ok(metrics) = Metrics::new() {
+        metrics.states(reconciler.service_states(), reconciler.node_states());
+        metrics.conflicts(reconciler.refusals());
+        surfaces::check_metrics(&metrics.registry);
+    }
+    let overview = reconciler.overview();
+    surfaces::check_explained(&overview);
+    for line in &overview.services {
+        if let Some(explained) = reconciler.explain(&line.service, now) {
+            surfaces::check_explained(&explained);
+        }
+    }
+    surfaces::check_page(page(overview, ""));
 }

@@ -1,11 +1,13 @@
 //! One function per reader.
 
+mod arbitration;
 mod cluster;
 mod conntrack;
 mod endpoint_slice;
 mod kube_proxy;
 mod nft_listing;
 mod nftables;
+mod plan;
 mod report;
 mod rtnetlink;
 mod sctp;
@@ -14,7 +16,9 @@ mod service;
 mod sock_diag;
 mod source_ranges;
 mod status_page;
+mod texts;
 mod updater;
+mod updater_answer;
 
 use highwire_agent::netlink::messages;
 use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkPayload};
@@ -22,13 +26,15 @@ use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, Net
 use crate::Target;
 
 /// Every target.
-pub const ALL: [Target; 15] = [
-    target("cluster", cluster::run),
+pub const ALL: [Target; 19] = [
+    target("arbitration", arbitration::run),
+    slow("cluster", cluster::run),
     target("conntrack", conntrack::run),
     target("endpoint_slice", endpoint_slice::run),
     target("kube_proxy", kube_proxy::run),
     target("nft_listing", nft_listing::run),
     target("nftables", nftables::run),
+    slow("plan", plan::run),
     target("report", report::run),
     target("rtnetlink", rtnetlink::run),
     target("sctp", sctp::run),
@@ -37,11 +43,24 @@ pub const ALL: [Target; 15] = [
     target("sock_diag", sock_diag::run),
     target("source_ranges", source_ranges::run),
     target("status_page", status_page::run),
+    slow("texts", texts::run),
     target("updater", updater::run),
+    slow("updater_answer", updater_answer::run),
 ];
 
 const fn target(name: &'static str, run: fn(&[u8])) -> Target {
-    Target { name, run }
+    Target {
+        name,
+        run,
+        is_slow: false,
+    }
+}
+
+const fn slow(name: &'static str, run: fn(&[u8])) -> Target {
+    Target {
+        is_slow: true,
+        ..target(name, run)
+    }
 }
 
 /// The type of a netlink message, whatever is in it.

@@ -23,7 +23,8 @@ pub(super) fn run(input: &[u8]) {
             assert!(text.chars().all(is_known), "{text:?}");
         }
     }
-    for object in listing["nftables"].as_array_mut().into_iter().flatten() {
+    let objects = listing.get_mut("nftables").and_then(Value::as_array_mut);
+    for object in objects.into_iter().flatten() {
         for fields in object.as_object_mut().into_iter().flatten() {
             if let (name, Some(fields)) = (fields.0, fields.1.as_object_mut())
                 && name != "metainfo"

@@ -1,10 +1,16 @@
-//! The status page with any text in every field: the page has the same tags.
+//! The status page with any text in every field: a browser finds the same tags with the same
+//! attributes, and reads the texts as they are.
 
-use axum::body::to_bytes;
-use futures::executor::block_on;
 use highwire_controller::{
     explain::{NodeLine, NodeState, Overview, PortLine, ServiceLine, State},
     status_page::page,
+};
+
+use html5gum::Error;
+
+use crate::{
+    plain::{acts, assert_plain},
+    surfaces::{self, Page},
 };
 
 pub(super) fn run(input: &[u8]) {
@@ -12,25 +18,49 @@ pub(super) fn run(input: &[u8]) {
     let mut lines = text.lines().map(str::to_owned);
     let texts: [String; 4] = std::array::from_fn(|_| lines.next().unwrap_or_default());
     let plain = std::array::from_fn(|_| "x".to_owned());
-    assert_eq!(marks(&html(&texts, "")), marks(&html(&plain, "")));
+    let (shown, harmless) = (html(&texts, ""), html(&plain, ""));
+    assert_eq!(shown.tags, harmless.tags);
+    let is_of_a_text = |error: &Error| {
+        matches!(
+            error,
+            Error::ControlCharacterInInputStream
+                | Error::NoncharacterInInputStream
+                | Error::UnexpectedNullCharacter
+        )
+    };
+    assert!(shown.errors.iter().all(is_of_a_text), "{:?}", shown.errors);
+    // HTML has none of these.
+    for text in texts.iter().filter(|it| !it.contains(['\r', '\0'])) {
+        let is_shown = shown.texts.iter().any(|it| it.contains(text.as_str()));
+        assert!(is_shown, "{text:?} is not shown");
+    }
 
     let filter = format!("{} ", texts.concat());
     // No line has the first one's text: the same rows are left, none.
     let [hostile, harmless] = [filter.as_str(), "x"].map(|filter| {
-        let response = page(Overview::default(), filter);
-        marks(&body(response))
+        let mut page = surfaces::check_page(page(Overview::default(), filter));
+        let shown = take_filter(&mut page);
+        assert_plain("the filter", &shown);
+        if !filter.contains(acts) {
+            assert_eq!(shown, filter.trim());
+        }
+        page.tags
     });
     if !filter.trim().is_empty() {
         assert_eq!(hostile, harmless);
     }
 }
 
-/// How many marks of HTML there are.
-fn marks(html: &str) -> [usize; 3] {
-    ['<', '>', '"'].map(|mark| html.matches(mark).count())
+/// The value of the field that holds the filter.
+fn take_filter(page: &mut Page) -> String {
+    let mut inputs = page.tags.iter_mut().filter(|(tag, _)| tag == "input");
+    let (_, attributes) = inputs.next().expect("there is a field for the filter");
+    let mut values = attributes.iter_mut().filter(|(name, _)| name == "value");
+    let (_, value) = values.next().expect("it has a value");
+    std::mem::take(value)
 }
 
-fn html(texts: &[String; 4], filter: &str) -> String {
+fn html(texts: &[String; 4], filter: &str) -> Page {
     let [why, held_by, name, address] = texts.clone();
     let service = highwire_api::ServiceKey {
         namespace: name.as_str().into(),
@@ -62,10 +92,5 @@ fn html(texts: &[String; 4], filter: &str) -> String {
         }],
         ..Overview::default()
     };
-    body(page(overview, filter))
-}
-
-fn body(response: axum::response::Response) -> String {
-    let bytes = block_on(to_bytes(response.into_body(), usize::MAX));
-    String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    surfaces::page(page(overview, filter))
 }
