@@ -153,7 +153,6 @@ impl SimNode {
                 forwarding: Family::ALL.into(),
                 ..Sysctls::default()
             },
-            slices: None,
             proxy: &ServiceProxy {
                 mode: Some(ProxyMode::Nftables),
                 failing: None,
