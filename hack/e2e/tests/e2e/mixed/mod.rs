@@ -2,7 +2,6 @@
 
 mod adversity;
 mod agent_policy;
-mod clocks;
 mod conflicts;
 mod crowd;
 mod deploy;
