@@ -41,7 +41,8 @@ fn elements(ports: &[u16]) -> Elements {
 }
 
 fn structure(rule: &str) -> Structure {
-    Structure::of(&json!({"nftables": [{"rule": {"expr": rule}}]}))
+    let listing = json!({"nftables": [{"rule": {"expr": rule}}]});
+    Listed::read(&listing.to_string()).unwrap().structure
 }
 
 fn explanation() -> Explanation {

@@ -2,41 +2,169 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, SocketAddr},
 };
 
 use highwire_api::{PortKey, Protocol};
 use ipnet::IpNet;
-use serde_json::Value as Json;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Value as Json};
 
 use super::{
+    Structure,
     buckets::Bucket,
     sets::{Element, Elements, Key, Set, Value},
 };
 
-/// Reads the elements out of `nft -j list table inet highwire`: searches it for the few
-/// fields it needs. `None` if an element is not of a kind that we write.
-#[must_use]
-pub(super) fn read_elements(listing: &Json) -> Option<Elements> {
-    let mut elements = BTreeMap::new();
-    for object in listing["nftables"].as_array()? {
-        let Some(found) = object.get("set").or_else(|| object.get("map")) else {
-            continue;
-        };
-        let set = Set::named(found["name"].as_str()?)?;
-        if set.is_memory() {
-            continue;
+/// The answer to `nft --json list table inet highwire`, read one element at a time: as JSON in
+/// memory, a large table takes fifty times what its elements take.
+#[derive(Debug, Deserialize)]
+pub(super) struct Listing {
+    #[serde(default)]
+    nftables: Vec<Object>,
+}
+
+/// A table, chain, rule, counter, set or map.
+#[derive(Debug)]
+struct Object {
+    kind: String,
+    /// All about it but elements.
+    fields: Map<String, Json>,
+    /// Its elements; `None` if one is not of a kind that we write.
+    members: Option<Vec<Member>>,
+}
+
+type Member = (Key, Option<Value>);
+
+impl Listing {
+    /// The elements; `None` if one is not of a kind that we write.
+    pub(super) fn elements(&self) -> Option<Elements> {
+        let mut elements = BTreeMap::new();
+        let sets = self.nftables.iter();
+        for found in sets.filter(|it| ["set", "map"].contains(&&*it.kind)) {
+            let set = Set::named(found.fields.get("name")?.as_str()?)?;
+            if set.is_memory() {
+                continue;
+            }
+            for (key, value) in found.members.as_ref()? {
+                if value.is_some() != set.is_map() {
+                    return None;
+                }
+                elements.insert(Element { set, key: *key }, *value);
+            }
         }
-        for member in found["elem"].as_array().into_iter().flatten() {
-            let (key, value) = match (set.is_map(), member.as_array()) {
-                (true, Some(pair)) => (pair.first()?, Some(read_value(pair.get(1)?)?)),
-                _ => (member, None),
-            };
-            let key = read_key(key)?;
-            elements.insert(Element { set, key }, value);
-        }
+        Some(Elements(elements))
     }
-    Some(Elements(elements))
+
+    /// Everything else.
+    pub(super) fn structure(&self) -> Structure {
+        let objects = self.nftables.iter();
+        Structure::of(objects.map(|object| (&*object.kind, &object.fields)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_map(ObjectVisitor)
+    }
+}
+
+/// Reads `{"KIND": {…}}`.
+struct ObjectVisitor;
+
+impl<'de> Visitor<'de> for ObjectVisitor {
+    type Value = Object;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with one field, named by its kind")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+        let missing = || A::Error::custom("an object without a kind");
+        let kind: String = map.next_key()?.ok_or_else(missing)?;
+        let Fields { fields, members } = map.next_value()?;
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Object {
+            kind,
+            fields,
+            members,
+        })
+    }
+}
+
+struct Fields {
+    fields: Map<String, Json>,
+    members: Option<Vec<Member>>,
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the fields of an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+        let (mut fields, mut members) = (Map::new(), Some(Vec::new()));
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "elem" {
+                members = map.next_value::<Members>()?.0;
+            } else {
+                fields.insert(name, map.next_value()?);
+            }
+        }
+        Ok(Fields { fields, members })
+    }
+}
+
+/// The elements of a set or map; `None` if one is not of a kind that we write.
+struct Members(Option<Vec<Member>>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_seq(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of elements")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Members, A::Error> {
+        let mut members = Some(Vec::new());
+        while let Some(member) = seq.next_element::<Json>()? {
+            members = members.zip(read_member(&member)).map(|(mut all, member)| {
+                all.push(member);
+                all
+            });
+        }
+        Ok(Members(members))
+    }
+}
+
+/// A key, or a list of a key and its value.
+fn read_member(member: &Json) -> Option<Member> {
+    match member.as_array() {
+        Some(pair) => Some((read_key(pair.first()?)?, Some(read_value(pair.get(1)?)?))),
+        None => Some((read_key(member)?, None)),
+    }
 }
 
 fn read_key(key: &Json) -> Option<Key> {

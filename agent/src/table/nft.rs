@@ -3,14 +3,13 @@
 use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
 use highwire_runtime::printable::printable;
-use serde_json::Value;
 use thiserror::Error;
 use tokio::{process::Command, task::spawn_blocking, time::timeout};
 
 use super::{
     DataPath, Elements, Structure, TABLE, Transaction,
     generation::Generation,
-    json::read_elements,
+    json::Listing,
     kernel_change,
     run::{RunError, run},
 };
@@ -167,12 +166,15 @@ pub struct Listed {
 
 impl Listed {
     /// Reads `nft --json list table inet highwire`.
-    #[must_use]
-    pub fn of(listing: &Value) -> Self {
-        Self {
-            elements: read_elements(listing),
-            structure: Structure::of(listing),
-        }
+    ///
+    /// # Errors
+    /// If it is not what nft lists.
+    pub fn read(listing: &str) -> serde_json::Result<Self> {
+        let listing: Listing = serde_json::from_str(listing)?;
+        Ok(Self {
+            elements: listing.elements(),
+            structure: listing.structure(),
+        })
     }
 }
 
@@ -284,10 +286,8 @@ impl Nft {
     /// # Errors
     /// If nft cannot be run or its output not be read.
     pub async fn list(&self) -> Result<Option<Listed>, NftError> {
-        let listing = self
-            .list_json(&["--json", "list", "table", "inet", TABLE])
-            .await?;
-        Ok(listing.as_ref().map(Listed::of))
+        self.listed(&["--json", "list", "table", "inet", TABLE])
+            .await
     }
 
     /// What [`Self::list`] says of the structure, without reading the elements.
@@ -295,18 +295,18 @@ impl Nft {
     /// # Errors
     /// If nft cannot be run or its output not be read.
     pub async fn structure(&self) -> Result<Option<Structure>, NftError> {
-        let listing = self
-            .list_json(&["--json", "--terse", "list", "table", "inet", TABLE])
+        let listed = self
+            .listed(&["--json", "--terse", "list", "table", "inet", TABLE])
             .await?;
-        Ok(listing.as_ref().map(Structure::of))
+        Ok(listed.map(|listed| listed.structure))
     }
 
-    async fn list_json(&self, arguments: &[&str]) -> Result<Option<Value>, NftError> {
+    async fn listed(&self, arguments: &[&str]) -> Result<Option<Listed>, NftError> {
         let printed = match self.run("list", arguments, None).await {
             Err(NftError::Absent { .. }) => return Ok(None),
             other => other?,
         };
-        serde_json::from_str(&printed)
+        Listed::read(&printed)
             .map(Some)
             .map_err(|error| NftError::Unreadable {
                 step: "list",

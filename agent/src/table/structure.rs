@@ -1,33 +1,33 @@
 //! What our table is made of besides its elements, to tell whether another program
 //! has changed it.
 
-use serde_json::Value;
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
 
 /// Declarations, chains and rules of our table, as one nft program lists them: two
 /// listings by the same program are equal if and only if these are the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Structure(String);
 
-/// What differs between listings of the same table: elements, the kernel's numbering,
+/// What differs between listings of the same table besides elements: the kernel's numbering,
 /// what counters have counted.
-const VOLATILE: [&str; 5] = ["elem", "handle", "count", "packets", "bytes"];
+const VOLATILE: [&str; 4] = ["handle", "count", "packets", "bytes"];
 
 impl Structure {
-    /// The structure in `nft --json list table inet highwire`.
+    /// The structure in `nft --json list table inet highwire`: each object by its kind, with
+    /// what is said of it.
     #[must_use]
-    pub fn of(listing: &Value) -> Self {
+    pub fn of<'a>(objects: impl IntoIterator<Item = (&'a str, &'a Map<String, Value>)>) -> Self {
         let mut text = String::new();
-        for object in listing["nftables"].as_array().into_iter().flatten() {
-            for (kind, fields) in object.as_object().into_iter().flatten() {
-                if kind == "metainfo" {
-                    continue;
-                }
-                let mut fields = fields.clone();
-                if let Some(fields) = fields.as_object_mut() {
-                    fields.retain(|name, _| !VOLATILE.contains(&name.as_str()));
-                }
-                text.push_str(&format!("{kind} {fields}\n"));
+        for (kind, fields) in objects {
+            if kind == "metainfo" {
+                continue;
             }
+            let mut fields = fields.clone();
+            fields.retain(|name, _| !VOLATILE.contains(&name.as_str()));
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{kind} {}", Value::Object(fields));
         }
         Self(text)
     }
@@ -35,9 +35,9 @@ impl Structure {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    use super::*;
+    use crate::table::nft::Listed;
 
     fn listing(rule: &str, elements: &[&str], handle: u32, packets: u32) -> Value {
         json!({"nftables": [
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn elements_handles_and_counts_are_no_structure() {
-        let structure = |listing| Structure::of(&listing);
+        let structure = |listing: Value| Listed::read(&listing.to_string()).unwrap().structure;
         let first = structure(listing("drop", &[], 1, 0));
         assert_eq!(first, structure(listing("drop", &["192.0.2.11"], 7, 9)));
         assert_ne!(first, structure(listing("accept", &[], 1, 0)));

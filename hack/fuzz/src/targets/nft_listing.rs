@@ -1,16 +1,22 @@
 //! Our table as nft lists it in JSON.
 
-use highwire_agent::table::{DataPath, Elements, Structure, Transaction, nft::Listed};
+use highwire_agent::table::{DataPath, Elements, Transaction, nft::Listed};
 use serde_json::Value;
 
 pub(super) fn run(input: &[u8]) {
-    let Ok(mut listing) = serde_json::from_slice::<Value>(input) else {
+    let Ok(text) = str::from_utf8(input) else {
         return;
     };
-    let Listed {
+    let Ok(Listed {
         elements,
         structure,
-    } = Listed::of(&listing);
+    }) = Listed::read(text)
+    else {
+        return;
+    };
+    let Ok(mut listing) = serde_json::from_str::<Value>(text) else {
+        return;
+    };
     if let Some(elements) = elements {
         let none = Transaction::between(&elements, &elements);
         assert!(none.is_none(), "{none:?}");
@@ -33,9 +39,9 @@ pub(super) fn run(input: &[u8]) {
             }
         }
     }
-    assert_eq!(
-        Structure::of(&listing),
-        structure,
-        "elements count as rules"
-    );
+    // The second of two fields of one name is gone by now.
+    let Ok(without) = Listed::read(&listing.to_string()) else {
+        return;
+    };
+    assert_eq!(without.structure, structure, "elements count as rules");
 }
