@@ -6,8 +6,10 @@
 
 mod control_path;
 mod data_path;
+mod faults;
 mod footprint;
 mod frozen;
+mod load;
 mod output;
 mod proc;
 mod scale;
@@ -19,6 +21,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use highwire_e2e::{Cluster, checkout};
 
+use faults::{Amount, Fault};
 use output::counts::{Counts, Expected};
 use output::document::{Document, Head};
 use scale::Size;
@@ -42,6 +45,8 @@ struct Cli {
     /// How many simulated nodes and Services, for scale.
     #[arg(long, value_name = "NODESxSERVICES", default_value = "100x1000")]
     size: Size,
+    #[command(flatten)]
+    amount: Amount,
     /// What to measure.
     #[arg(required = true)]
     parts: Vec<Part>,
@@ -60,6 +65,16 @@ enum Part {
     Scale,
     /// Pods, containers and memory, beside one DaemonSet per Service. On nodes with kubelets.
     Footprint,
+    /// Requests lost while agents and controllers are replaced.
+    Loss,
+    /// From an agent's death until its node is out of every ingress.
+    Failover,
+    /// From the loss of the table until it is back.
+    Repair,
+    /// Agents killed in the middle of a change.
+    Kills,
+    /// Many Services, and many changes of them.
+    Overload,
 }
 
 /// How thoroughly to measure.
@@ -77,7 +92,7 @@ impl Part {
         self,
         cluster: &Cluster,
         effort: Effort,
-        size: Size,
+        cli: &Cli,
         folder: &Path,
         counts: &mut Counts,
     ) -> Result<Document> {
@@ -85,8 +100,33 @@ impl Part {
             Self::DataPath => data_path::measure(cluster, effort, counts).await,
             Self::ControlPath => control_path::measure(cluster, effort, counts).await,
             Self::FirstByte => control_path::first_byte(cluster).await,
-            Self::Scale => scale::measure(cluster, effort, size, folder).await,
+            Self::Scale => scale::measure(cluster, effort, cli.size, folder).await,
             Self::Footprint => footprint::measure(cluster).await,
+            Self::Loss => {
+                Fault::Loss
+                    .measure(cluster, effort, cli.amount, counts)
+                    .await
+            }
+            Self::Failover => {
+                Fault::Failover
+                    .measure(cluster, effort, cli.amount, counts)
+                    .await
+            }
+            Self::Repair => {
+                Fault::Repair
+                    .measure(cluster, effort, cli.amount, counts)
+                    .await
+            }
+            Self::Kills => {
+                Fault::Kills
+                    .measure(cluster, effort, cli.amount, counts)
+                    .await
+            }
+            Self::Overload => {
+                Fault::Overload
+                    .measure(cluster, effort, cli.amount, counts)
+                    .await
+            }
         }
     }
 }
@@ -111,12 +151,13 @@ async fn run(cli: Cli) -> Result<()> {
     let cluster = Cluster::attach().await?;
     let folder = cli
         .documents
+        .clone()
         .unwrap_or_else(|| checkout().join("docs/benchmarks"));
-    let head = Head::read(&cluster, cli.command).await?;
+    let head = Head::read(&cluster, cli.command.clone()).await?;
     let mut counts = Counts::default();
-    for part in cli.parts {
+    for part in &cli.parts {
         let document = part
-            .measure(&cluster, effort, cli.size, &folder, &mut counts)
+            .measure(&cluster, effort, &cli, &folder, &mut counts)
             .await?;
         if effort == Effort::Full {
             println!("{}", document.text(&head));
