@@ -47,14 +47,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// All of them.
-    pub(crate) const ALL: [Self; 4] = [
-        Self::NewConnection,
-        Self::KeptConnection,
-        Self::NewFlow,
-        Self::KeptFlow,
-    ];
-
     /// What it is called in tables.
     pub(crate) fn name(self) -> &'static str {
         match self {

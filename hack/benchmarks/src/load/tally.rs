@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::exchange::Fault;
-use super::{Kind, Outcome, Stream};
+use super::{Outcome, Stream};
 use crate::output::stats::Sample;
 
 /// A SYN that is lost is sent again after 1 s: what takes this long was lost once.
@@ -40,8 +40,6 @@ impl Lost {
 pub(crate) struct Tally {
     /// The stream's name.
     pub(crate) name: String,
-    /// How it asked.
-    pub(crate) kind: Kind,
     /// With an answer of the right Pod.
     pub(crate) answered: u64,
     /// Without.
@@ -65,7 +63,6 @@ impl Tally {
     pub(super) fn new(stream: &Stream) -> Self {
         Self {
             name: stream.name.clone(),
-            kind: stream.kind,
             answered: 0,
             lost: Lost::default(),
             slow: 0,
@@ -152,6 +149,7 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Kind;
     use super::super::exchange::Answered;
     use super::*;
 
