@@ -2,8 +2,10 @@
 
 mod adversity;
 mod agent_policy;
+mod bad_nft;
 mod clocks;
 mod conflicts;
+mod conntrack_full;
 mod crowd;
 mod deploy;
 mod ending;
