@@ -7,8 +7,10 @@
 mod control_path;
 mod data_path;
 mod endpoints;
+mod faults;
 mod footprint;
 mod frozen;
+mod load;
 mod output;
 mod proc;
 mod scale;
@@ -20,6 +22,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use highwire_e2e::{Cluster, checkout};
 
+use faults::{Amount, Fault};
 use output::counts::{Counts, Expected};
 use output::document::{Document, Head};
 use scale::Size;
@@ -43,6 +46,8 @@ struct Cli {
     /// How many simulated nodes and Services, for scale.
     #[arg(long, value_name = "NODESxSERVICES", default_value = "100x1000")]
     size: Size,
+    #[command(flatten)]
+    amount: Amount,
     /// What to measure.
     #[arg(required = true)]
     parts: Vec<Part>,
@@ -63,6 +68,16 @@ enum Part {
     Footprint,
     /// Memory, CPU and elements of an agent without kube-proxy, by its endpoints.
     Endpoints,
+    /// Requests lost while agents and controllers are replaced.
+    Loss,
+    /// From an agent's death until its node is out of every ingress.
+    Failover,
+    /// From the loss of the table until it is back.
+    Repair,
+    /// Agents killed in the middle of a change.
+    Kills,
+    /// Many Services, and many changes of them.
+    Overload,
 }
 
 /// How thoroughly to measure.
@@ -80,7 +95,7 @@ impl Part {
         self,
         cluster: &Cluster,
         effort: Effort,
-        size: Size,
+        cli: &Cli,
         folder: &Path,
         counts: &mut Counts,
     ) -> Result<Document> {
@@ -88,9 +103,34 @@ impl Part {
             Self::DataPath => data_path::measure(cluster, effort, counts).await,
             Self::ControlPath => control_path::measure(cluster, effort, counts).await,
             Self::FirstByte => control_path::first_byte(cluster).await,
-            Self::Scale => scale::measure(cluster, effort, size, folder).await,
+            Self::Scale => scale::measure(cluster, effort, cli.size, folder).await,
             Self::Footprint => footprint::measure(cluster).await,
             Self::Endpoints => endpoints::measure(cluster, effort, counts).await,
+            Self::Loss => {
+                Fault::Loss
+                    .measure(cluster, effort, cli.amount, counts)
+                    .await
+            }
+            Self::Failover => {
+                Fault::Failover
+                    .measure(cluster, effort, cli.amount, counts)
+                    .await
+            }
+            Self::Repair => {
+                Fault::Repair
+                    .measure(cluster, effort, cli.amount, counts)
+                    .await
+            }
+            Self::Kills => {
+                Fault::Kills
+                    .measure(cluster, effort, cli.amount, counts)
+                    .await
+            }
+            Self::Overload => {
+                Fault::Overload
+                    .measure(cluster, effort, cli.amount, counts)
+                    .await
+            }
         }
     }
 }
@@ -115,12 +155,13 @@ async fn run(cli: Cli) -> Result<()> {
     let cluster = Cluster::attach().await?;
     let folder = cli
         .documents
+        .clone()
         .unwrap_or_else(|| checkout().join("docs/benchmarks"));
-    let head = Head::read(&cluster, cli.command).await?;
+    let head = Head::read(&cluster, cli.command.clone()).await?;
     let mut counts = Counts::default();
-    for part in cli.parts {
+    for part in &cli.parts {
         let document = part
-            .measure(&cluster, effort, cli.size, &folder, &mut counts)
+            .measure(&cluster, effort, &cli, &folder, &mut counts)
             .await?;
         if effort == Effort::Full {
             println!("{}", document.text(&head));

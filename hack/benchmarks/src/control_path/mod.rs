@@ -3,8 +3,8 @@
 
 mod changes;
 mod churn;
-mod created;
-mod kernel;
+pub(crate) mod created;
+pub(crate) mod kernel;
 mod process;
 mod quick;
 mod report;

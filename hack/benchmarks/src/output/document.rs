@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::{Cluster, checkout};
+use serde_json::Value;
 
 use crate::output::plot::Plot;
 use crate::output::table::Table;
@@ -43,6 +44,7 @@ pub(crate) struct Document {
     stem: String,
     title: String,
     blocks: Vec<Block>,
+    data: Option<Value>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,6 +62,7 @@ impl Document {
             stem: stem.to_owned(),
             title: title.to_owned(),
             blocks: Vec::new(),
+            data: None,
         }
     }
 
@@ -82,6 +85,11 @@ impl Document {
     pub(crate) fn plot(&mut self, name: &str, plot: Plot) {
         let file = format!("{}-{name}.svg", self.stem);
         self.blocks.push(Block::Plot { file, plot });
+    }
+
+    /// The same figures for programs, to be `<stem>.json`.
+    pub(crate) fn data(&mut self, data: Value) {
+        self.data = Some(data);
     }
 
     /// The Markdown text.
@@ -111,6 +119,10 @@ impl Document {
             if let Block::Plot { file, plot } = block {
                 write(file, plot.svg()?)?;
             }
+        }
+        if let Some(data) = &self.data {
+            let text = serde_json::to_string_pretty(data)? + "\n";
+            write(&format!("{}.json", self.stem), text)?;
         }
         write(&format!("{}.md", self.stem), self.text(head))
     }

@@ -170,7 +170,7 @@ pub fn listen_sctp(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// The wildcard address of the same family.
-pub(crate) fn unspecified(like: SocketAddr) -> SocketAddr {
+pub fn unspecified(like: SocketAddr) -> SocketAddr {
     let any: IpAddr = match like {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

@@ -2,7 +2,9 @@
 
 mod adversity;
 mod agent_policy;
+mod bad_nft;
 mod conflicts;
+mod conntrack_full;
 mod crowd;
 mod deploy;
 mod ending;
