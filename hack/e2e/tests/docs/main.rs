@@ -1,8 +1,9 @@
 //! What the documents refer to exists: files and headings by links, tests by name, every reason
-//! of conditions and Events, every package that runs as root.
+//! of conditions and Events, every right, every package that runs as root.
 
 mod markdown;
 mod reasons;
+mod rights;
 mod supply_chain;
 mod tests_named;
 

@@ -17,13 +17,26 @@ use super::external::front::{ANNOTATION, CLASS};
 
 /// Whoever has the token of a program. Nothing that it writes is kept: the API server
 /// answers as if it were meant.
-struct Holder(Client);
+pub(super) struct Holder(Client);
 
 impl Holder {
     async fn of(cluster: &Cluster, program: &Program) -> Result<Self> {
         program.kubeconfig().await?;
         let token = std::fs::read_to_string(program.token_file())?;
-        Ok(Self(cluster.client_with(&token).await?))
+        Self::with(cluster, &token).await
+    }
+
+    pub(super) async fn with(cluster: &Cluster, token: &str) -> Result<Self> {
+        Ok(Self(cluster.client_with(token).await?))
+    }
+
+    /// What the API server answers, if it does what it was asked for.
+    pub(super) async fn answer(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        let answer = self.ask(method, path, body).await?;
+        let status = answer.status();
+        let text = text(answer).await?;
+        ensure!(status.is_success(), "{method} {path}: {status} {text}");
+        Ok(serde_json::from_str(&text)?)
     }
 
     async fn ask(&self, method: &str, path: &str, body: &Value) -> Result<Response<Body>> {
@@ -44,15 +57,17 @@ impl Holder {
         Ok(self.0.send(request.body(Body::from(body))?).await?)
     }
 
-    async fn may(&self, method: &str, path: &str, body: &Value) -> Result<()> {
-        let answer = self.ask(method, path, body).await?;
-        let status = answer.status();
-        let text = text(answer).await?;
-        ensure!(status.is_success(), "{method} {path}: {status} {text}");
-        Ok(())
+    pub(super) async fn may(&self, method: &str, path: &str, body: &Value) -> Result<()> {
+        self.answer(method, path, body).await.map(drop)
     }
 
-    async fn may_not(&self, method: &str, path: &str, body: &Value, why: &str) -> Result<()> {
+    pub(super) async fn may_not(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+        why: &str,
+    ) -> Result<()> {
         let answer = self.ask(method, path, body).await?;
         let status = answer.status();
         let text = text(answer).await?;
@@ -72,7 +87,7 @@ async fn text(answer: Response<Body>) -> Result<String> {
 const REPORTS: &str = "/apis/highwire.dev/v1alpha1/loadbalancernodes";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/highwire-system/leases";
 const POLICY: &str = "ValidatingAdmissionPolicy 'highwire-agent'";
-const RBAC: &str = "cannot";
+pub(super) const RBAC: &str = "cannot";
 
 fn report(name: &str) -> Value {
     json!({
@@ -218,7 +233,7 @@ async fn a_token_that_names_no_node_writes_nothing() -> Result<()> {
     let cluster = cluster().await?;
     // As from an older API server, or of one who made a token by hand.
     let token = cluster.kubectl(&["create", "token", "highwire-agent", "-nhighwire-system"])?;
-    let nobody = Holder(cluster.client_with(token.trim()).await?);
+    let nobody = Holder::with(&cluster, token.trim()).await?;
     let why = "does not say on which node it runs";
     for path in [format!("{REPORTS}/n1"), format!("{LEASES}/agent-n1")] {
         nobody.may_not("PATCH", &path, &label(), why).await?;
@@ -236,7 +251,7 @@ async fn the_agent_of_a_box_speaks_for_boxes_only() -> Result<()> {
     let service = service.create().await?;
     let account = ["create", "token", "highwire-edge", "-n", "highwire-system"];
     let token = cluster.kubectl(&account)?;
-    let agent = Holder(cluster.client_with(token.trim()).await?);
+    let agent = Holder::with(&cluster, token.trim()).await?;
     let lease = |name: &str| {
         json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",

@@ -27,6 +27,7 @@ mod nodes;
 mod overlays;
 mod ownership;
 mod readers;
+mod rights;
 mod scale;
 mod service_proxy;
 mod status_page;
