@@ -119,8 +119,8 @@ impl fmt::Display for Readiness {
             }
             Self::ServiceProxyMissing => {
                 "no sign of kube-proxy on this node: no answer on 127.0.0.1:10249/proxyMode, no \
-                 rules in nftables or iptables, no kube-ipvs0; run it in any of its modes, or, if \
-                 another program does its work, set --service-proxy=none"
+                 rules in nftables or iptables, no kube-ipvs0; run kube-proxy in any of its modes, \
+                 or, if another program does its work, set --service-proxy=none"
             }
             Self::ServiceProxyFailing(failing) => return failing.fmt(f),
             Self::NoAddresses => {

@@ -244,10 +244,13 @@ async fn a_node_without_kube_proxy_says_so_and_leaves() -> Result<()> {
         .check(&["nft", "flush", "ruleset"])?;
     ingress_is(&service, &["192.0.2.11"]).await;
     let described = cluster.kubectl(&["describe", "lbn", "n2"])?;
-    ensure!(
-        described.contains("ServiceProxyMissing") && described.contains("run kube-proxy"),
-        "{described}"
-    );
+    for said in [
+        "ServiceProxyMissing",
+        "run kube-proxy",
+        "--service-proxy=none",
+    ] {
+        ensure!(described.contains(said), "{said}: {described}");
+    }
     proxy.start_again()?;
     ingress_is(&service, &BOTH).await;
     Ok(())
