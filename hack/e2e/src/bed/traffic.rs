@@ -77,7 +77,12 @@ impl UdpFlow {
             // Zero would mean forever.
             let left = left.max(Duration::from_millis(1));
             self.socket.set_read_timeout(Some(left))?;
-            let length = self.socket.recv(&mut buffer)?;
+            let length = match self.socket.recv(&mut buffer) {
+                Ok(length) => length,
+                // A signal: a program that another test had started has ended.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
             let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
             if answer.ends_with(&format!(" {data}")) {
                 return parse(&answer)
