@@ -39,7 +39,8 @@ pub enum Expectation {
         /// The Pods in the node's network.
         pods: BTreeSet<String>,
         /// Whether the answer may come from another address, which the client does not take:
-        /// a UDP server that is bound to all addresses answers from the primary one.
+        /// a UDP server that is bound to all addresses answers from the one that the kernel
+        /// takes, of IPv6 mostly the newest.
         from_elsewhere: bool,
     },
     /// Nobody answers.
@@ -85,9 +86,11 @@ pub fn expectation(world: &World, node: &Node, client: &Client, at: Endpoint) ->
     if is_heard(node, at) {
         let pods = world.pods.iter();
         let pods = pods.filter(|pod| pod.host_network && pod.node == node.name);
+        let own = node.own_addresses();
+        let of_family = own.iter().filter(|address| address.is_ipv6() == v6);
         return Expectation::HostListener {
             pods: pods.map(|pod| pod.name.clone()).collect(),
-            from_elsewhere: at.protocol == Protocol::Udp && node.primary(v6) != Some(at.address),
+            from_elsewhere: at.protocol == Protocol::Udp && of_family.count() > 1,
         };
     }
     if !node.is_active() {
