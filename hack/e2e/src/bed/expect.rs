@@ -18,8 +18,11 @@ use crate::lab::http::ConnectError;
 use crate::lab::netns::Netns;
 use crate::lab::wait::wait_for;
 
-/// For one exchange with something that answers at once.
+/// For one exchange that may fail: it is repeated, or there is to be no answer.
 pub const SHORT: Duration = Duration::from_millis(800);
+/// For one exchange that has to succeed, on a machine that is busy too. TCP sends what was
+/// lost once more within it; what is lost at all is counted by hack/bench loss.
+pub const AMPLE: Duration = Duration::from_secs(5);
 /// For conditions that come true in time.
 pub const LONG: Duration = Duration::from_secs(20);
 

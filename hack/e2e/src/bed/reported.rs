@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
 
-use crate::bed::expect::{LONG, SHORT};
+use crate::bed::expect::{AMPLE, LONG};
 use crate::bed::scope::Scope;
 use crate::bed::service::Svc;
 use crate::cluster::handle::Cluster;
@@ -108,7 +108,7 @@ pub fn bind_sctp(netns: &Netns, address: &str, port: u16) -> Result<TcpListener>
 /// Answers one connection, as the program on the host would.
 pub fn greeted(listener: &TcpListener, from: &Netns, to: SocketAddr) -> Result<()> {
     listener.set_nonblocking(false)?;
-    let stream = from.tcp_connect(to, SHORT)?;
+    let stream = from.tcp_connect(to, AMPLE)?;
     let client = stream.local_addr()?;
     let (_, peer) = listener.accept()?;
     // An IPv6 socket sees IPv4 clients as mapped addresses.

@@ -36,6 +36,10 @@ pub fn run(test: impl Future<Output = Result<()>>) -> Result<()> {
     runtime.shutdown_background();
     let run = test_run::end();
     if !matches!(outcome, Ok(Ok(()))) {
+        // What is printed after it is long, and may be cut. A panic has printed its own.
+        if let Ok(Err(error)) = &outcome {
+            println!("failed: {error:#}");
+        }
         evidence::print(&run);
         if std::env::var_os(KEEP).is_some() {
             evidence::print_remedy(&run);

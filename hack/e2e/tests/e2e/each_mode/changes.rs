@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
-    ALL, BOTH, LONG, SHORT, Served, all_answer, answers, at_both_addresses, dual_service,
+    ALL, AMPLE, BOTH, LONG, SHORT, Served, all_answer, answers, at_both_addresses, dual_service,
     ingress_is, refuses, refuses_new_udp, served, web, web_service,
 };
 use highwire_e2e::reported::{event, events};
@@ -45,7 +45,7 @@ async fn a_changed_port_moves_and_established_connections_go_on() -> Result<()> 
     let mut streams = Vec::new();
     for to in at_both_addresses(&cluster, "n1", old)? {
         answers(&client, to).await;
-        let mut stream = client.tcp_connect(to, SHORT)?;
+        let mut stream = client.tcp_connect(to, AMPLE)?;
         streams.push((stream.say("before")?, stream));
     }
     service
@@ -102,7 +102,7 @@ async fn a_deleted_service_is_closed_and_its_connections_go_on() -> Result<()> {
     let mut streams = Vec::new();
     for to in at_both_addresses(&cluster, "n2", port)? {
         answers(&client, to).await;
-        let mut stream = client.tcp_connect(to, SHORT)?;
+        let mut stream = client.tcp_connect(to, AMPLE)?;
         streams.push((stream.say("before")?, stream));
     }
     service.delete().await?;
@@ -147,7 +147,7 @@ async fn replacing_a_pod_fails_no_connection() -> Result<()> {
     .await;
     old.stop()?;
     for _ in 0..100 {
-        let reply = client.http_get(to, SHORT)?;
+        let reply = client.http_get(to, AMPLE)?;
         ensure!(reply.pod != "web-2", "{reply:?}");
     }
     Ok(())
@@ -174,7 +174,7 @@ async fn the_type_may_change_and_established_connections_go_on() -> Result<()> {
             ingress_is(&service, &BOTH).await;
             answers(&client, n1.v4(tcp)).await;
             answers_by_udp(&client, n1.v4(udp)).await;
-            let mut stream = client.tcp_connect(n1.v4(tcp), SHORT)?;
+            let mut stream = client.tcp_connect(n1.v4(tcp), AMPLE)?;
             streams.push((stream.say("before")?, stream));
         } else {
             refuses(&client, n1.v4(tcp)).await;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
-    BOTH, LONG, SHORT, Undo, all_answer, answers, ingress_is, refuses, web,
+    AMPLE, BOTH, LONG, SHORT, Undo, all_answer, answers, ingress_is, refuses, web,
 };
 use highwire_e2e::reported::event;
 use highwire_e2e::{ConnectError, Pod, wait_for};
@@ -139,7 +139,7 @@ async fn session_affinity_is_per_client_address() -> Result<()> {
         // The node's address, which Pods on other nodes see, would lead all to one Pod.
         let others: Result<BTreeSet<String>, ConnectError> = OTHER_CLIENTS
             .map(|last| SocketAddr::from(([198, 51, 100, last], 0)))
-            .map(|source| Ok(client.http_get_from(source, to, SHORT)?.pod))
+            .map(|source| Ok(client.http_get_from(source, to, AMPLE)?.pod))
             .collect();
         let others = others?;
         ensure!(others.len() == 2, "all clients get one Pod: {others:?}");
@@ -184,7 +184,7 @@ async fn internal_traffic_policy_local_holds_at_the_cluster_ip() -> Result<()> {
         let from = cluster.node(node)?.netns().clone();
         answers(&from, cluster_ip).await;
         for _ in 0..20 {
-            let reply = from.http_get(cluster_ip, SHORT)?;
+            let reply = from.http_get(cluster_ip, AMPLE)?;
             ensure!(reply.pod == own, "{node}: {reply:?}");
         }
     }

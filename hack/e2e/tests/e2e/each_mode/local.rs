@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
-    ALL, LONG, SHORT, answers, ingress_is, refuses, refuses_without_local_endpoints, web,
+    ALL, AMPLE, LONG, SHORT, answers, ingress_is, refuses, refuses_without_local_endpoints, web,
     web_service,
 };
 use highwire_e2e::reported::{event, serving};
@@ -208,10 +208,10 @@ async fn session_affinity_and_source_ranges_go_by_the_clients_own_address() -> R
     answers(&client, to).await;
     for source in ["198.51.100.10:0", "198.51.100.11:0"] {
         let source: SocketAddr = source.parse()?;
-        let first = client.http_get_from(source, to, SHORT)?;
+        let first = client.http_get_from(source, to, AMPLE)?;
         ensure!(first.client.ip() == source.ip(), "{first:?}");
         for _ in 0..30 {
-            let next = client.http_get_from(source, to, SHORT)?;
+            let next = client.http_get_from(source, to, AMPLE)?;
             ensure!(
                 next.pod == first.pod,
                 "{source} moved from {first:?} to {next:?}"
@@ -246,7 +246,7 @@ async fn the_policy_may_change_and_established_connections_go_on() -> Result<()>
     for (policy, sees_client) in [("Local", true), ("Cluster", false)] {
         // Those of either policy outlive the change to the other.
         for _ in 0..4 {
-            let mut stream = client.tcp_connect(n1, SHORT)?;
+            let mut stream = client.tcp_connect(n1, AMPLE)?;
             streams.push((stream.say("before")?, stream));
         }
         service
@@ -322,7 +322,7 @@ async fn a_rollout_on_one_node_fails_no_connection() -> Result<()> {
     let connecting = tokio::task::spawn_blocking(move || -> Result<Vec<String>> {
         let mut answered = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            let reply = from.http_get(to, SHORT);
+            let reply = from.http_get(to, AMPLE);
             let reply = reply.with_context(|| format!("after {} answers", answered.len()))?;
             answered.push(reply.pod);
             std::thread::sleep(PACE);

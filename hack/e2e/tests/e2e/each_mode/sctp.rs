@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use highwire_e2e::cluster_test;
-use highwire_e2e::expect::{ALL, LONG, SHORT, all_answer, at_both_addresses, ingress_is};
+use highwire_e2e::expect::{ALL, AMPLE, LONG, SHORT, all_answer, at_both_addresses, ingress_is};
 use highwire_e2e::reported::{bind_sctp, ports_error};
 use highwire_e2e::{Cluster, ConnectError, Netns, Pod, Scope, Svc, highwire, wait_for};
 use macro_rules_attribute::apply;
@@ -60,7 +60,7 @@ async fn every_node_answers_by_sctp_for_pods_on_every_node() -> Result<()> {
                 all_answer(&["web-1", "web-2"], || from.sctp_get(to, SHORT)).await;
             }
             // An association stays with its Pod.
-            let mut stream = cluster.outside().sctp_connect(to, SHORT)?;
+            let mut stream = cluster.outside().sctp_connect(to, AMPLE)?;
             let pod = stream.say("one")?;
             for line in ["two", "three"] {
                 let next = stream.say(line)?;
@@ -100,7 +100,7 @@ async fn sctp_clients_are_refused_once_the_service_is_gone() -> Result<()> {
     let service = dual_service(&scope, port).await?;
     let (client, to) = (cluster.outside(), cluster.node("n1")?.v4(port));
     all_answer(&["web-1", "web-2"], || client.sctp_get(to, SHORT)).await;
-    let mut stream = client.sctp_connect(to, SHORT)?;
+    let mut stream = client.sctp_connect(to, AMPLE)?;
     let pod = stream.say("before")?;
     service.delete().await?;
     refuses(&client, to).await;

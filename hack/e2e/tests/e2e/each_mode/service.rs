@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
-    ALL, BOTH, LONG, SHORT, all_answer, answers, at_both_addresses, dual_service, ingress_is,
-    refuses, refuses_new_udp, web, web_service,
+    ALL, AMPLE, BOTH, LONG, SHORT, all_answer, answers, at_both_addresses, dual_service,
+    ingress_is, refuses, refuses_new_udp, web, web_service,
 };
 use highwire_e2e::{ConnectError, Netns, Pod, wait_for};
 use macro_rules_attribute::apply;
@@ -90,7 +90,7 @@ async fn two_hundred_requests_reach_all_ready_pods_and_no_other() -> Result<()> 
         answers(&client, to).await;
         let mut seen: BTreeMap<String, u32> = BTreeMap::new();
         for _ in 0..200 {
-            let reply = client.http_get(to, SHORT)?;
+            let reply = client.http_get(to, AMPLE)?;
             *seen.entry(reply.pod).or_default() += 1;
         }
         ensure!(
@@ -112,7 +112,7 @@ async fn a_connection_has_one_conntrack_entry_from_the_nodes_address_to_the_pod(
     ingress_is(&dual_service(&scope, "web", port).await?, &ALL).await;
     for to in at_both_addresses(&cluster, "n1", port)? {
         answers(&cluster.outside(), to).await;
-        let mut stream = cluster.outside().tcp_connect(to, SHORT)?;
+        let mut stream = cluster.outside().tcp_connect(to, AMPLE)?;
         let pod = stream.say("hello")?;
         let pod = Pod::find(&cluster, scope.namespace(), &pod)?;
         let (client, node) = (stream.local_addr()?, to.ip());

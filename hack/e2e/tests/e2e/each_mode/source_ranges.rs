@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
-    ALL, BOTH, LONG, SHORT, answers, at_both_addresses, ingress_is, web, web_service,
+    ALL, AMPLE, BOTH, LONG, SHORT, answers, at_both_addresses, ingress_is, web, web_service,
 };
 use highwire_e2e::reported::event;
 use highwire_e2e::{ConnectError, Netns, Pod, Scope, Svc, wait_for};
@@ -45,7 +45,7 @@ async fn source_ranges_let_only_their_clients_in() -> Result<()> {
         udp_denied == Err(ConnectError::Timeout),
         "a Pod is not in the ranges: {udp_denied:?}"
     );
-    let mut open = client.tcp_connect_from(inside, n1.v4(tcp), SHORT)?;
+    let mut open = client.tcp_connect_from(inside, n1.v4(tcp), AMPLE)?;
     let pod = open.say("before")?;
     // A change takes effect on new connections, and on those only.
     service

@@ -11,7 +11,8 @@ use anyhow::{Result, bail, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
-    ALL, BOTH, LONG, SHORT, all_answer, answers, ingress_is, refuses, refuses_udp, web, web_pods,
+    ALL, AMPLE, BOTH, LONG, SHORT, all_answer, answers, ingress_is, refuses, refuses_udp, web,
+    web_pods,
 };
 use highwire_e2e::{
     Cluster, EchoReply, Netns, Pod, PrivateCluster, Scope, Svc, UdpFlow, highwire, wait_for,
@@ -270,12 +271,12 @@ async fn dns_is_served_by_udp_and_tcp_on_one_port() -> Result<()> {
     for question in 0..300 {
         let answered = client.udp_ask(to, SHORT);
         ensure!(answered.is_ok(), "question {question}: {answered:?}");
-        let pod = resolver.ask(SHORT)?.pod;
+        let pod = resolver.ask(AMPLE)?.pod;
         ensure!(pod == first, "the resolver's flow moved to {pod}");
     }
     // Answers that do not fit into a datagram.
     all_answer(&["web-1", "web-2"], || client.http_get(to, SHORT)).await;
-    let mut stream = client.tcp_connect(to, SHORT)?;
+    let mut stream = client.tcp_connect(to, AMPLE)?;
     let by_tcp = stream.say("before")?;
     let other = if by_tcp == "web-1" { "web-2" } else { "web-1" };
     let mut flow = flow_to_pod(&client, to, other).await;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
-    BOTH, LONG, SHORT, answers, ingress_is, refuses, web_pods, web_service,
+    AMPLE, BOTH, LONG, answers, ingress_is, refuses, web_pods, web_service,
 };
 use highwire_e2e::{Netns, PrivateCluster, Scope, highwire, wait_for};
 use macro_rules_attribute::apply;
@@ -98,7 +98,7 @@ async fn a_node_goes_on_while_the_api_server_is_away() -> Result<()> {
         }
     })
     .await;
-    client.http_get(to, SHORT)?;
+    client.http_get(to, AMPLE)?;
     // An agent that starts now waits, and the rules of the one before stay.
     let starting = cluster.agent("n2")?;
     starting.kill()?;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
-    BOTH, LONG, SHORT, Served, answers, ingress_is, serve, web_alone, web_service,
+    AMPLE, BOTH, LONG, SHORT, Served, answers, ingress_is, serve, web_alone, web_service,
 };
 use highwire_e2e::{highwire, wait_for};
 use macro_rules_attribute::apply;
@@ -94,14 +94,14 @@ async fn an_agents_restart_interrupts_nothing() -> Result<()> {
     let version = service.get().await?.metadata.resource_version;
     let agent = cluster.agent("n1")?;
     agent.stop()?;
-    let mut stream = client.tcp_connect(to, SHORT)?;
+    let mut stream = client.tcp_connect(to, AMPLE)?;
     stream.say("without an agent")?;
     agent.start(&[]).await?;
     for _ in 0..100 {
-        client.http_get(to, SHORT)?;
+        client.http_get(to, AMPLE)?;
     }
     agent.wait_ready(highwire::READY).await?;
-    client.http_get(to, SHORT)?;
+    client.http_get(to, AMPLE)?;
     stream.say("with a new agent")?;
     ensure!(
         service.get().await?.metadata.resource_version == version,

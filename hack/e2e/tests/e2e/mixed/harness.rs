@@ -6,16 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use highwire_e2e::cluster_test;
+use highwire_e2e::expect::{AMPLE, LONG, SHORT};
 use highwire_e2e::traffic::http_get;
 use highwire_e2e::{Cluster, ConnectError, EchoReply, Netns, Scope, wait_for};
 use macro_rules_attribute::apply;
-
-const SHORT: Duration = Duration::from_millis(800);
-const LONG: Duration = Duration::from_secs(20);
 
 /// A scope with Pods web-1 on n1 and web-2 on n2, TCP 8080 and UDP 5353.
 async fn two_pods(prefix: &str) -> Result<(Cluster, Scope)> {
@@ -152,7 +149,7 @@ async fn a_closed_port_is_refused_and_a_client_address_can_be_chosen() -> Result
     if node.addresses()[0].is_ipv4() {
         let reply = cluster
             .outside()
-            .http_get_from(second, pod.at(port), SHORT)?;
+            .http_get_from(second, pod.at(port), AMPLE)?;
         ensure!(
             reply.pod == "host" && reply.client.ip() == second.ip(),
             "{reply:?}"
@@ -168,7 +165,7 @@ async fn a_long_connection_answers_until_its_pod_ends() -> Result<()> {
     let mut stream = cluster
         .node("n2")?
         .netns()
-        .tcp_connect(pod.at(8080), SHORT)?;
+        .tcp_connect(pod.at(8080), AMPLE)?;
     ensure!(stream.say("one")? == "web-1");
     ensure!(stream.say("two")? == "web-1");
     pod.unit().kill()?;

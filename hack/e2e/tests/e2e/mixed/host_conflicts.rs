@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
-    BOTH, LONG, SHORT, answers, ingress_is, refuses, web, web_pods, web_service,
+    AMPLE, BOTH, LONG, SHORT, answers, ingress_is, refuses, web, web_pods, web_service,
 };
 use highwire_e2e::reported::{bind_tcp, described, greeted, ports_error};
 use highwire_e2e::{Cluster, ConnectError, Pod, PrivateCluster, Scope, highwire, wait_for};
@@ -114,7 +114,7 @@ async fn a_listener_that_comes_later_gets_the_next_connection_and_the_node_leave
     let service = web_service(&scope, "web", port).await?;
     ingress_is(&service, &BOTH).await;
     answers(&client, n1.v4(port)).await;
-    let mut established = client.tcp_connect(n1.v4(port), SHORT)?;
+    let mut established = client.tcp_connect(n1.v4(port), AMPLE)?;
     let pod = established.say("before")?;
     let listener = bind_tcp(n1.netns(), "0.0.0.0", port)?;
     greeted(&listener, &client, n1.v4(port))

@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
-use highwire_e2e::expect::{LONG, SHORT, Undo, all_answer, answers};
+use highwire_e2e::expect::{AMPLE, LONG, SHORT, Undo, all_answer, answers};
 use highwire_e2e::layout::IpFamily;
 use highwire_e2e::{Cluster, ConnectError, Netns, Node, Pod, Scope, Svc, checkout, wait_for};
 use macro_rules_attribute::apply;
@@ -288,7 +288,7 @@ async fn is_served_behind_each(bed: &Bed<'_>) -> Result<()> {
     }
     let mut kept = Vec::new();
     for to in bed.at(bed.cluster_port) {
-        kept.push(bed.cluster.outside().tcp_connect(to, SHORT)?);
+        kept.push(bed.cluster.outside().tcp_connect(to, AMPLE)?);
     }
     let agent = bed.cluster.agent(&bed.node.name)?;
     let repairs = || agent.metric("highwire_agent_drift_repairs_total");

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
-use highwire_e2e::expect::{LONG, SHORT, Undo, all_answer, answers, ingress_is, refuses};
+use highwire_e2e::expect::{AMPLE, LONG, SHORT, Undo, all_answer, answers, ingress_is, refuses};
 use highwire_e2e::lifecycle::{change_proxy_mode, power_off, power_on};
 use highwire_e2e::{
     Cluster, FileCluster, FileSlot, Node, Pod, PrivateCluster, Program, ProxyMode, Scope, Svc,
@@ -88,7 +88,7 @@ async fn a_rebooted_node_leaves_and_comes_back_without_anything_old() -> Result<
         answers(&client, n1.v4(port)).await;
     }
     let mut flow = client.udp_flow(n1.v4(kept))?;
-    flow.ask(SHORT)?;
+    flow.ask(AMPLE)?;
 
     power_off(&cluster, &n1)?;
     lists(&service, &[&n2]).await;
@@ -174,7 +174,7 @@ async fn kube_proxy_may_change_its_mode_under_traffic() -> Result<()> {
     ] {
         for to in [n2.v4(port), n2.v6(port)] {
             answers(&client, to).await;
-            streams.push(client.tcp_connect(to, SHORT)?);
+            streams.push(client.tcp_connect(to, AMPLE)?);
         }
         change_proxy_mode(&cluster, &n2, mode, path)?;
         reports_mode(&cluster, "n2", mode.as_str()).await;

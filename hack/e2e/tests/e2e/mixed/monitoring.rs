@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Result, ensure};
-use highwire_e2e::expect::{BOTH, LONG, SHORT, ingress_is, web, web_service};
+use highwire_e2e::expect::{AMPLE, BOTH, LONG, ingress_is, web, web_service};
 use highwire_e2e::prometheus::promql;
 use highwire_e2e::{Programs as _, Prometheus, checkout, cluster_test, wait_for};
 use macro_rules_attribute::apply;
@@ -75,7 +75,7 @@ async fn every_query_of_the_dashboard_and_every_alert_finds_what_it_asks_for() -
     let before = value()?;
     for node in ["n1", "n2"] {
         let to = cluster.node(node)?.v4(port);
-        cluster.outside().http_get(to, SHORT)?;
+        cluster.outside().http_get(to, AMPLE)?;
     }
     wait_for("both connections to be counted", LONG, || async {
         let now = value()?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use highwire_e2e::cluster_test;
-use highwire_e2e::expect::{ALL, LONG, SHORT, all_answer, at_both_addresses, ingress_is};
+use highwire_e2e::expect::{ALL, AMPLE, LONG, SHORT, all_answer, at_both_addresses, ingress_is};
 use highwire_e2e::wait_for;
 use macro_rules_attribute::apply;
 use serde_json::json;
@@ -30,7 +30,7 @@ async fn every_client_reaches_every_pod_which_sees_the_node() -> Result<()> {
             all_answer(&pods, || from.http_get(to, SHORT)).await;
             all_answer(&pods, || from.udp_ask(to, SHORT)).await;
             for _ in 0..10 {
-                for reply in [from.http_get(to, SHORT)?, from.udp_ask(to, SHORT)?] {
+                for reply in [from.http_get(to, AMPLE)?, from.udp_ask(to, AMPLE)?] {
                     // Also Pods, which a kube-proxy would not masquerade.
                     let seen = reply.client.ip();
                     ensure!(seen == to.ip(), "{} to {to}: {reply:?}", from.name());

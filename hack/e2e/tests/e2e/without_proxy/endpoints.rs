@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
-    ALL, BOTH, LONG, SHORT, all_answer, answers, at_both_addresses, ingress_is, refuses,
+    ALL, AMPLE, BOTH, LONG, SHORT, all_answer, answers, at_both_addresses, ingress_is, refuses,
     refuses_new_udp,
 };
 use highwire_e2e::{Scope, wait_for};
@@ -57,7 +57,7 @@ async fn an_unready_pod_keeps_its_connections_and_gets_no_new_ones() -> Result<(
     for to in at_both_addresses(&cluster, "n2", port)? {
         all_answer(&["web-1", "web-2"], || client.http_get(to, SHORT)).await;
         for _ in 0..10 {
-            let mut stream = client.tcp_connect(to, SHORT)?;
+            let mut stream = client.tcp_connect(to, AMPLE)?;
             streams.push((stream.say("before")?, stream));
         }
     }

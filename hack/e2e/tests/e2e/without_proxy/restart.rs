@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use highwire_e2e::Programs as _;
-use highwire_e2e::expect::{BOTH, LONG, SHORT, answers, ingress_is, refuses};
+use highwire_e2e::expect::{AMPLE, BOTH, LONG, answers, ingress_is, refuses};
 use highwire_e2e::{Scope, cluster_test, highwire, wait_for};
 use macro_rules_attribute::apply;
 
@@ -31,12 +31,12 @@ async fn pods_and_services_that_changed_meanwhile_are_followed() -> Result<()> {
     answers(&client, n1.v4(kept)).await;
     answers(&client, n1.v4(goes)).await;
     let mut flow = client.udp_flow(n1.v4(kept))?;
-    flow.ask(SHORT)?;
+    flow.ask(AMPLE)?;
 
     let agent = cluster.agent("n1")?;
     agent.stop()?;
     // The rules stay: who came before and who comes now is answered.
-    let mut stream = client.tcp_connect(n1.v4(kept), SHORT)?;
+    let mut stream = client.tcp_connect(n1.v4(kept), AMPLE)?;
     stream.say("without an agent")?;
     web_pod(&scope, "web-2", "n1").await?;
     going.delete().await?;

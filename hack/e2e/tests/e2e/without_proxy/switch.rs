@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::expect::{
-    BOTH, LONG, SHORT, Undo, all_answer, answers, ingress_is, refuses, web_pods, web_service,
+    AMPLE, BOTH, LONG, SHORT, Undo, all_answer, answers, ingress_is, refuses, web_pods, web_service,
 };
 use highwire_e2e::lifecycle::change_proxy_mode;
 use highwire_e2e::{
@@ -46,10 +46,10 @@ async fn kube_proxy_may_come_and_go_under_traffic() -> Result<()> {
     ] {
         for to in at_n1 {
             for _ in 0..4 {
-                let mut stream = client.tcp_connect(to, SHORT)?;
+                let mut stream = client.tcp_connect(to, AMPLE)?;
                 streams.push((stream.say("before")?, stream));
                 let mut flow = client.udp_flow(to)?;
-                flows.push((flow.ask(SHORT)?.pod, flow));
+                flows.push((flow.ask(AMPLE)?.pod, flow));
             }
         }
         // The one that is to forward is there before the other goes.
@@ -81,7 +81,7 @@ async fn kube_proxy_may_come_and_go_under_traffic() -> Result<()> {
             ensure!(now == *pod, "a connection moved from {pod} to {now}");
         }
         for (pod, flow) in &mut flows {
-            let now = flow.ask(SHORT).context("a flow")?.pod;
+            let now = flow.ask(AMPLE).context("a flow")?.pod;
             ensure!(now == *pod, "a flow moved from {pod} to {now}");
         }
     }

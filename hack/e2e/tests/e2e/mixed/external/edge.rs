@@ -5,7 +5,7 @@ use highwire_e2e::bed::edge::EdgeAgent;
 use highwire_e2e::bed::external::{ExternalLoadBalancer, load_balancer};
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
-    LONG, SHORT, all_answer, answers, ingress_is, refuses, refuses_new_udp, web_pods,
+    AMPLE, LONG, SHORT, all_answer, answers, ingress_is, refuses, refuses_new_udp, web_pods,
 };
 use highwire_e2e::reported::{bind_tcp, event, greeted};
 use highwire_e2e::{Cluster, OutsideBox, Scope, Svc, highwire, wait_for};
@@ -132,7 +132,7 @@ async fn source_ranges_and_affinity_are_kept_and_a_connection_outlives_its_targe
     let pod = answers(&client, to).await.pod;
     for _ in 0..20 {
         // The same node, by the client's address, so the same Pod by kube-proxy's affinity.
-        let again = client.http_get(to, SHORT)?;
+        let again = client.http_get(to, AMPLE)?;
         ensure!(again.pod == pod, "{pod}, then {again:?}");
     }
     let denied = client.http_get(edge.outside.at(other), SHORT);

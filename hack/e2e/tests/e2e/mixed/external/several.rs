@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
-use highwire_e2e::expect::{LONG, SHORT, answers, ingress_is, refuses};
+use highwire_e2e::expect::{AMPLE, LONG, SHORT, answers, ingress_is, refuses};
 use highwire_e2e::reported::event;
 use highwire_e2e::{highwire, wait_for};
 use k8s_openapi::api::core::v1::Service;
@@ -44,7 +44,7 @@ async fn the_second_of_a_port_waits_for_the_first_and_inherits() -> Result<()> {
     first.delete().await?;
     front.has_address(&second).await;
     wait_for("the Pod of the second", LONG, || async {
-        let reply = client.http_get(to, SHORT)?;
+        let reply = client.http_get(to, AMPLE)?;
         ensure!(reply.pod == "other-1", "{reply:?}");
         Ok(())
     })

@@ -8,7 +8,7 @@ use highwire_e2e::bed::external::load_balancer;
 use highwire_e2e::bed::outside_box::reloads::Reloads;
 use highwire_e2e::bed::outside_box::updater::Answer;
 use highwire_e2e::cluster_test;
-use highwire_e2e::expect::{LONG, SHORT, answers, ingress_is};
+use highwire_e2e::expect::{AMPLE, LONG, SHORT, answers, ingress_is};
 use highwire_e2e::highwire::workload::NAMESPACE;
 use highwire_e2e::{Cluster, Svc, highwire, wait_for};
 use macro_rules_attribute::apply;
@@ -205,7 +205,7 @@ async fn there_is_no_address_before_the_port_takes_connections() -> Result<()> {
     front
         .cluster
         .outside()
-        .http_get(front.outside.at(port), SHORT)?;
+        .http_get(front.outside.at(port), AMPLE)?;
     front.was_asked_well()
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt as _;
-use highwire_e2e::expect::{LONG, SHORT, answers};
+use highwire_e2e::expect::{AMPLE, LONG, answers};
 use highwire_e2e::faulty_api::{Fault, FaultyApi, Refusal, Requests, Rule};
 use highwire_e2e::{Cluster, EchoStream, Netns, Node, Program, Scope, Svc, wait_for};
 use k8s_openapi::api::core::v1::Service;
@@ -114,7 +114,7 @@ impl Served {
     pub(super) fn forwards(&mut self) -> Result<()> {
         self.stream.say("on")?;
         for _ in 0..5 {
-            self.client.http_get(self.node.v4(self.port), SHORT)?;
+            self.client.http_get(self.node.v4(self.port), AMPLE)?;
         }
         Ok(())
     }
