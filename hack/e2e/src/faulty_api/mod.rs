@@ -117,6 +117,12 @@ impl FaultyApi {
         self.set(Vec::new());
     }
 
+    /// How often something went wrong with such requests since the rules were set.
+    #[must_use]
+    pub fn faults(&self, requests: &Requests) -> u64 {
+        self.counts().faults(requests) - self.shared.before().faults(requests)
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -14,6 +14,8 @@ use crate::faulty_api::rule::{Fault, Rule, Rules};
 pub(super) struct Shared {
     rules: Arc<Mutex<Rules>>,
     counts: Arc<Mutex<Counts>>,
+    /// As they were when the rules were set.
+    before: Arc<Mutex<Counts>>,
     changed: watch::Sender<()>,
 }
 
@@ -22,6 +24,7 @@ impl Default for Shared {
         Self {
             rules: Arc::default(),
             counts: Arc::default(),
+            before: Arc::default(),
             changed: watch::Sender::new(()),
         }
     }
@@ -29,7 +32,11 @@ impl Default for Shared {
 
 impl Shared {
     pub(super) fn set(&self, rules: Vec<Rule>) {
-        *lock(&self.rules) = Rules::new(rules, Instant::now());
+        let mut current = lock(&self.rules);
+        // No request meets the new rules before the counts are kept.
+        *lock(&self.before) = self.counts();
+        *current = Rules::new(rules, Instant::now());
+        drop(current);
         self.changed.send_replace(());
     }
 
@@ -50,6 +57,10 @@ impl Shared {
 
     pub(super) fn count(&self, asked: &Asked, outcome: Outcome) {
         lock(&self.counts).count(asked, outcome);
+    }
+
+    pub(super) fn before(&self) -> Counts {
+        lock(&self.before).clone()
     }
 
     pub(super) fn counts(&self) -> Counts {

@@ -71,6 +71,10 @@ async fn a_full_conntrack_table_stops_new_connections_only_and_needs_no_restart(
     flow.ask(LONG)?;
     let pid = agent.unit().pid();
 
+    // Filling may take longer than the 30 s after which the flow would be forgotten.
+    n1.netns()
+        .check(&["sysctl", "-w", "net.netfilter.nf_conntrack_udp_timeout=600"])?;
+    flow.ask(LONG)?;
     fill(n1.netns(), cluster.state().dir())?;
     wait_for("the kernel to open no connection", LONG, || async {
         match client.http_get(to, SHORT) {

@@ -160,11 +160,10 @@ impl Served {
         .await;
     }
 
-    /// Waits until so many requests or events of this kind went wrong.
+    /// Waits until so many requests or events of this kind went wrong since the faults were set.
     pub(super) async fn suffered(&self, requests: &Requests, times: u64) {
-        let before = self.faulty.counts().faults(requests);
         wait_for(&format!("{requests:?} to fail"), LONG, || async {
-            let now = self.faulty.counts().faults(requests) - before;
+            let now = self.faulty.faults(requests);
             if now >= times { Ok(()) } else { Err(now) }
         })
         .await;
