@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::endpoints::Client;
 use super::expectation::{Endpoint, expectation};
+use super::kept::Kept;
 use super::probe::{self, Flows, Probe};
 use super::violation::{Violation, Violations};
 use super::world::{Protocol, World};
@@ -24,6 +25,7 @@ pub struct Checker {
     flows: Flows,
     checks: u16,
     wrong: Violations,
+    kept: Kept,
 }
 
 impl Checker {
@@ -35,6 +37,7 @@ impl Checker {
             flows: Flows::new(),
             checks: 0,
             wrong: Violations::default(),
+            kept: Kept::default(),
         }
     }
 
@@ -63,6 +66,69 @@ impl Checker {
         &self.wrong
     }
 
+    /// For so long, everything that was right when the cluster had last settled is right: who
+    /// answers where, and the entries of ingresses, but those of nodes that `may_leave`. For
+    /// moments in which nothing else was asked for, and programs cannot reach the API server.
+    ///
+    /// # Errors
+    /// What is wrong twice in a row.
+    pub async fn keeps(
+        &mut self,
+        time: Duration,
+        may_leave: &BTreeSet<String>,
+    ) -> Result<(), Violations> {
+        let deadline = Instant::now() + scaled(time);
+        let mut before = Violations::default();
+        loop {
+            let found = self.look_again(may_leave).await;
+            let both = found.0.iter().filter(|it| before.0.contains(it));
+            let both: Vec<_> = both.cloned().collect();
+            if !both.is_empty() {
+                return Err(Violations(both));
+            }
+            if found.0.is_empty() && Instant::now() >= deadline {
+                return Ok(());
+            }
+            before = found;
+        }
+    }
+
+    /// The same, once within that time.
+    ///
+    /// # Errors
+    /// What is still wrong after `limit`.
+    pub async fn regains(
+        &mut self,
+        limit: Duration,
+        may_leave: &BTreeSet<String>,
+    ) -> Result<(), Violations> {
+        let deadline = Instant::now() + scaled(limit);
+        loop {
+            let is_last = Instant::now() >= deadline;
+            let found = self.look_again(may_leave).await;
+            if found.0.is_empty() {
+                return Ok(());
+            }
+            if is_last {
+                return Err(found);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// What was right and is not.
+    async fn look_again(&mut self, may_leave: &BTreeSet<String>) -> Violations {
+        let mut found = match read::world(&self.cluster).await {
+            Ok(world) => self.kept.gone(&world, may_leave),
+            Err(error) => vec![unreadable(&error)],
+        };
+        let from = self.cluster.outside();
+        found.extend(probe::violations(&from, &self.kept.probes, &mut self.flows));
+        found.sort();
+        found.dedup();
+        Violations(found)
+    }
+
     /// Everything that is wrong now, changes under way included.
     pub async fn violations(&mut self) -> Violations {
         self.look(true).await
@@ -72,10 +138,7 @@ impl Checker {
     async fn look(&mut self, anyway: bool) -> Violations {
         let world = match read::world(&self.cluster).await {
             Ok(world) => world,
-            Err(error) => {
-                let what = format!("{error:#}");
-                return Violations(vec![Violation::Unreadable { what }]);
-            }
+            Err(error) => return Violations(vec![unreadable(&error)]),
         };
         let mut found = status::violations(&world);
         found.extend(report::violations(&world));
@@ -83,6 +146,9 @@ impl Checker {
             let probes = self.probes(&world);
             let from = self.cluster.outside();
             found.extend(probe::violations(&from, &probes, &mut self.flows));
+            if found.is_empty() {
+                self.kept = Kept::new(&world, probes);
+            }
         }
         found.sort();
         found.dedup();
@@ -122,5 +188,11 @@ impl Checker {
             }
         }
         probes
+    }
+}
+
+fn unreadable(error: &anyhow::Error) -> Violation {
+    Violation::Unreadable {
+        what: format!("{error:#}"),
     }
 }

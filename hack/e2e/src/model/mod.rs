@@ -14,6 +14,7 @@ mod arbitration;
 mod check;
 mod endpoints;
 mod expectation;
+mod kept;
 mod probe;
 mod read;
 mod read_service;

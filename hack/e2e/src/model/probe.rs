@@ -22,6 +22,7 @@ const AT_ONCE: usize = 16;
 pub(super) type Flows = BTreeMap<Endpoint, UdpFlow>;
 
 /// A question and the right answer.
+#[derive(Clone)]
 pub(super) struct Probe {
     /// The node.
     pub(super) node: String,

@@ -91,6 +91,9 @@ fn node(cluster: &Cluster, handle: &Handle, object: &api::Node) -> Result<Node> 
 }
 
 fn proxy_mode(cluster: &Cluster, node: &Handle) -> Result<String> {
+    if !cluster.config().proxy_modes.has_any() {
+        return Ok("none".to_owned());
+    }
     let file = cluster
         .state()
         .path(format!("pki/kube-proxy-{}.json", node.name));

@@ -188,3 +188,59 @@ fn a_status_lists_exactly_the_nodes_that_serve() {
         "one that is no node"
     );
 }
+
+#[test]
+fn an_entry_that_was_there_stays_unless_its_node_may_leave() {
+    let at_both = listed(listed(service("web", 1, &[80]), "192.0.2.11"), "192.0.2.12");
+    let kept = kept::Kept::new(&world(vec![at_both]), Vec::new());
+    let now = world(vec![listed(service("web", 1, &[80]), "192.0.2.12")]);
+    let gone = |may_leave: &[&str]| {
+        let may_leave = may_leave.iter().map(ToString::to_string).collect();
+        kept.gone(&now, &may_leave)
+    };
+    assert_eq!(gone(&["n2"]).len(), 1, "n1's agent works");
+    assert_eq!(gone(&["n1"]), []);
+    assert_eq!(kept.gone(&world(Vec::new()), &BTreeSet::new()).len(), 2);
+}
+
+#[test]
+fn of_a_node_port_only_an_agent_that_works_has_to_know() {
+    let mut world = world_with_a_node_port();
+    let of = |world: &World| expectation(world, &world.nodes["n1"], &CLIENT, AT_NODE_PORT);
+    let node = |world: &mut World, agent, has_table| {
+        let node = world.nodes.get_mut("n1").unwrap();
+        (node.agent, node.has_table) = (agent, has_table);
+    };
+    assert!(matches!(of(&world), Expectation::Served { .. }));
+    node(&mut world, AgentState::Silent, true);
+    assert_eq!(of(&world), Expectation::Unspecified);
+    node(&mut world, AgentState::None, false);
+    assert!(matches!(of(&world), Expectation::Served { .. }));
+}
+
+#[test]
+fn without_a_kube_proxy_nobody_serves_a_node_port() {
+    let mut world = world_with_a_node_port();
+    for node in world.nodes.values_mut() {
+        node.proxy_mode = "none".into();
+    }
+    let found = expectation(&world, &world.nodes["n1"], &CLIENT, AT_NODE_PORT);
+    assert!(matches!(found, Expectation::Closed { .. }));
+}
+
+const CLIENT: Client = Client {
+    v4: IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 10)),
+    v6: IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x10)),
+};
+
+const AT_NODE_PORT: Endpoint = Endpoint {
+    address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 11)),
+    protocol: Protocol::Tcp,
+    port: 31_000,
+};
+
+fn world_with_a_node_port() -> World {
+    let mut service = service("web", 1, &[80]);
+    service.ports[0].node_port = Some(31_000);
+    world(vec![service])
+}

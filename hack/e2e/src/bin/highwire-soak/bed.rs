@@ -1,16 +1,21 @@
 //! The cluster that histories happen to: does each operation, and puts everything back.
 
+mod clean;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use highwire_e2e::lab::unit::Spec;
-use highwire_e2e::{Cluster, Node, Pod, Program, Programs as _, ProxyMode, Scope, Unit, lifecycle};
+use highwire_e2e::{
+    Cluster, Node, Pod, Program, Programs as _, ProxyMode, ProxyModes, Scope, Unit, lifecycle,
+};
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::api_fault::{ApiClient, Networks};
 use crate::history::{Bind, Operation, PodKind, Pool, Protocol};
 use crate::service::{Services, set};
 
@@ -18,6 +23,7 @@ use crate::service::{Services, set};
 const READY: Duration = Duration::from_secs(60);
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 const POOL: &str = "pool";
+const CONTROLLERS: [u8; 2] = [1, 2];
 /// The nodes that serve when a history begins.
 const SERVING: [u8; 2] = [1, 2];
 
@@ -27,17 +33,50 @@ pub(crate) struct Bed {
     scope: Scope,
     pods: BTreeMap<u8, Pod>,
     listeners: BTreeSet<String>,
+    networks: Networks,
+    /// What old lists are of.
+    version: u64,
+    /// The modes of kube-proxies, as far as they are known.
+    modes: BTreeMap<u8, ProxyMode>,
 }
 
 impl Bed {
-    /// On a cluster where Highwire runs.
+    /// On a cluster where Highwire runs. Its programs start anew, each behind a network of
+    /// its own, which ends with this process.
     pub(crate) async fn new(cluster: &Cluster) -> Result<Self> {
-        Ok(Self {
+        let mut bed = Self {
             cluster: cluster.clone(),
             scope: Scope::new(cluster, "soak").await?,
             pods: BTreeMap::new(),
             listeners: BTreeSet::new(),
-        })
+            networks: Networks::new(cluster).await?,
+            version: 0,
+            modes: BTreeMap::new(),
+        };
+        bed.note_version().await?;
+        for node in 1..=cluster.config().nodes {
+            bed.agent(node)?.kill()?;
+        }
+        for number in CONTROLLERS {
+            let controller = bed.controller(number)?;
+            controller.kill()?;
+            controller.start(&[]).await?;
+        }
+        Ok(bed)
+    }
+
+    /// Old lists are of now, from now on.
+    pub(crate) async fn note_version(&mut self) -> Result<()> {
+        let nodes: Api<NodeObject> = Api::all(self.cluster.client());
+        let list = nodes.list_metadata(&ListParams::default().limit(1)).await?;
+        let version = list.metadata.resource_version.context("no version")?;
+        self.version = version.parse().context("read a version")?;
+        Ok(())
+    }
+
+    /// Whose way to the API server fails.
+    pub(crate) fn networks(&self) -> &Networks {
+        &self.networks
     }
 
     fn node(&self, number: u8) -> Result<Node> {
@@ -45,11 +84,14 @@ impl Bed {
     }
 
     fn agent(&self, node: u8) -> Result<Program> {
-        self.cluster.agent(&format!("n{node}"))
+        let network = self.networks.of(ApiClient::Agent(node))?;
+        Ok(self.cluster.agent(&format!("n{node}"))?.through(network))
     }
 
     fn controller(&self, number: u8) -> Result<Program> {
-        self.cluster.controller(&format!("c{number}"))
+        let network = self.networks.of(ApiClient::Controller(number))?;
+        let controller = self.cluster.controller(&format!("c{number}"))?;
+        Ok(controller.through(network))
     }
 
     /// Does it. `Quiet` is the caller's.
@@ -116,11 +158,17 @@ impl Bed {
             }
             Operation::KillProxy { node } => self.kill_proxy(*node),
             Operation::ProxyMode { node, nftables } => {
-                let mode = match nftables {
-                    true => ProxyMode::Nftables,
-                    false => ProxyMode::Iptables,
-                };
-                lifecycle::change_proxy_mode(&self.cluster, &self.node(*node)?, mode, None)
+                // A cluster of one mode stays so.
+                if self.cluster.config().proxy_modes != ProxyModes::Mixed {
+                    return Ok(());
+                }
+                self.proxy_mode(
+                    *node,
+                    match nftables {
+                        true => ProxyMode::Nftables,
+                        false => ProxyMode::Iptables,
+                    },
+                )
             }
             Operation::FlushRuleset { node } => {
                 self.node(*node)?
@@ -147,6 +195,22 @@ impl Bed {
                 for node in nodes {
                     self.cable(*node, "up")?;
                 }
+                Ok(())
+            }
+            Operation::FailApi {
+                client,
+                fault,
+                resource,
+            } => {
+                self.networks.set(*client, *fault, resource, self.version);
+                Ok(())
+            }
+            Operation::MendApi => {
+                self.networks.clear(ApiClient::All);
+                Ok(())
+            }
+            Operation::Pause { seconds } => {
+                tokio::time::sleep(Duration::from_secs(u64::from(*seconds))).await;
                 Ok(())
             }
             _ => Ok(()),
@@ -188,7 +252,7 @@ impl Bed {
     }
 
     /// As the DaemonSet does: the agent starts with the label, and ends after it.
-    async fn enable(&self, node: u8, enabled: bool) -> Result<()> {
+    async fn enable(&mut self, node: u8, enabled: bool) -> Result<()> {
         let (agent, name) = (self.agent(node)?, format!("n{node}"));
         if enabled {
             self.cluster.opt_in(&name).await?;
@@ -198,7 +262,9 @@ impl Bed {
             return Ok(());
         }
         self.cluster.opt_out(&name).await?;
-        // One that is frozen would be killed, and its table would stay.
+        // One that is frozen would be killed, and one that cannot ask why it has to end keeps
+        // its rules: the table would stay.
+        self.networks.clear(ApiClient::Agent(node));
         agent.unit().signal(Signal::SIGCONT)?;
         agent.stop()
     }
@@ -264,7 +330,20 @@ impl Bed {
         patched.map(drop).context("name a Node's addresses")
     }
 
+    /// Starts the node's kube-proxy in that mode, if it is in another.
+    fn proxy_mode(&mut self, node: u8, mode: ProxyMode) -> Result<()> {
+        if self.modes.get(&node) == Some(&mode) {
+            return Ok(());
+        }
+        lifecycle::change_proxy_mode(&self.cluster, &self.node(node)?, mode, None)?;
+        self.modes.insert(node, mode);
+        Ok(())
+    }
+
     fn kill_proxy(&self, node: u8) -> Result<()> {
+        if !self.cluster.config().proxy_modes.has_any() {
+            return Ok(());
+        }
         let proxy = self.cluster.unit(&format!("kube-proxy-n{node}"));
         proxy.kill()?;
         proxy.start_again()
@@ -299,54 +378,6 @@ impl Bed {
         self.cluster
             .netns("fabric")?
             .ip_batch(&format!("link set n{node} {state}"))
-    }
-
-    /// Ends every fault.
-    pub(crate) async fn heal(&self) -> Result<()> {
-        for node in 1..=self.cluster.config().nodes {
-            self.agent(node)?.unit().signal(Signal::SIGCONT)?;
-        }
-        for number in [1, 2] {
-            self.controller(number)?.unit().signal(Signal::SIGCONT)?;
-        }
-        Ok(())
-    }
-
-    /// Puts everything as it was before a history.
-    pub(crate) async fn clean(&mut self) -> Result<()> {
-        self.heal().await?;
-        let services: Api<k8s_openapi::api::core::v1::Service> =
-            Api::namespaced(self.cluster.client(), self.scope.namespace());
-        services
-            .delete_collection(
-                &kube::api::DeleteParams::default(),
-                &kube::api::ListParams::default(),
-            )
-            .await?;
-        for slot in self.pods.keys().copied().collect::<Vec<_>>() {
-            self.delete_pod(slot).await?;
-        }
-        // Those of an earlier run as well.
-        let units = Unit::list(self.cluster.state()).into_iter();
-        for listener in units.filter(|unit| unit.name().starts_with("host-")) {
-            listener.remove()?;
-        }
-        self.listeners.clear();
-        for node in 1..=self.cluster.config().nodes {
-            self.label(node, EXCLUDE, None).await?;
-            self.label(node, POOL, None).await?;
-            self.name_address(node, false).await?;
-            self.second_address(node, false)?;
-            let of = self.node(node)?;
-            if let Some(mode) = self.cluster.config().proxy_modes.on(node) {
-                lifecycle::change_proxy_mode(&self.cluster, &of, mode, None)?;
-            }
-            self.enable(node, SERVING.contains(&node)).await?;
-        }
-        for node in SERVING {
-            self.agent(node)?.wait_ready(READY).await?;
-        }
-        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 
+use crate::api_fault::{ApiClient, ApiFault};
 use crate::history::{
     AddressType, Bind, Class, Families, History, Operation, PodKind, Pool, Protocol, Ranges,
     ServiceKind, Shape,
@@ -16,10 +17,26 @@ const UDP_PORTS: [u16; 3] = [53, 443, 31_080];
 /// A NodePort that Services ask for as their own port, too.
 const NODE_PORT: u16 = 31_080;
 
+/// What agents and controllers ask for; all, most often.
+const RESOURCES: [&str; 12] = [
+    "",
+    "",
+    "",
+    "",
+    "services",
+    "services/status",
+    "nodes",
+    "pods",
+    "endpointslices",
+    "leases",
+    "loadbalancernodes",
+    "events",
+];
+
 /// An operation that is generated in so many of all cases.
 type Choice = (u32, fn(&mut Rng) -> Operation);
 
-const CHOICES: [Choice; 27] = [
+const CHOICES: [Choice; 29] = [
     (36, |rng| {
         let slot = rng.u8(0..SERVICES);
         let shape = shape(rng, class_of(slot));
@@ -116,6 +133,18 @@ const CHOICES: [Choice; 27] = [
         nodes: vec![1, 2],
         seconds: *pick(rng, &[2, 16]),
     }),
+    (10, |rng| Operation::FailApi {
+        client: match rng.u8(0..8) {
+            0 => ApiClient::All,
+            1..4 => ApiClient::Controller(number(rng)),
+            _ => ApiClient::Agent(node(rng)),
+        },
+        fault: *pick(rng, &ApiFault::ALL),
+        resource: pick(rng, &RESOURCES).to_string(),
+    }),
+    (2, |rng| Operation::Pause {
+        seconds: *pick(rng, &[1, 4, 20]),
+    }),
 ];
 
 /// A history of about so many operations, with a quiet moment after every few.
@@ -130,20 +159,36 @@ pub(crate) fn history(seed: u64, operations: usize) -> History {
         .collect();
     let total: u32 = CHOICES.iter().map(|(weight, _)| weight).sum();
     let mut until_quiet = rng.u8(1..6);
+    let mut until_mended = None;
     while all.len() < operations {
+        if until_mended == Some(0) {
+            all.push(Operation::MendApi);
+            until_mended = None;
+        }
         if until_quiet == 0 {
             all.push(Operation::Quiet);
             until_quiet = rng.u8(1..6);
             continue;
         }
         until_quiet -= 1;
+        until_mended = until_mended.map(|left: u8| left.saturating_sub(1));
         let mut at = rng.u32(0..total);
         let chosen = CHOICES.iter().find(|(weight, _)| {
             let is_here = at < *weight;
             at = at.saturating_sub(*weight);
             is_here
         });
-        all.extend(chosen.map(|(_, generate)| generate(&mut rng)));
+        let Some((_, generate)) = chosen else { break };
+        let operation = generate(&mut rng);
+        if matches!(operation, Operation::FailApi { .. }) {
+            until_mended = Some(rng.u8(1..8));
+            // Between two quiet moments it shows whether all goes on that was right.
+            if rng.bool() {
+                all.push(Operation::Quiet);
+                until_quiet = 0;
+            }
+        }
+        all.push(operation);
     }
     History {
         about: format!("seed {seed}, {operations} operations"),
@@ -254,6 +299,8 @@ mod tests {
             "FreezeController",
             "CutOff",
             "HostPort",
+            "MendApi",
+            "OldLists",
         ] {
             assert!(text.contains(name), "{name}");
         }

@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::api_fault::{ApiClient, ApiFault};
+
 /// Everything that happens, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct History {
@@ -134,6 +136,65 @@ pub(crate) enum Operation {
         nodes: Vec<u8>,
         seconds: u8,
     },
+    /// From now on this goes wrong with that program's requests about the resource, such as
+    /// `services` or `services/status`; about all if empty.
+    FailApi {
+        client: ApiClient,
+        fault: ApiFault,
+        resource: String,
+    },
+    /// Everybody's network works again.
+    MendApi,
+    /// Nothing happens for so long.
+    Pause {
+        seconds: u8,
+    },
+}
+
+impl Operation {
+    /// Whether it goes on until something ends it.
+    pub(crate) fn has_to_end(&self) -> bool {
+        matches!(
+            self,
+            Self::FreezeAgent { .. } | Self::FreezeController { .. } | Self::FailApi { .. }
+        )
+    }
+
+    /// What it does to the moment in which an API server fails somebody.
+    pub(crate) fn disturbs(&self) -> Disturbance {
+        match self {
+            Self::Quiet
+            | Self::MendApi
+            | Self::Pause { .. }
+            | Self::KillAgent { .. }
+            | Self::KillController { .. }
+            | Self::FreezeController { .. }
+            | Self::ThawController { .. } => Disturbance::None,
+            Self::FailApi { fault, .. } if fault.misleads() => Disturbance::ForAMoment,
+            Self::FailApi { .. } => Disturbance::None,
+            Self::KillProxy { .. }
+            | Self::FlushRuleset { .. }
+            | Self::DeleteTable { .. }
+            | Self::DeleteElement { .. }
+            | Self::AddElement { .. } => Disturbance::OfTheKernel,
+            _ => Disturbance::Lasting,
+        }
+    }
+}
+
+/// Whether what was right at the last check has to be right although nobody can ask the API
+/// server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Disturbance {
+    /// All the time.
+    None,
+    /// In a while.
+    ForAMoment,
+    /// In a while, if the agents are those of before: a new one knows only what the kernel
+    /// has.
+    OfTheKernel,
+    /// Something else may be right now.
+    Lasting,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
