@@ -1,21 +1,27 @@
-//! SCTP through our tables and rules of the three kinds that kube-proxy makes. Few kernels
-//! have SCTP: `hack/test vm kernel` runs these tests, elsewhere they are ignored.
+//! SCTP through our tables: with rules of the three kinds that kube-proxy makes, and straight
+//! to Pods. Few kernels have SCTP: `hack/test vm kernel` runs these tests, elsewhere they are ignored.
 //!
 //! Addresses as in `dnat.rs`; the Pod serves SCTP on port 9090, the Service's is 90.
 
 use std::{
-    io::ErrorKind,
+    io::{ErrorKind, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
 };
 
-use highwire_agent::{decide::Plan, facts::listeners, table::DataPath};
+use highwire_agent::{
+    decide::{Choice, Plan},
+    facts::listeners,
+    table::DataPath,
+};
 use highwire_api::{Family, Protocol};
 use socket2::{Domain, Socket, Type};
 
 use super::{
     command,
+    direct::change,
     dnat::{
-        MASQUERADED, MASQUERADED6, Namespace, PATIENCE, between_client_and_pod, line, serve_by,
+        CLIENT, CLIENT6, MASQUERADED, MASQUERADED6, Namespace, PATIENCE, between_client_and_pod,
+        line, serve_by,
     },
     in_new_namespace, ipvs, nft, plans, replace,
 };
@@ -132,6 +138,81 @@ fn sctp_is_answered_by_ipvs() {
         ipvs::endpoint("--sctp-service 10.96.0.10:90", "10.244.1.7:9090");
         ipvs::endpoint("--sctp-service [fd00:96::10]:90", "[fd00:244:1::7]:9090");
         is_answered(&client);
+    });
+}
+
+/// A node without a kube-proxy, whose port leads to these ports of the Pod.
+fn straight_to(ports: &[u16], choice: Choice, keeps_client: bool) -> Plan {
+    let forwards = [(Family::V4, "10.244.1.7"), (Family::V6, "[fd00:244:1::7]")];
+    let forwards = forwards.map(|(family, pod)| {
+        let targets: Vec<String> = ports.iter().map(|port| format!("{pod}:{port}")).collect();
+        let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+        let (slot, mut forward) = plans::to_backends(family, Protocol::Sctp, 90, &targets, choice);
+        if keeps_client {
+            plans::keep_client(&mut forward);
+        }
+        (slot, forward)
+    });
+    Plan {
+        addresses: ["192.0.2.11", "2001:db8:1::11"]
+            .map(|ip| ip.parse().unwrap())
+            .into(),
+        forwards: forwards.into(),
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP: hack/test vm kernel"]
+fn sctp_is_led_straight_to_pods() {
+    in_new_namespace(async || {
+        let (client, pod) = between_client_and_pod();
+        serve(&pod);
+        for choice in [Choice::Random, plans::by_client(10_800)] {
+            let plan = straight_to(&[9090], choice, false);
+            nft()
+                .apply(&replace(DataPath::Direct, &plan))
+                .await
+                .unwrap();
+            is_answered(&client);
+        }
+        let plan = straight_to(&[9090], Choice::Random, true);
+        nft()
+            .apply(&replace(DataPath::Direct, &plan))
+            .await
+            .unwrap();
+        for (to, own) in [("192.0.2.11:90", CLIENT), ("[2001:db8:1::11]:90", CLIENT6)] {
+            assert_eq!(client.run(move || ask(to)), Ok(own.into()), "{to}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP: hack/test vm kernel"]
+fn sctp_without_pods_is_refused_and_associations_stay_with_theirs() {
+    in_new_namespace(async || {
+        let (client, pod) = between_client_and_pod();
+        serve(&pod);
+        let some = straight_to(&[9090], Choice::Random, false);
+        nft()
+            .apply(&replace(DataPath::Direct, &some))
+            .await
+            .unwrap();
+        let mut association = client.run(|| {
+            let to: SocketAddr = "192.0.2.11:90".parse().unwrap();
+            let socket = socket(to);
+            socket.connect_timeout(&to.into(), PATIENCE).unwrap();
+            TcpStream::from(socket)
+        });
+        assert_eq!(line(&mut association), MASQUERADED);
+        let none = straight_to(&[], Choice::Random, false);
+        change(&some, &none).await;
+        for to in ["192.0.2.11:90", "[2001:db8:1::11]:90"] {
+            let refused = Err(ErrorKind::ConnectionRefused);
+            assert_eq!(client.run(move || ask(to)), refused, "{to} from outside");
+            assert_eq!(ask(to), refused, "{to} from the node");
+        }
+        writeln!(association, "still there").unwrap();
+        assert_eq!(line(&mut association), "still there");
     });
 }
 

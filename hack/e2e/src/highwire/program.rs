@@ -22,7 +22,7 @@ use crate::highwire::workload::{Install, Kind, Workload};
 use crate::lab::http::{ConnectError, http_text};
 use crate::lab::netns::Netns;
 use crate::lab::unit::{Spec, Unit};
-use crate::lab::wait::try_wait_for;
+use crate::lab::wait::{is_slow, scaled, try_wait_for};
 
 /// The label by which a node opts in.
 const ENABLED: &str = "highwire.dev/enabled";
@@ -30,6 +30,8 @@ const ENABLED: &str = "highwire.dev/enabled";
 pub const AGENT_CAPABILITIES: &[&str] = &["+net_admin"];
 /// Capabilities of the controller's container: none.
 pub const CONTROLLER_CAPABILITIES: &[&str] = &[];
+/// `--nft-timeout` by default.
+const NFT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a program may take to end after SIGTERM: terminationGracePeriodSeconds.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -85,6 +87,10 @@ impl Program {
         let mut argv = vec!["--listener-hold-down=2s".to_owned()];
         if cluster.config().proxy_modes.on(node.index).is_none() {
             argv.push("--service-proxy=none".into());
+        }
+        if is_slow() {
+            let timeout = scaled(NFT_TIMEOUT).as_secs();
+            argv.push(format!("--nft-timeout={timeout}s"));
         }
         Self {
             cluster: cluster.clone(),
