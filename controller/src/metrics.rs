@@ -3,9 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use highwire_runtime::{
-    client::Silence,
     heartbeat::Heartbeat,
-    metrics::{LastTime, add_build_info, process::ProcessMetrics},
+    metrics::{LastTime, add_build_info, add_connection, process::ProcessMetrics},
     watch::WatchHealth,
 };
 use prometheus::{
@@ -184,11 +183,7 @@ impl Metrics {
         health: &WatchHealth,
         heard: &Heartbeat,
     ) -> prometheus::Result<()> {
-        let name = |suffix: &str| format!("{PREFIX}_{suffix}");
-        let silence = Silence::new(&name("api_server_silence_seconds"), heard.clone())?;
-        self.registry.register(Box::new(silence))?;
-        let failing = health.failing_seconds(&name("watch_failing_seconds"))?;
-        self.registry.register(Box::new(failing))
+        add_connection(&self.registry, PREFIX, health, heard)
     }
 
     /// How many Services are in the queue.

@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{Gauge, IntGauge, Opts, Registry};
 
+use crate::{client::Silence, heartbeat::Heartbeat, watch::WatchHealth};
+
 /// When something last happened, in seconds since 1970; 0 until it has. Clones share it.
 #[derive(Clone, Debug)]
 pub struct LastTime(Gauge);
@@ -44,6 +46,24 @@ pub fn add_build_info(registry: &Registry, name: &str, version: &str) -> prometh
     let gauge = IntGauge::with_opts(Opts::new(name, help).const_label("version", version))?;
     gauge.set(1);
     registry.register(Box::new(gauge))
+}
+
+/// Adds what is known of the connection to the API server, by names that begin with `prefix`:
+/// for how long it has not answered, and for how long each watch has been failing.
+///
+/// # Errors
+/// If that was added before.
+pub fn add_connection(
+    registry: &Registry,
+    prefix: &str,
+    health: &WatchHealth,
+    heard: &Heartbeat,
+) -> prometheus::Result<()> {
+    let name = |suffix: &str| format!("{prefix}_{suffix}");
+    let silence = Silence::new(&name("api_server_silence_seconds"), heard.clone())?;
+    registry.register(Box::new(silence))?;
+    let failing = health.failing_seconds(&name("watch_failing_seconds"))?;
+    registry.register(Box::new(failing))
 }
 
 #[cfg(test)]

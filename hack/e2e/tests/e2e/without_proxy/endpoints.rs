@@ -15,7 +15,7 @@ use kube::api::PostParams;
 use macro_rules_attribute::apply;
 use serde_json::json;
 
-use super::{bed, only, shares, web_pod};
+use super::{bed, client_pods, only, shares, web_pod};
 
 #[apply(cluster_test)]
 async fn ready_pods_get_about_equal_shares() -> Result<()> {
@@ -225,15 +225,9 @@ async fn endpoints_written_by_hand_are_served() -> Result<()> {
 async fn without_endpoints_everybody_is_refused_at_once() -> Result<()> {
     let (cluster, scope) = bed("nobody").await?;
     let mut clients = vec![cluster.outside()];
-    for node in ["n1", "n2", "n3"] {
-        let pod = scope
-            .pod(&format!("client-{node}"))
-            .on(node)
-            .tcp(1)
-            .start()
-            .await?;
+    for pod in client_pods(&scope).await? {
         clients.push(pod.netns());
-        clients.push(cluster.node(node)?.netns().clone());
+        clients.push(cluster.node(pod.node())?.netns().clone());
     }
     for (name, policy) in [("cluster", "Cluster"), ("local", "Local")] {
         let port = scope.free_port()?;

@@ -10,7 +10,7 @@ use highwire_e2e::expect::{
 use highwire_e2e::{Cluster, Netns, Scope, Svc, wait_for};
 use macro_rules_attribute::apply;
 
-use super::{bed, web_pod};
+use super::{bed, client_pods, web_pod};
 
 /// Clients with their addresses, IPv4 and IPv6.
 async fn clients(cluster: &Cluster, scope: &Scope) -> Result<Vec<(Netns, [IpAddr; 2])>> {
@@ -18,15 +18,9 @@ async fn clients(cluster: &Cluster, scope: &Scope) -> Result<Vec<(Netns, [IpAddr
     let nodes = both(cluster.node("n1")?.addresses());
     let outside = nodes.map(|address| cluster.outside_address(address));
     let mut clients = vec![(cluster.outside(), outside)];
-    for node in ["n1", "n2", "n3"] {
-        let pod = scope
-            .pod(&format!("client-{node}"))
-            .on(node)
-            .tcp(1)
-            .start()
-            .await?;
+    for pod in client_pods(scope).await? {
         clients.push((pod.netns(), both(pod.addresses())));
-        let node = cluster.node(node)?;
+        let node = cluster.node(pod.node())?;
         clients.push((node.netns().clone(), both(node.addresses())));
     }
     Ok(clients)

@@ -14,7 +14,7 @@ use highwire_e2e::{FileCluster, FileSlot, PrivateCluster, Program, Scope, highwi
 use macro_rules_attribute::apply;
 use tokio::sync::Mutex;
 
-use super::bed::{LogLines, Served, listed, on_node, refusals, version};
+use super::bed::{Served, listed, on_node, refusals, version};
 
 /// A watch that brings nothing for 44 s is dead (`SILENCE` in runtime/src/client.rs).
 const NOTICED: Duration = Duration::from_secs(60);
@@ -70,40 +70,10 @@ async fn an_agent_outlives_every_refusal() -> Result<()> {
 async fn an_agent_outlives_broken_watches() -> Result<()> {
     let cluster = cluster().await?;
     let mut served = served(&cluster, "n2").await?;
-    let faults = [
-        ("cut", WatchFault::CutMidEvent, Outcome::Cut),
-        ("repeated", WatchFault::Repeat, Outcome::Repeated),
-        ("reordered", WatchFault::Reorder, Outcome::Reordered),
-        ("gone", WatchFault::GoneEvent, Outcome::GoneEvent),
-        ("garbage", WatchFault::Garbage, Outcome::Garbage),
-    ];
-    for (name, fault, outcome) in faults {
-        let log = LogLines::new(&served.program)?;
-        // Each of its six watches, and some that began again.
-        let rule = Rule::new(Requests::all(), Fault::Watch(fault)).times(9);
-        served.faulty.set(vec![rule]);
-        let before = served.faulty.counts().of(&watches("services"), outcome);
-        let mut created = Vec::new();
-        for number in 1..=3 {
-            let port = served.scope.free_port()?;
-            let name = format!("{name}-{number}");
-            created.push((
-                port,
-                on_node(&served.scope, &name, port, &served.node).await?,
-            ));
-        }
-        // While the watches break.
-        for (port, service) in &created {
-            answers(&cluster.outside(), served.node.v4(*port)).await;
-            listed(service, &served.node).await;
-        }
-        let now = served.faulty.counts().of(&watches("services"), outcome);
-        ensure!(now > before, "no watch of Services was {name}");
-        served.lives()?;
-        served.faulty.clear();
-        served.works(&format!("after-{name}")).await?;
-        log.check(name)?;
-    }
+    // Each of its six watches, and some that began again.
+    served
+        .survives_broken_watches(&watches("services"), 9)
+        .await?;
     served.recovered().await
 }
 

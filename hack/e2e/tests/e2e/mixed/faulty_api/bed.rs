@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt as _;
 use highwire_e2e::expect::{AMPLE, LONG, answers};
-use highwire_e2e::faulty_api::{Fault, FaultyApi, Refusal, Requests, Rule};
+use highwire_e2e::faulty_api::{Fault, FaultyApi, Outcome, Refusal, Requests, Rule, WatchFault};
 use highwire_e2e::{Cluster, EchoStream, Netns, Node, Program, Scope, Svc, wait_for};
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, ListParams};
@@ -58,6 +58,15 @@ pub(super) fn refusals() -> [Refused; 9] {
         refused("garbage", Fault::Garbage, "expected value"),
     ]
 }
+
+/// How a watch breaks while it goes on.
+const BROKEN: [(&str, WatchFault, Outcome); 5] = [
+    ("cut", WatchFault::CutMidEvent, Outcome::Cut),
+    ("repeated", WatchFault::Repeat, Outcome::Repeated),
+    ("reordered", WatchFault::Reorder, Outcome::Reordered),
+    ("gone", WatchFault::GoneEvent, Outcome::GoneEvent),
+    ("garbage", WatchFault::Garbage, Outcome::Garbage),
+];
 
 /// A Service that one node serves, with a client that talks to it all the time.
 pub(super) struct Served {
@@ -182,6 +191,39 @@ impl Served {
         self.works(&format!("after-{name}")).await?;
         self.lives().with_context(|| format!("after {name}"))?;
         log.check(name)
+    }
+
+    /// So many of its watches break, in each of the ways there are, those of `counted` among
+    /// them. What is new meanwhile is served and advertised.
+    pub(super) async fn survives_broken_watches(
+        &mut self,
+        counted: &Requests,
+        times: u32,
+    ) -> Result<()> {
+        for (name, fault, outcome) in BROKEN {
+            let log = LogLines::new(&self.program)?;
+            let rule = Rule::new(Requests::all(), Fault::Watch(fault)).times(times);
+            self.faulty.set(vec![rule]);
+            let before = self.faulty.counts().of(counted, outcome);
+            let mut created = Vec::new();
+            for number in 1..=3 {
+                let port = self.scope.free_port()?;
+                let name = format!("{name}-{number}");
+                created.push((port, on_node(&self.scope, &name, port, &self.node).await?));
+            }
+            // While the watches break.
+            for (port, service) in &created {
+                answers(&self.client, self.node.v4(*port)).await;
+                listed(service, &self.node).await;
+            }
+            let now = self.faulty.counts().of(counted, outcome);
+            ensure!(now > before, "no watch was {name}");
+            self.lives().with_context(|| format!("during {name}"))?;
+            self.faulty.clear();
+            self.works(&format!("after-{name}")).await?;
+            log.check(name)?;
+        }
+        Ok(())
     }
 }
 

@@ -5,9 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::LONG;
-use highwire_e2e::faulty_api::{
-    Fault, FaultyApi, Outcome, Refusal, Requests, Rule, Verb, WatchFault,
-};
+use highwire_e2e::faulty_api::{Fault, FaultyApi, Refusal, Requests, Rule, Verb};
 use highwire_e2e::{PrivateCluster, Scope, highwire, wait_for};
 use macro_rules_attribute::apply;
 
@@ -70,35 +68,8 @@ async fn a_status_that_was_refused_is_written_once_it_can_be() -> Result<()> {
 #[apply(cluster_test)]
 async fn a_controller_outlives_broken_watches() -> Result<()> {
     let (_cluster, mut served) = served("brk").await?;
-    let faults = [
-        ("cut", WatchFault::CutMidEvent, Outcome::Cut),
-        ("repeated", WatchFault::Repeat, Outcome::Repeated),
-        ("reordered", WatchFault::Reorder, Outcome::Reordered),
-        ("gone", WatchFault::GoneEvent, Outcome::GoneEvent),
-        ("garbage", WatchFault::Garbage, Outcome::Garbage),
-    ];
-    for (name, fault, outcome) in faults {
-        let log = LogLines::new(&served.program)?;
-        let watches = Requests::all().only(&[Verb::Watch]);
-        let rule = Rule::new(Requests::all(), Fault::Watch(fault)).times(11);
-        served.faulty.set(vec![rule]);
-        let before = served.faulty.counts().of(&watches, outcome);
-        let mut created = Vec::new();
-        for number in 1..=3 {
-            let port = served.scope.free_port()?;
-            let name = format!("{name}-{number}");
-            created.push(on_node(&served.scope, &name, port, &served.node).await?);
-        }
-        for service in &created {
-            listed(service, &served.node).await;
-        }
-        let now = served.faulty.counts().of(&watches, outcome);
-        ensure!(now > before, "no watch was {name}");
-        served.lives().context(name)?;
-        served.faulty.clear();
-        served.works(&format!("after-{name}")).await?;
-        log.check(name)?;
-    }
+    let watches = Requests::all().only(&[Verb::Watch]);
+    served.survives_broken_watches(&watches, 11).await?;
     served.recovered().await
 }
 
