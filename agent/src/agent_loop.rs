@@ -27,10 +27,11 @@ use crate::{
         host,
         service_proxy::{self, Syncs, entrances::missing},
     },
-    metrics::Metrics,
+    metrics::{Metrics, count},
     report::{
         Report,
         awaited::{Awaited, Now},
+        first_slices::FirstSlices,
     },
     table::{
         DataPath, Elements, KernelTable, Nft,
@@ -67,6 +68,7 @@ pub struct AgentLoop {
     /// Whether it may differ from what was reported.
     is_news: bool,
     awaited: Awaited,
+    first_slices: FirstSlices,
     /// A question to kube-proxy about its syncs, with the time at which it was asked. The
     /// answer may take a while.
     asked: Option<JoinHandle<(Option<Syncs>, Now)>>,
@@ -100,6 +102,7 @@ impl AgentLoop {
             report: None,
             is_news: false,
             awaited: Awaited::default(),
+            first_slices: FirstSlices::default(),
             asked: None,
             reports,
             udp,
@@ -114,7 +117,7 @@ impl AgentLoop {
         let mut changed = false;
         loop {
             let due = self.table.due();
-            let pause = self.awaited.pause(Instant::now());
+            let pause = self.pause(Instant::now());
             tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => {
@@ -140,6 +143,12 @@ impl AgentLoop {
             let follows = !changed && !self.table.has_failed();
             self.publish(follows);
         }
+    }
+
+    /// How long until what is awaited is to be looked at; `None` if nothing is.
+    fn pause(&self, now: Instant) -> Option<Duration> {
+        let pauses = [self.awaited.pause(now), self.first_slices.pause(now)];
+        pauses.into_iter().flatten().min()
     }
 
     async fn absorb_burst(&mut self, inputs: &mut mpsc::Receiver<Input>) -> bool {
@@ -201,7 +210,10 @@ impl AgentLoop {
                 let (revision, observed) = (services.revision(), services.observed());
                 self.sources.served_beside(&decision.beside);
                 let decision = Arc::new(decision);
-                self.awaited.plan(decision.clone(), observed, Now::read());
+                let now = Now::read();
+                self.awaited.plan(decision.clone(), observed, now);
+                self.first_slices
+                    .plan(decision.clone(), observed, now.instant);
                 Report {
                     node_uid,
                     decision,
@@ -270,14 +282,23 @@ impl AgentLoop {
     /// Reports the state of the node. As long as kube-proxy does not follow, only what
     /// cannot wait for it. `follows` says whether the kernel has all that was read.
     fn publish(&mut self, follows: bool) {
+        for service in self.first_slices.give_up(Instant::now()) {
+            info!(%service, "advertised, though there is no EndpointSlice of it");
+        }
         let Some(report) = &mut self.report else {
             return;
         };
         let (observed, awaited) = (report.observed, report.awaited);
         if follows {
-            report.observed = self.awaited.observed(self.sources.services().observed());
+            let read = self.sources.services().observed();
+            report.observed = self
+                .awaited
+                .observed(read)
+                .min(self.first_slices.observed(read));
         }
-        report.awaited = self.awaited.count();
+        report.awaited = self.awaited.count() + self.first_slices.count();
+        // Now, and not with the report, which may wait for just that.
+        self.metrics.awaited.set(count(report.awaited));
         self.is_news |= (report.observed, report.awaited) != (observed, awaited);
         if !mem::take(&mut self.is_news) {
             return;

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use highwire_api::node::{Conflict, ConflictReason};
 use highwire_runtime::{
-    client::Silence,
     heartbeat::Heartbeat,
-    metrics::{LastTime, add_build_info, process::ProcessMetrics},
+    metrics::{LastTime, add_build_info, add_connection, process::ProcessMetrics},
     watch::WatchHealth,
 };
 use prometheus::{
@@ -71,7 +70,7 @@ pub struct Metrics {
     pub ports: IntGauge,
     /// Every Service event up to this version is in the kernel.
     pub observed: IntGauge,
-    /// Ports that kube-proxy has yet to program.
+    /// Ports that wait for kube-proxy, or for their Service's first EndpointSlice.
     pub awaited: IntGauge,
     /// New connections.
     pub connections: Connections,
@@ -164,7 +163,7 @@ impl Metrics {
             )?,
             awaited: gauge(
                 "awaited_ports",
-                "Ports that kube-proxy has yet to program before they are advertised",
+                "Ports that are not advertised yet: kube-proxy, or their Service's first EndpointSlice, has yet to come",
             )?,
             applies: counters(
                 "applies_total",
@@ -242,11 +241,7 @@ impl Metrics {
         health: &WatchHealth,
         heard: &Heartbeat,
     ) -> prometheus::Result<()> {
-        let name = |suffix: &str| format!("{PREFIX}_{suffix}");
-        let silence = Silence::new(&name("api_server_silence_seconds"), heard.clone())?;
-        self.registry.register(Box::new(silence))?;
-        let failing = health.failing_seconds(&name("watch_failing_seconds"))?;
-        self.registry.register(Box::new(failing))
+        add_connection(&self.registry, PREFIX, health, heard)
     }
 
     /// Shows whether the node forwards, and if not, why.

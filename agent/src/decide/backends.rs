@@ -90,6 +90,14 @@ impl<'a> Answering<'a> {
         }
     }
 
+    /// Whether anything is known of the endpoints that the Service has in this family: also
+    /// that there is none.
+    #[must_use]
+    pub fn knows(&self, service: &ServiceKey, family: Family) -> bool {
+        let mut slices = self.slices.get(service).into_iter().flatten();
+        slices.any(|slice| slice.family == Some(family))
+    }
+
     /// The targets of a port of a Service in one family, for clients from outside, as
     /// kube-proxy picks them (pkg/proxy/topology.go, `CategorizeEndpoints`). There
     /// `internalTrafficPolicy` does not count.

@@ -130,6 +130,18 @@ fn with_the_policy_local_only_those_of_this_node_are_targets() {
     assert_eq!(of(&local, &[there]).0, texts(&[]));
 }
 
+/// Kubernetes makes a slice without ports for a Service whose selector matches no Pod.
+#[test]
+fn that_there_is_no_endpoint_is_known_by_an_empty_slice() {
+    let (spec, labels) = (spec(|_| {}), BTreeMap::new());
+    let knows = |slices: &[Slice], family| Answering::new(slices, &labels).knows(&spec.key, family);
+    assert!(!knows(&[], Family::V4));
+    let empty = [slice_of(json!(null), &[])];
+    assert!(knows(&empty, Family::V4));
+    assert!(!knows(&empty, Family::V6), "it is of IPv4");
+    assert!(picked(&spec, &empty, Family::V4).targets.is_empty());
+}
+
 #[test]
 fn the_internal_policy_is_not_for_clients_from_outside() {
     let spec = spec(|spec| spec["internalTrafficPolicy"] = json!("Local"));

@@ -47,6 +47,9 @@ pub struct Decision {
     pub conflicts: Vec<Conflict>,
     /// The served Services whose ports have a listener, by port: it is their own Pods'.
     pub beside: BTreeMap<PortKey, BTreeSet<ServiceKey>>,
+    /// The served slots of Services whose endpoints, where our rules pick them, are not known
+    /// yet: no EndpointSlice of that family has come.
+    pub unheard: BTreeSet<(Slot, ServiceKey)>,
     /// All addresses of this node, served or not.
     pub own_addresses: BTreeSet<IpAddr>,
     /// What that makes of the node once the kernel follows.
@@ -151,6 +154,10 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
             services.insert(candidate.key().clone());
         }
     }
+    let unheard = match &picker {
+        Picker::Rules(answering) => unheard(&winners, answering),
+        Picker::ServiceProxy(_) => BTreeSet::new(),
+    };
     let mut decision = Decision {
         served: winners.iter().map(|it| it.key().clone()).collect(),
         plan: Plan {
@@ -159,11 +166,22 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         },
         conflicts: conflicts.into_iter().collect(),
         beside,
+        unheard,
         own_addresses: own,
         readiness: Readiness::default(),
     };
     decision.readiness = Readiness::of(facts, &decision.plan, &decision.conflicts);
     decision
+}
+
+fn unheard(served: &[Candidate<'_>], answering: &Answering<'_>) -> BTreeSet<(Slot, ServiceKey)> {
+    let slots = served
+        .iter()
+        .flat_map(|it| it.slots().map(|slot| (slot, it.key())));
+    let unheard = slots.filter(|(slot, service)| !answering.knows(service, slot.family));
+    unheard
+        .map(|(slot, service)| (slot, service.clone()))
+        .collect()
 }
 
 fn conflict(service: &ServiceKey, slot: Slot, reason: ConflictReason, held_by: String) -> Conflict {

@@ -11,6 +11,7 @@ use highwire_api::{Family, ResourceVersion, arbitration::Slot};
 use itertools::Itertools as _;
 use jiff::Timestamp;
 
+use super::done_up_to;
 use crate::{
     decide::{Decision, Forward, Target},
     facts::service_proxy::{
@@ -215,11 +216,8 @@ impl Awaited {
     /// The version up to which what the Services ask for is done, if it is in the kernel up
     /// to `observed`.
     pub fn observed(&mut self, observed: ResourceVersion) -> ResourceVersion {
-        let awaited = self.waiting.values().map(|since| since.before).min();
-        awaited.unwrap_or_else(|| {
-            self.observed = observed;
-            observed
-        })
+        let awaited = self.waiting.values().map(|since| since.before);
+        done_up_to(awaited, &mut self.observed, observed)
     }
 
     /// How long until the kernel is to be asked again; `None` if nothing is awaited.

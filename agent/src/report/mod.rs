@@ -1,6 +1,7 @@
 //! What the agent reports about its node. Pure: [`writer`] writes it.
 
 pub mod awaited;
+pub mod first_slices;
 mod lease;
 mod objects;
 pub mod writer;
@@ -39,7 +40,8 @@ pub struct Report {
     pub observed: ResourceVersion,
     /// How kube-proxy works here, if known.
     pub proxy_mode: Option<ProxyMode>,
-    /// How many entrances kube-proxy has yet to program; see [`awaited`].
+    /// How many entrances kube-proxy has yet to program ([`awaited`]), or how many slots wait
+    /// for their Service's first EndpointSlice ([`first_slices`]).
     pub awaited: usize,
 }
 
@@ -71,17 +73,24 @@ impl Report {
     }
 
     /// Whether the status has to be written again, given what was written last.
-    /// A newer `observed` alone is no reason: the Lease carries that.
+    /// A newer `observed` alone is no reason: the Lease carries that. Nor is another Pod of a
+    /// served port: where our rules pick the Pods, each change of an endpoint would be a write
+    /// of every node.
     #[must_use]
     pub fn differs_from(&self, written: &Self) -> bool {
-        let same_version = Self {
-            observed: written.observed,
-            ..self.clone()
-        };
-        same_version != *written
+        let (now, then) = (&self.decision, &written.decision);
+        self.node_uid != written.node_uid
+            || self.revision != written.revision
+            || self.proxy_mode != written.proxy_mode
+            || self.awaited != written.awaited
+            || now.readiness != then.readiness
+            || now.served != then.served
+            || now.conflicts != then.conflicts
+            || now.plan.addresses != then.plan.addresses
+            || !now.plan.forwards.keys().eq(then.plan.forwards.keys())
     }
 
-    /// Whether this can wait for kube-proxy: it says no more than which Services are served,
+    /// Whether this can wait, for kube-proxy or an EndpointSlice: it says no more than which Services are served,
     /// and none of them has become ready to be advertised. One that has never waits for
     /// others, or a steady stream of new Services would hold all of them back.
     #[must_use]
@@ -153,7 +162,6 @@ impl Report {
         metrics.show_readiness(self.readiness());
         let observed = i64::try_from(self.observed.0).unwrap_or(i64::MAX);
         metrics.observed.set(observed);
-        metrics.awaited.set(count(self.awaited));
     }
 
     /// Logs another readiness, and each conflict once when it appears and once when it is
@@ -174,6 +182,20 @@ impl Report {
             log(gone, "port no longer refused");
         }
     }
+}
+
+/// The version up to which what the Services ask for is done, if it is in the kernel up to
+/// `read`: before what is awaited, of which these are the last versions before it. Without any
+/// `known` becomes `read`.
+fn done_up_to(
+    awaited: impl Iterator<Item = ResourceVersion>,
+    known: &mut ResourceVersion,
+    read: ResourceVersion,
+) -> ResourceVersion {
+    awaited.min().unwrap_or_else(|| {
+        *known = read;
+        read
+    })
 }
 
 fn log(conflict: &Conflict, what: &str) {

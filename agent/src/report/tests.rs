@@ -1,8 +1,12 @@
 use std::time::Instant;
 
-use highwire_api::{Family, node::MOST_CONFLICTS};
+use highwire_api::{Family, PortKey, Protocol, arbitration::Slot, node::MOST_CONFLICTS};
 
 use super::*;
+use crate::{
+    decide::{Backends, Choice, Forward, Target},
+    facts::endpoints::ServicePortName,
+};
 
 fn report(readiness: Readiness) -> Report {
     Report {
@@ -35,6 +39,36 @@ fn a_newer_version_alone_is_not_written() {
         .differs_from(&written)
     );
     assert!(report(Readiness::NotEnabled).differs_from(&written));
+}
+
+#[test]
+fn another_pod_of_a_served_port_is_not_written() {
+    let with = |target: &str| {
+        let mut report = report(Readiness::Programmed);
+        let slot = Slot {
+            family: Family::V4,
+            port: PortKey::new(Protocol::Tcp, 80).unwrap(),
+        };
+        let forward = Forward {
+            target: Target::Backends(Backends {
+                targets: [target.parse().unwrap()].into(),
+                draining: [].into(),
+                choice: Choice::Random,
+                keeps_client: false,
+            }),
+            clients: None,
+            port_name: ServicePortName {
+                service: "shop/web".parse().unwrap(),
+                port: "".into(),
+            },
+        };
+        let decision = Arc::make_mut(&mut report.decision);
+        decision.plan.forwards.insert(slot, forward);
+        report
+    };
+    let written = with("10.244.1.7:80");
+    assert!(!with("10.244.1.8:80").differs_from(&written));
+    assert!(report(Readiness::Programmed).differs_from(&written));
 }
 
 #[test]

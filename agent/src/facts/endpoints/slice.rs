@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, num::NonZeroU16, sync::Arc};
 
-use highwire_api::{Protocol, ServiceKey, names::SERVICE_NAME_LABEL};
+use highwire_api::{Family, Protocol, ServiceKey, names::SERVICE_NAME_LABEL};
 use k8s_openapi::api::discovery::v1::{self as api, EndpointSlice};
 use kube::ResourceExt;
 
@@ -20,7 +20,10 @@ pub enum Kept {
 pub struct Slice {
     /// The Service that it is of.
     pub service: ServiceKey,
-    /// Every endpoint has them all; never empty.
+    /// The family of its addresses; `None` if they are names.
+    pub family: Option<Family>,
+    /// Every endpoint has them all. Empty where there is no endpoint: Kubernetes makes such a
+    /// slice for each Service with a selector (its endpointslice controller, "placeholder").
     pub ports: Box<[Port]>,
     /// Those that clients may get, now or while they terminate.
     pub endpoints: Box<[Endpoint]>,
@@ -91,15 +94,24 @@ impl Slice {
             })
         });
         let ports: Box<[Port]> = ports.collect();
+        if ports.is_empty() && kept == Kept::Udp {
+            return None;
+        }
         let service = ServiceKey {
             namespace: slice.namespace()?.into(),
             name: slice.labels().get(SERVICE_NAME_LABEL)?.as_str().into(),
         };
         let endpoints = slice.endpoints.iter().flat_map(|it| endpoints(it, node));
-        (!ports.is_empty()).then(|| Self {
+        let reachable = endpoints.filter(|_| !ports.is_empty());
+        Some(Self {
             service,
+            family: match slice.address_type.as_str() {
+                "IPv4" => Some(Family::V4),
+                "IPv6" => Some(Family::V6),
+                _ => None,
+            },
+            endpoints: reachable.collect(),
             ports,
-            endpoints: endpoints.collect(),
         })
     }
 }

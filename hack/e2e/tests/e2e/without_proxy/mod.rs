@@ -4,8 +4,10 @@
 //! Addresses: nodes 192.0.2.11 and 2001:db8:1::11 (n1), .12 and ::12 (n2) serve, n3 does not;
 //! Pods 10.244.0.0/16 and fd00:244::/32; the client has 198.51.100.10 and 2001:db8:2::10.
 
+mod affinity;
 mod clients;
 mod endpoints;
+mod first_endpoints;
 mod hints;
 mod local;
 mod restart;
@@ -34,6 +36,16 @@ async fn bed(prefix: &str) -> Result<(Cluster, Scope)> {
     let cluster = cluster().await?;
     let scope = Scope::new(&cluster, prefix).await?;
     Ok((cluster, scope))
+}
+
+/// A Pod on each node that is no endpoint, for clients in the cluster.
+async fn client_pods(scope: &Scope) -> Result<Vec<Pod>> {
+    let mut pods = Vec::new();
+    for node in ["n1", "n2", "n3"] {
+        let pod = scope.pod(&format!("client-{node}")).on(node);
+        pods.push(pod.tcp(1).start().await?);
+    }
+    Ok(pods)
 }
 
 /// A Pod `app=web` with TCP 8080 and UDP 5353.

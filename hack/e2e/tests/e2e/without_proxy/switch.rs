@@ -1,6 +1,8 @@
 //! From kube-proxy to none and back, and `--service-proxy=auto`. Each test on a cluster of
 //! its own.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::Programs as _;
 use highwire_e2e::expect::{
@@ -12,7 +14,7 @@ use highwire_e2e::{
 };
 use macro_rules_attribute::apply;
 
-use super::{reports, with_service_proxy};
+use super::{reports, web_pod, with_service_proxy};
 
 /// What Cilium makes on its nodes, and the agent recognises.
 const CILIUM: &str = "link add cilium_host type veth peer name cilium_net\n\
@@ -154,5 +156,47 @@ async fn a_kube_proxy_that_is_away_is_waited_for() -> Result<()> {
         proxy.start_again()?;
         answers(&cluster.outside(), node.v4(port)).await;
     }
+    Ok(())
+}
+
+/// An interval in which kube-proxy may be missing for a restart or an upgrade.
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[apply(cluster_test)]
+async fn of_itself_an_agent_that_knew_a_kube_proxy_waits_a_minute_for_it() -> Result<()> {
+    let up = |config: &mut highwire_e2e::Config| config.proxy_modes = ProxyModes::Mixed;
+    let cluster = PrivateCluster::up_with("min", 1, up).await?;
+    highwire::start(&cluster).await?;
+    let scope = Scope::new(&cluster, "minute").await?;
+    web_pod(&scope, "web-1", "n1").await?;
+    let port = scope.free_port()?;
+    let service = web_service(&scope, "web", port).await?;
+    ingress_is(&service, &BOTH[..1]).await;
+    let (client, n1) = (cluster.outside(), cluster.node("n1")?);
+    reports(&cluster, "n1", "nftables").await;
+    let mut stream = client.tcp_connect(n1.v4(port), SHORT)?;
+    stream.say("before")?;
+    let undo = "link del cilium_host".to_owned();
+    let _cilium = Undo::after(n1.netns(), CILIUM, undo)?;
+    // It takes its traces with it, as when a DaemonSet of it is deleted and cleaned up after.
+    cluster.unit("kube-proxy-n1").stop(LONG)?;
+    for family in ["ip", "ip6"] {
+        let table = ["nft", "delete", "table", family, "kube-proxy"];
+        n1.netns().check(&table)?;
+    }
+    wait_for("a report that kube-proxy is missing", LONG, || async {
+        let report = cluster.kubectl(&["get", "lbn", "n1", "-oyaml"])?;
+        ensure!(report.contains("reason: ServiceProxyMissing"), "{report}");
+        Ok(())
+    })
+    .await;
+    refuses(&client, n1.v4(port)).await;
+    wait_for("our own rules", MINUTE + LONG, || async {
+        client.http_get(n1.v4(port), SHORT)
+    })
+    .await;
+    reports(&cluster, "n1", "none").await;
+    ingress_is(&service, &BOTH[..1]).await;
+    stream.say("after")?;
     Ok(())
 }
