@@ -203,8 +203,8 @@ impl Served {
         for (name, fault, outcome) in BROKEN {
             let log = LogLines::new(&self.program)?;
             let rule = Rule::new(Requests::all(), Fault::Watch(fault)).times(times);
-            self.faulty.set(vec![rule]);
             let before = self.faulty.counts().of(counted, outcome);
+            self.faulty.set(vec![rule]);
             let mut created = Vec::new();
             for number in 1..=3 {
                 let port = self.scope.free_port()?;
