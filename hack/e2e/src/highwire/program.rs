@@ -149,6 +149,12 @@ impl Program {
         self
     }
 
+    /// The same with a variable in its environment.
+    pub fn with_env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
     /// The same with these arguments in place of the usual ones; for a program that does
     /// not know those.
     pub fn with_arguments(mut self, arguments: &[&str]) -> Self {

@@ -3,6 +3,7 @@
 mod adversity;
 mod agent_policy;
 mod bad_nft;
+mod clocks;
 mod conflicts;
 mod conntrack_full;
 mod crowd;
