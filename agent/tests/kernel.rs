@@ -27,6 +27,8 @@ mod left_out;
 mod nft_versions;
 #[path = "kernel/pods.rs"]
 mod pods;
+#[path = "kernel/replacement.rs"]
+mod replacement;
 #[path = "kernel/sctp.rs"]
 mod sctp;
 #[path = "kernel/service_proxy.rs"]
