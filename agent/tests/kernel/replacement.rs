@@ -1,4 +1,5 @@
-//! Packets while the table is replaced, as it is by each agent that starts.
+//! Packets while the table is replaced, as it is by each agent that starts: the table beside
+//! ipvs, which needs no kube-proxy to be shown alone.
 
 use std::{
     net::UdpSocket,

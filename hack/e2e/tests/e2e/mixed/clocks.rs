@@ -77,8 +77,8 @@ async fn controllers_whose_clocks_are_an_hour_off_lead_and_judge_leases_as_other
         ingress_is(&service, &[BOTH[0]]).await;
         agent.unit().start_again()?;
         ingress_is(&service, &BOTH).await;
-        let renewed = controller.unit().log();
-        ensure!(!renewed.contains("panicked"), "{renewed}");
+        let log = controller.unit().log();
+        ensure!(!log.contains("panicked"), "{log}");
         cluster.controller(other)?.unit().start_again()?;
         cluster.controller(other)?.wait_ready(LONG).await?;
     }
