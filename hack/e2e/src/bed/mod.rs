@@ -7,6 +7,7 @@ pub mod edge;
 pub mod evidence;
 pub mod expect;
 pub mod external;
+pub mod hints;
 pub mod manifests;
 pub mod outside_box;
 pub mod pod;

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Map, Value, json};
 
 use crate::cluster::handle::Cluster;
@@ -228,6 +230,32 @@ impl Svc {
             .patch(self.name(), &PatchParams::default(), &Patch::Merge(patch))
             .await
             .with_context(|| format!("patch Service {}", self.name()))
+    }
+
+    /// Changes what nobody reads, so that whoever watches it works on it once more.
+    pub async fn touch(&self) -> Result<()> {
+        const TOUCHED: &str = "highwire-e2e/touched";
+        let now = self.get().await?;
+        let touched = now.annotations().get(TOUCHED).map(String::as_str);
+        let other = if touched == Some("once") {
+            "again"
+        } else {
+            "once"
+        };
+        let annotations = json!({ TOUCHED: other });
+        let patch = json!({ "metadata": { "annotations": annotations } });
+        self.patch(patch).await.map(drop)
+    }
+
+    /// Its EndpointSlices as they are now.
+    pub async fn slices(&self) -> Result<Vec<EndpointSlice>> {
+        let namespace = self.object.namespace().unwrap_or_default();
+        let slices: Api<EndpointSlice> =
+            Api::namespaced(self.api.clone().into_client(), &namespace);
+        let own = format!("kubernetes.io/service-name={}", self.name());
+        let listed = slices.list(&ListParams::default().labels(&own)).await;
+        let listed = listed.with_context(|| format!("list EndpointSlices of {}", self.name()))?;
+        Ok(listed.items)
     }
 
     /// Writes `status.loadBalancer.ingress` as another load balancer would, under the

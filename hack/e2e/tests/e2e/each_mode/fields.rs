@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use highwire_e2e::bed::hints::zone_hints_are;
 use highwire_e2e::cluster_test;
 use highwire_e2e::expect::{
     AMPLE, BOTH, LONG, SHORT, Undo, all_answer, answers, ingress_is, refuses, web,
@@ -344,6 +345,7 @@ async fn traffic_distribution_is_followed_as_kube_proxy_does() -> Result<()> {
         .create()
         .await?;
     ingress_is(&service, &BOTH).await;
+    zone_hints_are(&service, &[("web-1", "zone-n1"), ("web-2", "zone-n2")]).await;
     for (node, near) in [("n1", "web-1"), ("n2", "web-2")] {
         let to = cluster.node(node)?.v4(port);
         wait_for(&format!("{node} to stay in its zone"), LONG, || async {

@@ -5,8 +5,9 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use highwire_e2e::expect::{BOTH, SHORT, all_answer, ingress_is};
-use highwire_e2e::{Cluster, Netns, Pod, Scope, cluster_test};
+use highwire_e2e::bed::hints::zone_hints_are;
+use highwire_e2e::expect::{BOTH, ingress_is};
+use highwire_e2e::{Cluster, Netns, Pod, Scope, Svc, cluster_test};
 use macro_rules_attribute::apply;
 use serde_json::json;
 
@@ -28,6 +29,7 @@ async fn zones(cluster: &Cluster, zones: [&str; 3]) -> Result<()> {
 struct Near {
     cluster: Cluster,
     client: Netns,
+    service: Svc,
     near: Pod,
     n1: SocketAddr,
     n2: SocketAddr,
@@ -52,15 +54,29 @@ impl Near {
         let port = scope.free_port()?;
         let service = scope.service("web").load_balancer().tcp(port, 8080);
         let service = service.spec("trafficDistribution", json!(distribution));
-        ingress_is(&service.create().await?, &BOTH).await;
+        let service = service.create().await?;
+        ingress_is(&service, &BOTH).await;
+        let pods = ["web-1", "web-2", "web-3"].into_iter().zip(in_zones);
+        let pods: Vec<_> = pods.take(1 + nodes.len()).collect();
+        zone_hints_are(&service, &pods).await;
         Ok(Self {
             client: cluster.outside(),
+            service,
             near,
             n1: cluster.node("n1")?.v4(port),
             n2: cluster.node("n2")?.v4(port),
             cluster,
             _scope: scope,
         })
+    }
+
+    /// Moves the nodes to these zones, and waits until web-1, web-2 and web-3 on them have hints
+    /// for those.
+    async fn move_to(&self, in_zones: [&str; 3]) -> Result<()> {
+        zones(&self.cluster, in_zones).await?;
+        let pods = ["web-1", "web-2", "web-3"].into_iter().zip(in_zones);
+        zone_hints_are(&self.service, &pods.collect::<Vec<_>>()).await;
+        Ok(())
     }
 
     /// Waits until these Pods, and no others, answer there.
@@ -80,13 +96,18 @@ async fn a_zones_own_pods_are_preferred_and_without_one_all_serve() -> Result<()
     bed.only(bed.n1, &["web-2", "web-3"]).await;
     bed.near.set_ready(&bed.cluster, true).await?;
     bed.only(bed.n1, &["web-1"]).await;
-    // The node moves to the other zone, its Pod's hint with it.
+    // Without a zone of its own, the node has none to prefer.
     let all = ["web-1", "web-2", "web-3"];
-    zones(&bed.cluster, ["west", "west", "west"]).await?;
+    zones(&bed.cluster, ["", "west", "west"]).await?;
     bed.only(bed.n1, &all).await;
-    zones(&bed.cluster, ["", "", ""]).await?;
-    all_answer(&all, || bed.client.http_get(bed.n1, SHORT)).await;
-    Ok(())
+    bed.move_to(in_zones).await?;
+    bed.only(bed.n1, &["web-1"]).await;
+    bed.only(bed.n2, &["web-2", "web-3"]).await;
+    // The node moves to the other zone, its Pod's hint with it.
+    bed.move_to(["west", "west", "west"]).await?;
+    bed.only(bed.n2, &all).await;
+    bed.only(bed.n1, &all).await;
+    zones(&bed.cluster, ["", "", ""]).await
 }
 
 #[apply(cluster_test)]
