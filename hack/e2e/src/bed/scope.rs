@@ -72,6 +72,7 @@ impl Scope {
             .create(&PostParams::default(), &object)
             .await
             .with_context(|| format!("create namespace {namespace}"))?;
+        test_run::uses_namespace(cluster.state(), &namespace);
         let scope = Self {
             cluster: cluster.clone(),
             namespace,

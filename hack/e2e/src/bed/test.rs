@@ -1,6 +1,7 @@
 //! How a test of a cluster is run.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::thread;
 
 use anyhow::{Context, Result};
 
@@ -35,12 +36,12 @@ pub fn run(test: impl Future<Output = Result<()>>) -> Result<()> {
     // Not waiting for what a failed test has left running.
     runtime.shutdown_background();
     let run = test_run::end();
-    if !matches!(outcome, Ok(Ok(()))) {
-        // What is printed after it is long, and may be cut. A panic has printed its own.
-        if let Ok(Err(error)) = &outcome {
-            println!("failed: {error:#}");
-        }
+    if let Some(reason) = failure(&outcome) {
+        // A panic has printed its own, but before a long stack.
+        println!("failed: {reason}");
         evidence::print(&run);
+        // Who reads a record may have its beginning or its end only.
+        println!("\nfailed: {reason}\n");
         if std::env::var_os(KEEP).is_some() {
             evidence::print_remedy(&run);
             run.keep();
@@ -49,4 +50,18 @@ pub fn run(test: impl Future<Output = Result<()>>) -> Result<()> {
     }
     run.remove();
     outcome.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Why the test failed, if it did.
+fn failure(outcome: &thread::Result<Result<()>>) -> Option<String> {
+    match outcome {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("{error:#}")),
+        Err(panic) => {
+            let formatted = panic.downcast_ref::<String>().map(String::as_str);
+            let fixed = || panic.downcast_ref::<&str>().copied();
+            let text = formatted.or_else(fixed);
+            Some(text.unwrap_or("a panic without words").to_owned())
+        }
+    }
 }

@@ -20,6 +20,8 @@ pub trait Leftover {
 #[derive(Default)]
 pub struct TestRun {
     states: BTreeMap<String, State>,
+    /// Kubernetes namespaces, each with the name of its laboratory.
+    namespaces: BTreeSet<(String, String)>,
     ports: BTreeSet<u16>,
     leftovers: Vec<Box<dyn Leftover>>,
 }
@@ -41,6 +43,12 @@ pub fn end() -> TestRun {
 /// The test uses a laboratory.
 pub(crate) fn uses(state: &State) {
     with(|run| run.states.insert(state.name().to_owned(), state.clone()));
+}
+
+/// The test made a Kubernetes namespace there.
+pub(crate) fn uses_namespace(state: &State, namespace: &str) {
+    let of_state = (state.name().to_owned(), namespace.to_owned());
+    with(|run| run.namespaces.insert(of_state));
 }
 
 /// The test uses a port.
@@ -65,6 +73,13 @@ impl TestRun {
     /// The laboratories it used.
     pub fn states(&self) -> impl Iterator<Item = &State> {
         self.states.values()
+    }
+
+    /// The Kubernetes namespaces that it made in that laboratory.
+    pub fn namespaces(&self, state: &State) -> impl Iterator<Item = &str> {
+        let all = self.namespaces.iter();
+        let of_state = all.filter(|(name, _)| name == state.name());
+        of_state.map(|(_, namespace)| namespace.as_str())
     }
 
     /// The ports it was given.

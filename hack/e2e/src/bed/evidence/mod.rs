@@ -1,5 +1,14 @@
-//! What a cluster can say about a test that failed there.
+//! What a cluster can say about a test that failed there. It is short: records of CI are cut.
 
+mod connections;
+mod objects;
+mod table;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::cluster::handle;
 use crate::highwire::installed;
 use crate::lab::machine::Machine;
 use crate::lab::netns::Netns;
@@ -9,19 +18,27 @@ use crate::lab::unit::{self, Unit};
 
 /// Of each log.
 const LOG_LINES: usize = 15;
-/// Of each node's table.
-const TABLE_LINES: usize = 150;
+/// How long the API server may take to say what it has.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// What of a cluster is printed, by the beginning of its name. That of a box tells what its
 /// updater was asked, too.
 const TOLD: [&str; 4] = ["agent-", "controller-", "box-", "reader-"];
 
-/// Prints the last lines of the agents', controllers', boxes' and readers' logs, of all their
-/// containers where kubelets run them, and of each node that has one Highwire's table and the
-/// conntrack entries of the ports that the test was given.
+/// Prints what the API server has of the test's own; the last lines of the agents',
+/// controllers', boxes' and readers' logs, of all their containers where kubelets run them; and
+/// of each node that has one what is in Highwire's table, and the newest conntrack entries of
+/// the ports that the test was given.
 pub fn print(run: &TestRun) {
     for state in run.states() {
         println!("\n=== cluster {} when the test failed ===", state.name());
+        for namespace in run.namespaces(state) {
+            println!("--- {}: namespace {namespace} ---", state.name());
+            match objects_of(state, namespace) {
+                Ok(lines) => print_lines(&lines),
+                Err(error) => println!("cannot be read: {error:#}"),
+            }
+        }
         for unit in Unit::list(state) {
             if TOLD.iter().any(|prefix| unit.name().starts_with(prefix)) {
                 let ended = if unit.is_running() {
@@ -61,28 +78,38 @@ fn nodes(state: &State) -> impl Iterator<Item = Netns> {
     nodes.take_while(Netns::exists)
 }
 
+/// Blocks; no runtime may run on this thread.
+fn objects_of(state: &State, namespace: &str) -> Result<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let lines = async { objects::lines(&handle::client(state).await?, namespace).await };
+        tokio::time::timeout(ANSWER_LIMIT, lines)
+            .await
+            .context("the API server does not answer")?
+    })
+}
+
 fn print_node(node: &Netns, run: &TestRun) {
     let Ok(table) = node.check(&["nft", "list", "table", "inet", "highwire"]) else {
         return;
     };
-    println!("--- {}: nft list table inet highwire ---", node.name());
-    let lines: Vec<&str> = table.lines().collect();
-    for line in lines.iter().take(TABLE_LINES) {
-        println!("{line}");
-    }
-    if lines.len() > TABLE_LINES {
-        println!("… and {} more lines", lines.len() - TABLE_LINES);
-    }
+    println!("--- {}: what is in table inet highwire ---", node.name());
+    print_lines(&table::summary(&table));
+    let ports: Vec<u16> = run.ports().iter().copied().collect();
     println!(
-        "--- {}: conntrack entries of ports {:?} ---",
-        node.name(),
-        run.ports()
+        "--- {}: conntrack entries of ports {ports:?} ---",
+        node.name()
     );
     let entries = ["ipv4", "ipv6"].map(|family| node.check(&["conntrack", "-L", "-f", family]));
-    for entry in entries.iter().flatten().flat_map(|listed| listed.lines()) {
-        let mut ports = run.ports().iter().map(|port| format!("dport={port} "));
-        if ports.any(|port| entry.contains(&port)) {
-            println!("{entry}");
-        }
+    let entries = entries.iter().flatten().flat_map(|listed| listed.lines());
+    print_lines(&connections::newest(entries, &ports));
+}
+
+/// By `println!`, which the harness of tests captures.
+fn print_lines(lines: &[String]) {
+    for line in lines {
+        println!("{line}");
     }
 }
