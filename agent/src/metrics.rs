@@ -82,7 +82,8 @@ pub struct Metrics {
     not_ready: IntGaugeVec,
     report_errors: IntCounterVec,
     conflicts: IntGaugeVec,
-    applies: IntCounterVec,
+    /// Transactions, by kind and result.
+    pub applies: IntCounterVec,
     last_apply: LastTime,
     elements: IntCounter,
     apply_bytes: IntCounter,
@@ -215,7 +216,7 @@ impl Metrics {
     /// from.
     fn start_at_zero(&self) {
         for result in RESULTS {
-            for kind in ["replace", "change"] {
+            for kind in ["replace", "refill", "change"] {
                 self.applies.with_label_values(&[kind, result]);
             }
             self.udp_sweeps.with_label_values(&[result]);

@@ -27,12 +27,12 @@ mod left_out;
 mod nft_versions;
 #[path = "kernel/pods.rs"]
 mod pods;
-#[path = "kernel/replacement.rs"]
-mod replacement;
 #[path = "kernel/sctp.rs"]
 mod sctp;
 #[path = "kernel/service_proxy.rs"]
 mod service_proxy;
+#[path = "kernel/start.rs"]
+mod start;
 
 use std::{net::IpAddr, path::PathBuf, process::Command, thread, time::Duration};
 

@@ -15,7 +15,7 @@ use serde::{
 use serde_json::{Map, Value as Json};
 
 use super::{
-    Structure,
+    Shape, Structure,
     buckets::Bucket,
     sets::{Element, Elements, Key, Set, Value},
 };
@@ -62,8 +62,17 @@ impl Listing {
 
     /// Everything else.
     pub(super) fn structure(&self) -> Structure {
+        Structure::of(self.objects())
+    }
+
+    /// What is declared.
+    pub(super) fn shape(&self) -> Shape {
+        Shape::listed(self.objects())
+    }
+
+    fn objects(&self) -> impl Iterator<Item = (&str, &Map<String, Json>)> {
         let objects = self.nftables.iter();
-        Structure::of(objects.map(|object| (&*object.kind, &object.fields)))
+        objects.map(|object| (&*object.kind, &object.fields))
     }
 }
 

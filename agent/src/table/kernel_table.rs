@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::{Level, debug, enabled, error, info, warn};
 
 use super::{
-    DataPath, Elements, Nft, Structure, Transaction,
+    DataPath, Elements, Nft, Shape, Structure, Transaction,
     drift::Drift,
     generation::Generation,
     nft::{Listed, NftError},
@@ -22,25 +22,13 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// What the kernel has, as far as we know.
 #[derive(Debug)]
 enum Table {
-    /// Not known: the next transaction builds the whole table.
+    /// Not known: it is built by the next transaction, in the table that is there if that has
+    /// the right shape.
     Unknown,
+    /// Another program has changed it: the next transaction replaces it.
+    Changed,
     /// The chains of this path and exactly the elements of this plan.
     Holds(DataPath, Plan),
-}
-
-impl Table {
-    /// What makes it hold this plan; `None` if it does already.
-    fn transaction_to(&self, path: DataPath, wanted: &Plan) -> Option<Transaction> {
-        match self {
-            Self::Holds(held, now) if *held == path => Transaction::from_plan(now, wanted, path),
-            // kube-proxy has changed its mode, or the table is not known.
-            Self::Holds(..) | Self::Unknown => Some(replacement(path, wanted)),
-        }
-    }
-}
-
-fn replacement(path: DataPath, wanted: &Plan) -> Transaction {
-    Transaction::Replace(path, Elements::of(wanted, path))
 }
 
 /// Transactions have failed, the last one too.
@@ -131,7 +119,7 @@ impl KernelTable {
             return Err(failure.clone());
         }
         self.check_if_due().await;
-        match self.apply_or_replace(path, wanted).await {
+        match self.apply_or_build(path, wanted).await {
             Ok(()) => {
                 self.failure = None;
                 Ok(())
@@ -159,7 +147,9 @@ impl KernelTable {
     }
 
     fn failed(&mut self, error: &NftError) -> Failure {
-        self.table = Table::Unknown;
+        if let Table::Holds(..) = self.table {
+            self.table = Table::Unknown;
+        }
         let now = Instant::now();
         let (since, delay) = match &self.failure {
             Some(last) => (last.since, (last.delay * 2).min(LAST_RETRY)),
@@ -182,7 +172,7 @@ impl KernelTable {
             return;
         }
         let Table::Holds(path, plan) = &self.table else {
-            // It is about to be replaced anyway.
+            // It is about to be built anyway.
             return;
         };
         self.drift.checked(Instant::now());
@@ -195,6 +185,7 @@ impl KernelTable {
             Ok(Some(Listed {
                 elements: Some(found),
                 structure,
+                ..
             })) if found == Elements::of(plan, *path) && structure == *right => "same",
             Ok(_) => {
                 self.drifted();
@@ -217,46 +208,85 @@ impl KernelTable {
     fn drifted(&mut self) {
         warn!("another program changed table inet highwire; repairing it");
         self.metrics.drift_repairs.inc();
-        self.table = Table::Unknown;
+        self.table = Table::Changed;
     }
 
-    async fn apply_or_replace(&mut self, path: DataPath, wanted: &Plan) -> Result<(), NftError> {
-        let Some(transaction) = self.table.transaction_to(path, wanted) else {
-            return Ok(());
-        };
-        match self.carry_out(&transaction).await {
-            Ok(()) => {}
-            // Elements or the whole table are not as we left them.
-            Err(NftError::NotChanged { .. }) => {
-                self.table = Table::Unknown;
-                self.carry_out(&replacement(path, wanted)).await?;
-                self.drifted();
+    async fn apply_or_build(&mut self, path: DataPath, wanted: &Plan) -> Result<(), NftError> {
+        match &self.table {
+            Table::Holds(held, now) if *held == path => {
+                let Some(change) = Transaction::from_plan(now, wanted, path) else {
+                    return Ok(());
+                };
+                match self.apply(&change).await {
+                    // Elements or the whole table are not as we left them.
+                    Err(NftError::NotChanged { .. }) => {
+                        self.table = Table::Changed;
+                        self.build(path, wanted).await?;
+                        self.drifted();
+                    }
+                    done => done?,
+                }
             }
-            Err(error) => return Err(error),
+            // Where it holds another path, kube-proxy has changed its mode.
+            Table::Unknown | Table::Changed | Table::Holds(..) => self.build(path, wanted).await?,
         }
         self.table = Table::Holds(path, wanted.clone());
         Ok(())
     }
 
-    /// Carries a transaction out, and learns the structure of a table that it builds.
-    async fn carry_out(&mut self, transaction: &Transaction) -> Result<(), NftError> {
-        let Transaction::Replace(path, _) = transaction else {
-            return self.apply(transaction).await;
-        };
-        // The counters go with the table that is there.
+    /// Builds the whole table, and learns its structure.
+    async fn build(&mut self, path: DataPath, wanted: &Plan) -> Result<(), NftError> {
+        // The counters may go with the table that is there.
         self.metrics.read_connections().await;
-        if self.structure_of(*path).is_some() {
-            return self.apply(transaction).await;
-        }
         let before = Generation::now();
-        self.apply(transaction).await?;
+        self.refill_or_replace(path, Elements::of(wanted, path))
+            .await?;
+        if self.structure_of(path).is_some() {
+            return Ok(());
+        }
         match self.learn(before).await {
-            Ok(Some(structure)) => self.structure = Some((*path, structure)),
+            Ok(Some(structure)) => self.structure = Some((path, structure)),
             // It is built once more, soon.
             Ok(None) => self.drift.doubt(Instant::now()),
             Err(error) => warn!("cannot read the table that was just built: {error}"),
         }
         Ok(())
+    }
+
+    async fn refill_or_replace(
+        &mut self,
+        path: DataPath,
+        elements: Elements,
+    ) -> Result<(), NftError> {
+        let elements = match self.can_refill(path).await {
+            false => elements,
+            true => match self
+                .apply(&Transaction::Refill(path, elements.clone()))
+                .await
+            {
+                // The same name may stand for something else.
+                Err(error @ (NftError::Refused { .. } | NftError::Absent { .. })) => {
+                    info!("the table that is there is replaced: {error}");
+                    elements
+                }
+                done => return done,
+            },
+        };
+        self.apply(&Transaction::Replace(path, elements)).await
+    }
+
+    /// Whether there is a table of this path that an agent has left.
+    async fn can_refill(&self, path: DataPath) -> bool {
+        if !matches!(self.table, Table::Unknown) {
+            return false;
+        }
+        match self.nft.shape().await {
+            Ok(found) => found == Some(Shape::of(path)),
+            Err(error) => {
+                warn!("cannot tell what table is there, and replace it: {error}");
+                false
+            }
+        }
     }
 
     /// The structure of a table of this path, if it has been learned.
@@ -300,26 +330,5 @@ impl KernelTable {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_change_of_the_data_path_replaces_the_table_once() {
-        let plan = Plan {
-            addresses: ["192.0.2.11".parse().unwrap()].into(),
-            ..Plan::default()
-        };
-        let replacement = replacement(DataPath::Dnat, &plan);
-        let table = Table::Holds(DataPath::FirstPacket, plan.clone());
-        let change = table.transaction_to(DataPath::Dnat, &plan);
-        assert_eq!(change.as_ref(), Some(&replacement));
-        let table = Table::Holds(DataPath::Dnat, plan.clone());
-        assert_eq!(table.transaction_to(DataPath::Dnat, &plan), None);
-        let change = Table::Unknown.transaction_to(DataPath::Dnat, &plan);
-        assert_eq!(change, Some(replacement));
     }
 }

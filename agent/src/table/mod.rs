@@ -24,6 +24,7 @@ mod presence;
 mod rules;
 mod run;
 pub mod sets;
+mod shape;
 mod structure;
 mod transaction;
 
@@ -32,6 +33,7 @@ pub use data_path::DataPath;
 pub use kernel_table::KernelTable;
 pub use nft::Nft;
 pub use sets::{Element, Elements, Set};
+pub use shape::Shape;
 pub use structure::Structure;
 pub use transaction::Transaction;
 

@@ -7,7 +7,7 @@ use thiserror::Error;
 use tokio::{process::Command, task::spawn_blocking, time::timeout};
 
 use super::{
-    DataPath, Elements, Structure, TABLE, Transaction,
+    DataPath, Elements, Shape, Structure, TABLE, Transaction,
     generation::Generation,
     json::Listing,
     kernel_change,
@@ -170,11 +170,16 @@ impl Listed {
     /// # Errors
     /// If it is not what nft lists.
     pub fn read(listing: &str) -> serde_json::Result<Self> {
-        let listing: Listing = serde_json::from_str(listing)?;
-        Ok(Self {
+        Ok(Self::from(serde_json::from_str::<Listing>(listing)?))
+    }
+}
+
+impl From<Listing> for Listed {
+    fn from(listing: Listing) -> Self {
+        Self {
             elements: listing.elements(),
             structure: listing.structure(),
-        })
+        }
     }
 }
 
@@ -286,8 +291,8 @@ impl Nft {
     /// # Errors
     /// If nft cannot be run or its output not be read.
     pub async fn list(&self) -> Result<Option<Listed>, NftError> {
-        self.listed(&["--json", "list", "table", "inet", TABLE])
-            .await
+        let all = ["--json", "list", "table", "inet", TABLE];
+        Ok(self.listing(&all).await?.map(Listed::from))
     }
 
     /// What [`Self::list`] says of the structure, without reading the elements.
@@ -295,18 +300,29 @@ impl Nft {
     /// # Errors
     /// If nft cannot be run or its output not be read.
     pub async fn structure(&self) -> Result<Option<Structure>, NftError> {
-        let listed = self
-            .listed(&["--json", "--terse", "list", "table", "inet", TABLE])
-            .await?;
-        Ok(listed.map(|listed| listed.structure))
+        Ok(self.tersely().await?.map(|listing| listing.structure()))
     }
 
-    async fn listed(&self, arguments: &[&str]) -> Result<Option<Listed>, NftError> {
+    /// What our table declares; `None` if there is none.
+    ///
+    /// # Errors
+    /// If nft cannot be run or its output not be read.
+    pub async fn shape(&self) -> Result<Option<Shape>, NftError> {
+        Ok(self.tersely().await?.map(|listing| listing.shape()))
+    }
+
+    /// All but the elements.
+    async fn tersely(&self) -> Result<Option<Listing>, NftError> {
+        self.listing(&["--json", "--terse", "list", "table", "inet", TABLE])
+            .await
+    }
+
+    async fn listing(&self, arguments: &[&str]) -> Result<Option<Listing>, NftError> {
         let printed = match self.run("list", arguments, None).await {
             Err(NftError::Absent { .. }) => return Ok(None),
             other => other?,
         };
-        Listed::read(&printed)
+        serde_json::from_str(&printed)
             .map(Some)
             .map_err(|error| NftError::Unreadable {
                 step: "list",

@@ -210,6 +210,12 @@ impl Set {
         format!("{}{digit}", self.def().name)
     }
 
+    /// nft's word for what it is.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        if self.is_map() { "map" } else { "set" }
+    }
+
     /// Whether its elements have values.
     #[must_use]
     pub fn is_map(self) -> bool {
@@ -256,7 +262,9 @@ impl Set {
             Holds::PortAndNetwork => format!("{port} . {ip} saddr"),
             Holds::BucketToTarget(_) => {
                 let buckets = Width::Wide.buckets();
-                format!("{port} . numgen random mod {buckets} : {ip} daddr . th dport")
+                // Of any protocol. nft cannot load rules with `th` here into a table that is
+                // there: "conflicting protocols specified: inet-service vs. th".
+                format!("{port} . numgen random mod {buckets} : {ip} daddr . tcp dport")
             }
             Holds::SeesClients => format!("{ip} saddr . {ip} daddr"),
             Holds::PortAndTarget => format!("{port} . {ip} daddr . th dport"),

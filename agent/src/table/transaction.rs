@@ -20,6 +20,13 @@ const MOST_REMEMBERED: u32 = 65_536;
 pub enum Transaction {
     /// Build the whole table anew, whatever was there.
     Replace(DataPath, Elements),
+    /// Give a table of the same [`Shape`](super::Shape) all its rules and elements anew. Its
+    /// counters go on, and clients keep the targets that it remembers.
+    ///
+    /// No packet misses a look-up meanwhile. In a table that is replaced one may: it runs the
+    /// rules that were there when it came, but a map that has been deleted since has no
+    /// elements any more (net/netfilter/nf_tables_api.c, `nft_map_deactivate`).
+    Refill(DataPath, Elements),
     /// Change only these elements of the table as it stands. Never empty.
     Change {
         /// Elements to delete, each of which must exist; sorted.
@@ -71,11 +78,11 @@ impl Transaction {
         Self::between(&old, &Elements::of_some(after, &new, path))
     }
 
-    /// How many elements it adds and deletes; of a replacement, all it adds.
+    /// How many elements it adds and deletes; of a whole table, all it adds.
     #[must_use]
     pub fn cost(&self) -> usize {
         match self {
-            Self::Replace(_, elements) => elements.0.len(),
+            Self::Replace(_, elements) | Self::Refill(_, elements) => elements.0.len(),
             Self::Change { delete, add } => delete.len() + add.len(),
             Self::Remove => 0,
         }
@@ -86,6 +93,7 @@ impl Transaction {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Replace(..) => "replace",
+            Self::Refill(..) => "refill",
             Self::Change { .. } => "change",
             Self::Remove => "remove",
         }
@@ -99,6 +107,13 @@ impl fmt::Display for Transaction {
             Self::Replace(path, elements) => {
                 // Adding it first makes deleting safe whether it exists or not.
                 writeln!(f, "table inet {TABLE}\ndelete table inet {TABLE}")?;
+                write_table(f, *path, elements)
+            }
+            Self::Refill(path, elements) => {
+                writeln!(f, "flush table inet {TABLE}")?;
+                for set in Set::of(*path).filter(|set| !set.is_memory()) {
+                    writeln!(f, "flush {} inet {TABLE} {}", set.kind(), set.name())?;
+                }
                 write_table(f, *path, elements)
             }
             Self::Change { delete, add } => {
@@ -128,8 +143,7 @@ fn write_table(f: &mut fmt::Formatter<'_>, path: DataPath, elements: &Elements) 
         writeln!(f, "  counter {counter} {{ }}")?;
     }
     for set in Set::of(path) {
-        let kind = if set.is_map() { "map" } else { "set" };
-        let (name, typeof_text) = (set.name(), set.typeof_text());
+        let (kind, name, typeof_text) = (set.kind(), set.name(), set.typeof_text());
         writeln!(f, "  {kind} {name} {{\n    typeof {typeof_text}")?;
         if set.is_interval() {
             writeln!(f, "    flags interval")?;

@@ -115,27 +115,44 @@ fn each_change_of_targets_by_another_program_is_put_back_once() {
     }
 }
 
+#[test]
+fn so_is_each_change_of_a_table_that_an_agent_before_has_left() {
+    for tamper in [
+        "insert rule inet highwire inbound accept",
+        "add chain inet highwire more",
+        "delete element inet highwire ports4 { tcp . 80 }",
+    ] {
+        in_new_namespace(async move || {
+            let before = replace(PATH, &Plan::default());
+            nft().apply(&before).await.unwrap();
+            put_back_once(PATH, services(), tamper).await;
+        });
+    }
+}
+
 fn is_put_back_once(path: DataPath, plan: Plan, tamper: &'static str) {
-    in_new_namespace(async move || {
-        let mut follower = Follower::new().await;
-        follower.path = path;
-        follower.hold(&plan).await;
-        follower.follow_one(&plan).await;
-        let built = command("nft --stateless list table inet highwire");
-        assert_eq!((follower.repairs(), follower.table.due()), (0, None));
-        run(tamper);
-        // What they did, and our replacement.
-        follower.follow_one(&plan).await;
-        follower.follow_one(&plan).await;
-        assert_eq!(follower.repairs(), 1, "{tamper}");
-        assert_eq!(follower.table.due(), None, "{tamper}");
-        let now = command("nft --stateless list table inet highwire");
-        assert_eq!(now, built, "{tamper}");
-    });
+    in_new_namespace(async move || put_back_once(path, plan, tamper).await);
+}
+
+async fn put_back_once(path: DataPath, plan: Plan, tamper: &str) {
+    let mut follower = Follower::new().await;
+    follower.path = path;
+    follower.hold(&plan).await;
+    follower.follow_one(&plan).await;
+    let built = command("nft --stateless list table inet highwire");
+    assert_eq!((follower.repairs(), follower.table.due()), (0, None));
+    run(tamper);
+    // What they did, and our replacement.
+    follower.follow_one(&plan).await;
+    follower.follow_one(&plan).await;
+    assert_eq!(follower.repairs(), 1, "{tamper}");
+    assert_eq!(follower.table.due(), None, "{tamper}");
+    let now = command("nft --stateless list table inet highwire");
+    assert_eq!(now, built, "{tamper}");
 }
 
 /// Has nft carry out a script in one transaction.
-fn run(script: &str) {
+pub(super) fn run(script: &str) {
     let mut nft = Command::new("nft")
         .args(["--file", "-"])
         .stdin(Stdio::piped())

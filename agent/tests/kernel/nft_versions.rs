@@ -8,12 +8,13 @@ use std::{
 
 use highwire_agent::{
     decide::{Forward, Plan},
+    metrics::Metrics,
     table::{DataPath, Elements, Nft, Transaction, counters},
 };
 use highwire_api::{Family, Protocol, arbitration::Slot};
 use nix::sched::{CloneFlags, unshare};
 
-use super::{command, in_new_namespace, nft_at, plans, replace};
+use super::{command, in_new_namespace, nft_at, plans, replace, start};
 
 /// Too old for the agent, but it may be the host's own (Debian 11).
 const LISTS_ONLY: &str = "bullseye";
@@ -115,6 +116,33 @@ fn an_agent_goes_on_with_what_another_nft_has_written() {
         for reader in programs(&RELEASES) {
             let writer = writer.clone();
             in_new_namespace(async move || one_writes_and_another_goes_on(writer, reader).await);
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_starts_fills_the_table_of_another_nft() {
+    for writer in programs(&RELEASES) {
+        for reader in programs(&RELEASES) {
+            for (_, path, plan) in plans::golden() {
+                let (writer, reader) = (nft_at(writer.clone()), nft_at(reader.clone()));
+                in_new_namespace(async move || {
+                    let mut before = plan.clone();
+                    before.forwards.pop_first();
+                    writer.apply(&replace(path, &before)).await.unwrap();
+                    let metrics = Metrics::new().unwrap();
+                    start::start(reader.clone(), &metrics, path, &plan).await;
+                    assert_eq!(
+                        start::built(&metrics),
+                        [1, 0],
+                        "{writer:?} {reader:?} {path:?}"
+                    );
+                    let wanted = Elements::of(&plan, path);
+                    for nft in [writer, reader] {
+                        assert_eq!(nft.elements().await.unwrap().as_ref(), Some(&wanted));
+                    }
+                });
+            }
         }
     }
 }

@@ -54,6 +54,20 @@ fn chains_by_nat(to_service: String, hairpin: &str) -> Vec<String> {
     ]
 }
 
+/// The names of [`chains`], each with whether the kernel runs it by itself.
+pub(super) fn chain_names(path: DataPath) -> impl Iterator<Item = (String, bool)> {
+    let lines = chains(path);
+    let mut names: Vec<(String, bool)> = Vec::new();
+    for line in &lines {
+        if let Some(name) = line.strip_prefix("chain ") {
+            names.push((name.trim_end_matches(" {").to_owned(), false));
+        } else if let (true, Some(last)) = (line.contains(" hook "), names.last_mut()) {
+            last.1 = true;
+        }
+    }
+    names.into_iter()
+}
+
 fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let text = template.to_owned();
     values
