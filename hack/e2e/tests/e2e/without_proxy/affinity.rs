@@ -1,7 +1,7 @@
 //! `sessionAffinity: ClientIP` while Pods come and go. Our rules remember each client's Pod.
 //!
 //! Addresses: the client has 198.51.100.150 to .169 besides its own. Each test alone on the
-//! cluster: a start of the agent forgets who had which Pod.
+//! cluster: it restarts an agent.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use anyhow::{Result, ensure};
 use highwire_e2e::expect::{BOTH, LONG, SHORT, Undo, answers, ingress_is};
-use highwire_e2e::{Node, Pod, Scope, cluster_test, wait_for};
+use highwire_e2e::{Node, Pod, Programs as _, Scope, cluster_test, highwire, wait_for};
 use macro_rules_attribute::apply;
 use serde_json::json;
 
@@ -82,6 +82,11 @@ async fn a_client_keeps_its_pod_until_that_is_gone_and_no_other_client_moves() -
     is_target(&n1, &more, true).await;
     let with_more = ask_all(&scope, to).await?;
     ensure!(with_more == first, "{first:?} became {with_more:?}");
+    let agent = cluster.agent("n1")?;
+    agent.restart()?;
+    agent.wait_ready(highwire::READY).await?;
+    let restarted = ask_all(&scope, to).await?;
+    ensure!(restarted == first, "{first:?} became {restarted:?}");
 
     let (_, gone) = first.first_key_value().expect("there are clients");
     pods[gone].delete(&cluster).await?;
