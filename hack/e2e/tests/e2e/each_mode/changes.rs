@@ -135,7 +135,7 @@ async fn replacing_a_pod_fails_no_connection() -> Result<()> {
     let mut clean = 0;
     wait_for("200 answers in a row from the new Pods", LONG, || {
         for _ in 0..200 {
-            match client.http_get(to, SHORT) {
+            match client.http_get(to, AMPLE) {
                 Ok(reply) if reply.pod == "web-2" => clean = 0,
                 Ok(_) => clean += 1,
                 Err(error) => panic!("a connection failed: {error:?}"),
@@ -333,7 +333,7 @@ async fn two_services_may_share_their_pods_and_part() -> Result<()> {
     first.delete().await?;
     refuses(&client, n1.v4(one)).await;
     for _ in 0..50 {
-        let reply = client.http_get(n1.v4(other), SHORT);
+        let reply = client.http_get(n1.v4(other), AMPLE);
         ensure!(reply.is_ok(), "{reply:?}");
     }
     ingress_is(&second, &BOTH).await;
@@ -385,7 +385,7 @@ async fn a_bad_edit_gets_one_event_and_the_last_good_state_stays() -> Result<()>
         for expected in [annotation, value, remedy] {
             ensure!(said.contains(expected), "{expected} is missing: {said}");
         }
-        let reply = client.http_get(n1.v4(port), SHORT);
+        let reply = client.http_get(n1.v4(port), AMPLE);
         ensure!(reply.is_ok(), "{reply:?}");
         ensure!(service.ingress_ips().await? == BOTH);
         // An Event that is sent again while it is there would not show.

@@ -269,7 +269,7 @@ async fn dns_is_served_by_udp_and_tcp_on_one_port() -> Result<()> {
     // Stubs: each question from a port of its own.
     all_answer(&["web-1", "web-2"], || client.udp_ask(to, SHORT)).await;
     for question in 0..300 {
-        let answered = client.udp_ask(to, SHORT);
+        let answered = client.udp_ask(to, AMPLE);
         ensure!(answered.is_ok(), "question {question}: {answered:?}");
         let pod = resolver.ask(AMPLE)?.pod;
         ensure!(pod == first, "the resolver's flow moved to {pod}");
@@ -313,7 +313,7 @@ async fn long_flows_keep_their_pod_while_others_come_and_go() -> Result<()> {
     }
     let mut all_keep_their_pod = || -> Result<()> {
         for (flow, pod) in &mut flows {
-            match flow.ask(SHORT) {
+            match flow.ask(AMPLE) {
                 Ok(reply) if reply.pod == *pod => {}
                 other => bail!("a flow to {pod} was cut: {other:?}"),
             }
@@ -410,7 +410,7 @@ async fn what_was_missed_is_made_up_for_once_kube_proxy_or_agent_is_back() -> Re
 
     agent.stop()?;
     service.delete().await?;
-    ensure!(flow.ask(SHORT).is_ok(), "without an agent it goes on");
+    ensure!(flow.ask(AMPLE).is_ok(), "without an agent it goes on");
     agent.start(&[]).await?;
     agent.wait_ready(LONG).await?;
     ends(&mut flow).await;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use anyhow::{Result, ensure};
-use highwire_e2e::expect::{BOTH, LONG, SHORT, Undo, answers, ingress_is};
+use highwire_e2e::expect::{AMPLE, BOTH, LONG, Undo, answers, ingress_is};
 use highwire_e2e::{Node, Pod, Programs as _, Scope, cluster_test, highwire, wait_for};
 use macro_rules_attribute::apply;
 use serde_json::json;
@@ -105,6 +105,6 @@ async fn a_client_keeps_its_pod_until_that_is_gone_and_no_other_client_moves() -
     let then = ask_all(&scope, to).await?;
     ensure!(then == without, "{without:?} became {then:?}");
     // One that has not connected yet may get any.
-    client.http_get(to, SHORT)?;
+    client.http_get(to, AMPLE)?;
     Ok(())
 }

@@ -32,7 +32,7 @@ async fn ready_pods_get_about_equal_shares() -> Result<()> {
     for to in at_both_addresses(&cluster, "n1", port)? {
         all_answer(&pods, || client.http_get(to, SHORT)).await;
         all_answer(&pods, || client.udp_ask(to, SHORT)).await;
-        let seen = shares(&client, to, 600)?;
+        let seen = shares(&client, to, 600, AMPLE)?;
         // 120 are expected, and 10 more or less are usual.
         let about = 70..=170;
         ensure!(
@@ -151,13 +151,13 @@ async fn each_of_a_hundred_pods_gets_connections() -> Result<()> {
     answers(&client, to).await;
     // Endpoints may come in several steps.
     wait_for("every Pod to answer", LONG * 2, || async {
-        let seen = shares(&client, to, 600)?;
+        let seen = shares(&client, to, 600, SHORT)?;
         // Of 600 for 100 Pods, one in four hundred Pods gets none by chance.
         ensure!(seen.len() > PODS - 6, "only {} answer", seen.len());
         Ok(())
     })
     .await;
-    let seen = shares(&client, to, 3000)?;
+    let seen = shares(&client, to, 3000, AMPLE)?;
     let (least, most) = (seen.values().min(), seen.values().max());
     println!("of 3,000 connections {least:?} to {most:?} for one of {PODS} Pods");
     // 30 are expected, and 5 more or less are usual.
@@ -213,7 +213,7 @@ async fn endpoints_written_by_hand_are_served() -> Result<()> {
     all_answer(&["hand-1", "hand-2"], || client.http_get(to, SHORT)).await;
     let api: Api<EndpointSlice> = Api::namespaced(cluster.client(), scope.namespace());
     api.delete("first", &Default::default()).await?;
-    let seen = shares(&client, to, 100)?;
+    let seen = shares(&client, to, 100, AMPLE)?;
     ensure!(seen.len() == 2, "{seen:?}");
     api.delete("second", &Default::default()).await?;
     refuses(&client, to).await;

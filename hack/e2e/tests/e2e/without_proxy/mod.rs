@@ -15,6 +15,7 @@ mod switch;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use highwire_e2e::expect::{LONG, SHORT};
@@ -54,12 +55,17 @@ async fn web_pod(scope: &Scope, name: &str, node: &str) -> Result<Pod> {
     pod.tcp(8080).udp(5353).start().await
 }
 
-/// How many of so many connections each Pod gets.
-fn shares(from: &Netns, to: SocketAddr, connections: usize) -> Result<BTreeMap<String, usize>> {
+/// How many of so many connections each Pod gets; each has this long.
+fn shares(
+    from: &Netns,
+    to: SocketAddr,
+    connections: usize,
+    limit: Duration,
+) -> Result<BTreeMap<String, usize>> {
     let mut shares = BTreeMap::new();
     for number in 0..connections {
         let reply = from
-            .http_get(to, SHORT)
+            .http_get(to, limit)
             .with_context(|| format!("connection {number} to {to}"))?;
         *shares.entry(reply.pod).or_default() += 1;
     }
@@ -69,7 +75,7 @@ fn shares(from: &Netns, to: SocketAddr, connections: usize) -> Result<BTreeMap<S
 /// Waits until these Pods, and no others, get what is asked 30 times in a row.
 async fn only(from: &Netns, to: SocketAddr, pods: &[&str]) {
     wait_for(&format!("{pods:?} alone at {to}"), LONG, || async {
-        let seen = shares(from, to, 30)?;
+        let seen = shares(from, to, 30, SHORT)?;
         ensure!(seen.keys().eq(pods), "{seen:?}");
         Ok(())
     })

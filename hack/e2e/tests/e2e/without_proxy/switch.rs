@@ -174,7 +174,7 @@ async fn of_itself_an_agent_that_knew_a_kube_proxy_waits_a_minute_for_it() -> Re
     ingress_is(&service, &BOTH[..1]).await;
     let (client, n1) = (cluster.outside(), cluster.node("n1")?);
     reports(&cluster, "n1", "nftables").await;
-    let mut stream = client.tcp_connect(n1.v4(port), SHORT)?;
+    let mut stream = client.tcp_connect(n1.v4(port), AMPLE)?;
     stream.say("before")?;
     let undo = "link del cilium_host".to_owned();
     let _cilium = Undo::after(n1.netns(), CILIUM, undo)?;
