@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     io::ErrorKind,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
 };
 
 use highwire_agent::decide::{Choice, Memory, Plan};
@@ -13,14 +13,19 @@ use highwire_api::{Family, Protocol};
 
 use super::{
     command,
-    direct::{Answer, BOX, PATH, PROTOCOLS, a_box, answer, ask, change, clients, each, index},
-    dnat::Namespace,
+    direct::{
+        Answer, BOX, FAMILIES, PATH, PROTOCOLS, a_box, answer, ask, at_box, change, clients, each,
+        index, receive, udp_socket,
+    },
+    dnat::{Namespace, PATIENCE},
     in_new_namespace, nft, plans, replace,
 };
 
 const PORT: u16 = 90;
 /// A Pod of each family.
 const POD: [&str; 2] = ["10.244.1.7", "fd00:244:1::7"];
+/// Its port that answers nothing.
+const SILENT: u16 = 30_999;
 /// More than a port has buckets for with few targets.
 const MANY: std::ops::Range<u16> = 31_000..31_040;
 
@@ -172,6 +177,47 @@ fn a_client_keeps_its_pod_when_others_come_and_until_it_goes() {
                 "{family} {protocol}"
             );
             change(&many(), &few()).await;
+        }
+    });
+}
+
+#[test]
+fn a_flow_that_a_pod_never_answered_leaves_its_client_the_next_pod() {
+    in_new_namespace(async || {
+        let (client, pods) = a_box().await;
+        let silent = pods.run(|| {
+            for (ip, port) in POD.iter().flat_map(|ip| MANY.map(move |port| (ip, port))) {
+                answer(SocketAddr::new(ip.parse().unwrap(), port));
+            }
+            POD.map(|ip| UdpSocket::bind(SocketAddr::new(ip.parse().unwrap(), SILENT)).unwrap())
+        });
+        let only = |port| plan([port].into_iter(), plans::by_client(10_800), false);
+        let many = plan(MANY, plans::by_client(10_800), false);
+        for family in FAMILIES {
+            let silent = &silent[index(family)];
+            silent.set_read_timeout(Some(PATIENCE)).unwrap();
+            program(&only(SILENT)).await;
+            let from = clients(family)[0];
+            let flow = client.run(move || udp_socket(family, Some(from)));
+            let send = || {
+                flow.send_to(b"?", at_box(family, PORT)).unwrap();
+                receive(silent)
+            };
+            assert_eq!(send().as_deref(), Ok("?"), "{family}");
+            change(&only(SILENT), &only(MANY.start)).await;
+            // What leads to a Pod that is gone is lost once.
+            let lost = client.run(move || ask(family, Protocol::Udp, PORT, Some(from)));
+            lost.unwrap_err();
+            assert_eq!(asked(&client, family, Protocol::Udp, 1), [MANY.start]);
+            change(&only(MANY.start), &many).await;
+            // As TCP does with its first segment until it is answered.
+            let again = send();
+            assert_eq!(
+                asked(&client, family, Protocol::Udp, 1),
+                [MANY.start],
+                "{family}"
+            );
+            assert_eq!(again.as_deref(), Ok("?"), "it follows its conntrack entry");
         }
     });
 }

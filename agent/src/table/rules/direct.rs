@@ -83,14 +83,17 @@ const REMEMBER_FOR: &str = "\
   meta l4proto { tcp, udp, sctp } meta l4proto . ct original proto-dst @keep$secondss$digit update @clientport$digit { $client timeout $secondss : th dport } update @clientaddress$digit { $client timeout $secondss : $ip daddr }
 ";
 
+/// Only the packet that opens a connection has no confirmed entry. One that is sent again, as
+/// long as there is no answer, follows the entry: to a Pod that may be gone, when the client has
+/// another one, which it must not forget.
 const REMEMBERING: &str = "\
 chain remember_prerouting {
   type filter hook prerouting priority -95; policy accept;
-  ct state new ct status dnat meta l4proto { tcp, udp, sctp } ct original ip daddr @node4 meta l4proto . ct original proto-dst @sticky4 jump remember4
-  ct state new ct status dnat meta l4proto { tcp, udp, sctp } ct original ip6 daddr @node6 meta l4proto . ct original proto-dst @sticky6 jump remember6
+  ct state new ct status dnat ct status & confirmed == 0 meta l4proto { tcp, udp, sctp } ct original ip daddr @node4 meta l4proto . ct original proto-dst @sticky4 jump remember4
+  ct state new ct status dnat ct status & confirmed == 0 meta l4proto { tcp, udp, sctp } ct original ip6 daddr @node6 meta l4proto . ct original proto-dst @sticky6 jump remember6
 }
 chain remember_output {
   type filter hook output priority -95; policy accept;
-  ct state new ct status dnat meta l4proto { tcp, udp, sctp } ct original ip daddr @node4 meta l4proto . ct original proto-dst @sticky4 jump remember4
-  ct state new ct status dnat meta l4proto { tcp, udp, sctp } ct original ip6 daddr @node6 meta l4proto . ct original proto-dst @sticky6 jump remember6
+  ct state new ct status dnat ct status & confirmed == 0 meta l4proto { tcp, udp, sctp } ct original ip daddr @node4 meta l4proto . ct original proto-dst @sticky4 jump remember4
+  ct state new ct status dnat ct status & confirmed == 0 meta l4proto { tcp, udp, sctp } ct original ip6 daddr @node6 meta l4proto . ct original proto-dst @sticky6 jump remember6
 }";
