@@ -7,6 +7,9 @@
 mod conntrack;
 mod plans;
 
+#[path = "kernel/affinity.rs"]
+mod affinity;
+
 #[path = "kernel/bad_nft.rs"]
 mod bad_nft;
 #[path = "kernel/connections.rs"]
