@@ -262,8 +262,9 @@ impl Set {
             Holds::PortAndNetwork => format!("{port} . {ip} saddr"),
             Holds::BucketToTarget(_) => {
                 let buckets = Width::Wide.buckets();
-                // Of any protocol. nft cannot load rules with `th` here into a table that is
-                // there: "conflicting protocols specified: inet-service vs. th".
+                // Of any protocol, by the chain `unused`. nft cannot load rules with `th` here
+                // into a table that is there: "conflicting protocols specified: inet-service
+                // vs. th".
                 format!("{port} . numgen random mod {buckets} : {ip} daddr . tcp dport")
             }
             Holds::SeesClients => format!("{ip} saddr . {ip} daddr"),

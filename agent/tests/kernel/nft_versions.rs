@@ -2,6 +2,7 @@
 //! kube-proxy in another and the host's own nft are. `hack/nft-versions` fetches them.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -143,6 +144,45 @@ fn an_agent_that_starts_fills_the_table_of_another_nft() {
                     }
                 });
             }
+        }
+    }
+}
+
+/// The chains of the rules to which this nft adds a match of one protocol.
+fn with_one_protocol(nft: &Path, transaction: &Transaction) -> BTreeSet<String> {
+    let script = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(script.path(), transaction.to_string()).unwrap();
+    let (nft, script) = (nft.display(), script.path().display());
+    let compiled = command(&format!("{nft} --debug=netlink --file {script}"));
+    let (mut chain, mut before) = ("", "");
+    let mut found = BTreeSet::new();
+    for line in compiled.lines().map(str::trim) {
+        if let Some(rule) = line.strip_prefix("inet highwire ") {
+            chain = rule.split(' ').next().unwrap();
+        }
+        if before.contains("meta load l4proto") && line.contains("cmp eq") {
+            found.insert(chain.to_owned());
+        }
+        before = line;
+    }
+    found
+}
+
+/// It would serve one protocol and not the others.
+#[test]
+fn no_nft_adds_a_protocol_to_a_rule_that_packets_get_to() {
+    let unused: BTreeSet<String> = ["unused".to_owned()].into();
+    for writer in programs(&RELEASES) {
+        for reader in programs(&RELEASES) {
+            let (writer, unused) = (writer.clone(), unused.clone());
+            in_new_namespace(async move || {
+                let (_, path, plan) = plans::golden()[3].clone();
+                let elements = Elements::of(&plan, path);
+                let replace = Transaction::Replace(path, elements.clone());
+                assert_eq!(with_one_protocol(&writer, &replace), unused);
+                let refill = Transaction::Refill(path, elements);
+                assert_eq!(with_one_protocol(&reader, &refill), unused);
+            });
         }
     }
 }

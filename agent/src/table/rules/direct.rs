@@ -18,7 +18,8 @@ pub(super) fn chains() -> Vec<String> {
         ("$clients", &clients),
     ];
     let to_service = fill(TO_SERVICE, &values);
-    let mut chains = chains_by_nat(to_service, HAIRPIN);
+    let mut chains = vec![fill(UNUSED, &values)];
+    chains.extend(chains_by_nat(to_service, HAIRPIN));
     chains.extend([remember("4", "ip"), remember("6", "ip6")]);
     chains.push(REMEMBERING.to_owned());
     chains
@@ -40,6 +41,15 @@ fn remember(digit: &str, ip: &str) -> String {
     ];
     fill(&REMEMBER.replace("$steps", &steps.concat()), &values)
 }
+
+/// Nothing jumps here. Because the targets' maps are declared with `tcp dport`
+/// ([`Set::typeof_text`](crate::table::Set::typeof_text)), nft adds `meta l4proto tcp` to the first
+/// rule that uses each of them, and to no other.
+const UNUSED: &str = "\
+chain unused {
+  dnat ip to meta l4proto . th dport . numgen random mod $many map @target4
+  dnat ip6 to meta l4proto . th dport . numgen random mod $many map @target6
+}";
 
 /// One look-up gives the target's address and port, from the port and a number below `$few`,
 /// or, for ports with many targets, `$many`. The maps have an element for each of these
