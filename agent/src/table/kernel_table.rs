@@ -185,7 +185,6 @@ impl KernelTable {
             Ok(Some(Listed {
                 elements: Some(found),
                 structure,
-                ..
             })) if found == Elements::of(plan, *path) && structure == *right => "same",
             Ok(_) => {
                 self.drifted();
