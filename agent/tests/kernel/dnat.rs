@@ -24,7 +24,7 @@ use nix::{
     unistd::{Pid, gettid},
 };
 
-use super::{command, in_new_namespace, nft, plans, replace};
+use super::{command, in_new_namespace, nft, patience, plans, replace};
 
 pub(super) const CLIENT: &str = "198.51.100.10";
 pub(super) const CLIENT6: &str = "2001:db8:2::10";
@@ -118,8 +118,9 @@ pub(super) fn ask(to: &str) -> Result<String, ErrorKind> {
     Ok(line(&mut stream))
 }
 
+/// What comes next, which has to come.
 pub(super) fn line(stream: &mut TcpStream) -> String {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(patience())).unwrap();
     let mut text = String::new();
     let mut byte = [0];
     while byte != *b"\n" {
