@@ -17,8 +17,8 @@ use super::{
     direct::{
         BOX, FAMILIES, PATH, a_box, answer, ask, ask_by_udp, at_box, change, clients, index, read,
     },
-    dnat::{Namespace, PATIENCE},
-    in_new_namespace, nft, plans, replace,
+    dnat::Namespace,
+    in_new_namespace, nft, patience, plans, replace,
 };
 
 const PORT: u16 = 90;
@@ -187,7 +187,7 @@ fn a_client_on_several_processors_keeps_its_pod_while_others_come_and_go() {
             let remembered = client.run(move || ask(family, Protocol::Udp, PORT, Some(from)));
             assert_eq!(remembered.unwrap().0, target(family, 1));
             let rounds: [&[usize]; 4] = [&[1], &[0, 1], &[0, 1, 2], &[1, 2]];
-            let asked = asked_while_changing(&client, family, &rounds, PATIENCE).await;
+            let asked = asked_while_changing(&client, family, &rounds, patience()).await;
             let own = Some(target(family, 1));
             let others: Vec<&Asked> = asked.iter().filter(|it| it.target != own).collect();
             assert!(others.is_empty(), "{family}: {others:?}");
