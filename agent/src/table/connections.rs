@@ -1,5 +1,5 @@
-//! The metric of new connections. The kernel's counters begin anew with each table; this one
-//! goes on for as long as the agent runs.
+//! The metric of new connections. The kernel's counters begin anew with a table that is
+//! replaced; this one goes on for as long as the agent runs.
 //!
 //! It begins at 0 with the agent: what the table of the agent before has counted was shown by
 //! that one. What is counted between two readings is not lost when the agent itself replaces
