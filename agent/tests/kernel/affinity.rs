@@ -45,7 +45,9 @@ fn target(family: Family, number: usize) -> SocketAddr {
     SocketAddr::new(ip, TARGET_PORTS[number])
 }
 
-/// The port leads to the targets of these numbers.
+/// The port leads to the targets of these numbers, which see the client: of two connections that
+/// are masqueraded at the same moment on two processors to the same port of the box, the kernel
+/// drops one (`insert_failed` of `conntrack --stats`).
 fn plan(family: Family, numbers: &[usize]) -> Plan {
     let targets = numbers
         .iter()
@@ -53,16 +55,12 @@ fn plan(family: Family, numbers: &[usize]) -> Plan {
     let targets: Vec<String> = targets.collect();
     let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
     let choice = plans::by_client(10_800);
+    let (slot, mut forward) =
+        plans::to_backends(family, Protocol::Udp, PORT.into(), &targets, choice);
+    plans::keep_client(&mut forward);
     Plan {
         addresses: BOX.map(|ip| ip.parse().unwrap()).into(),
-        forwards: [plans::to_backends(
-            family,
-            Protocol::Udp,
-            PORT.into(),
-            &targets,
-            choice,
-        )]
-        .into(),
+        forwards: [(slot, forward)].into(),
     }
 }
 

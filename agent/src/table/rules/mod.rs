@@ -146,7 +146,8 @@ const HAIRPIN: &str = "
 /// kube-proxy does not masquerade Pods, nor any client when it has no cluster CIDR;
 /// without this a Pod's reply to a Pod on its own node would go past this node. It is
 /// after kube-proxy's masquerade (100): what that has masqueraded is left alone, as are
-/// ports in `$exempt`.
+/// ports in `$exempt`. A port by chance, since the kernel drops one of two connections that
+/// take the same port at the same moment (docs/faults.md has figures).
 const POSTROUTING: &str = "\
 chain postrouting {
   type nat hook postrouting priority 105; policy accept;$hairpin
