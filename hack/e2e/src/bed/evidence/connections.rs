@@ -1,6 +1,10 @@
-//! The last of the connections that conntrack knows. Pure.
+//! The last of the connections that conntrack knows, and what it did not let through. Pure.
 
 use std::cmp::Reverse;
+
+/// Columns of `/proc/net/stat/nf_conntrack` that count packets which were dropped, or had no
+/// place in a connection (`net/netfilter/nf_conntrack_standalone.c`).
+const TROUBLE: [&str; 4] = ["invalid", "insert_failed", "drop", "early_drop"];
 
 /// Entries that are printed.
 const MOST: usize = 20;
@@ -24,6 +28,26 @@ pub(super) fn newest<'a>(listed: impl Iterator<Item = &'a str>, ports: &[u16]) -
     lines
 }
 
+/// What `/proc/net/stat/nf_conntrack` counts of each kind of trouble, over all processors.
+pub(super) fn trouble(statistics: &str) -> String {
+    let rows: Vec<Vec<&str>> = statistics
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let [names, processors @ ..] = rows.as_slice() else {
+        return String::new();
+    };
+    let counts = TROUBLE.iter().filter_map(|name| {
+        let column = names.iter().position(|it| it == name)?;
+        let cells = processors.iter().filter_map(|row| row.get(column));
+        let sum: u64 = cells
+            .filter_map(|it| u64::from_str_radix(it, 16).ok())
+            .sum();
+        Some(format!("{name} {sum}"))
+    });
+    counts.collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,5 +66,16 @@ mod tests {
         assert_eq!(lines[1], closed(30, 80));
         assert_eq!(lines.len(), MOST + 1);
         assert_eq!(lines[MOST], "… and 11 more");
+    }
+
+    #[test]
+    fn what_was_dropped_is_summed_over_the_processors() {
+        let statistics = "entries  found invalid insert_failed drop early_drop\n\
+            00000002  00000001 00000010 00000001 00000001 00000000\n\
+            00000002  00000001 00000001 00000000 00000002 00000000\n";
+        assert_eq!(
+            trouble(statistics),
+            "invalid 17, insert_failed 1, drop 3, early_drop 0"
+        );
     }
 }

@@ -27,8 +27,8 @@ const TOLD: [&str; 4] = ["agent-", "controller-", "box-", "reader-"];
 
 /// Prints what the API server has of the test's own; the last lines of the agents',
 /// controllers', boxes' and readers' logs, of all their containers where kubelets run them; and
-/// of each node that has one what is in Highwire's table, and the newest conntrack entries of
-/// the ports that the test was given.
+/// of each node that has one what is in Highwire's table, the newest conntrack entries of the
+/// ports that the test was given, and how many packets conntrack dropped.
 pub fn print(run: &TestRun) {
     for state in run.states() {
         println!("\n=== cluster {} when the test failed ===", state.name());
@@ -105,6 +105,12 @@ fn print_node(node: &Netns, run: &TestRun) {
     let entries = ["ipv4", "ipv6"].map(|family| node.check(&["conntrack", "-L", "-f", family]));
     let entries = entries.iter().flatten().flat_map(|listed| listed.lines());
     print_lines(&connections::newest(entries, &ports));
+    if let Ok(statistics) = node.check(&["cat", "/proc/net/stat/nf_conntrack"]) {
+        println!(
+            "since the cluster's start: {}",
+            connections::trouble(&statistics)
+        );
+    }
 }
 
 /// By `println!`, which the harness of tests captures.
