@@ -54,7 +54,7 @@ enum Holds {
     ClientToPort,
 }
 
-/// How many clients are told apart by the hashes of their addresses. Those of one hash share
+/// How many hashes of clients' addresses there are. Clients of one hash share
 /// their target.
 pub(super) const CLIENTS: u32 = 1 << 24;
 

@@ -23,7 +23,7 @@ use super::{
 
 const PORT: u16 = 90;
 /// The targets: each has an address and a port of its own, so that the address of one with the
-/// port of another is told from them.
+/// port of another is none of them.
 const TARGETS: [[&str; 3]; 2] = [
     ["10.244.1.7", "10.244.1.8", "10.244.1.9"],
     ["fd00:244:1::7", "fd00:244:1::8", "fd00:244:1::9"],

@@ -121,7 +121,7 @@ impl Bed {
     /// second, and of the others in proportion.
     pub(crate) fn streams(&self, rate: f64) -> Result<Vec<Stream>> {
         let (mut streams, nodes) = (Vec::new(), self.nodes()?);
-        let ways = (nodes.len() * self.services.len()) as f64;
+        let pairs = (nodes.len() * self.services.len()) as f64;
         for node in &nodes {
             let mode = self.cluster.config().proxy_modes.on(node.index);
             let mode = mode.map_or("no kube-proxy", ProxyMode::as_str);
@@ -136,7 +136,7 @@ impl Bed {
                         name: format!("{mode}, {policy}, {}", kind.name()),
                         kind,
                         to: to.clone(),
-                        rate: rate * share / ways,
+                        rate: rate * share / pairs,
                         pods: PODS,
                     });
                 }

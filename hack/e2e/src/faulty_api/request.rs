@@ -21,7 +21,7 @@ pub enum Verb {
     Update,
     /// Fields of an object are changed.
     Patch,
-    /// An object, or several, shall go.
+    /// An object, or several, is to be deleted.
     Delete,
     /// Not about objects: `/version`, `/readyz`.
     Other,

@@ -21,9 +21,9 @@ const LOG_LINES: usize = 15;
 /// How long the API server may take to say what it has.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// What of a cluster is printed, by the beginning of its name. That of a box tells what its
+/// What of a cluster is printed, by the beginning of its name. That of a box says what its
 /// updater was asked, too.
-const TOLD: [&str; 4] = ["agent-", "controller-", "box-", "reader-"];
+const SHOWN: [&str; 4] = ["agent-", "controller-", "box-", "reader-"];
 
 /// Prints what the API server has of the test's own; the last lines of the agents',
 /// controllers', boxes' and readers' logs, of all their containers where kubelets run them; and
@@ -40,7 +40,7 @@ pub fn print(run: &TestRun) {
             }
         }
         for unit in Unit::list(state) {
-            if TOLD.iter().any(|prefix| unit.name().starts_with(prefix)) {
+            if SHOWN.iter().any(|prefix| unit.name().starts_with(prefix)) {
                 let ended = if unit.is_running() {
                     ""
                 } else {

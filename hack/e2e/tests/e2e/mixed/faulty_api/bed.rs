@@ -193,7 +193,7 @@ impl Served {
         log.check(name)
     }
 
-    /// So many of its watches break, in each of the ways there are, those of `counted` among
+    /// So many of its watches break, in each way there is, those of `counted` among
     /// them. What is new meanwhile is served and advertised.
     pub(super) async fn survives_broken_watches(
         &mut self,
