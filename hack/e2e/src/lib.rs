@@ -1,7 +1,7 @@
 //! A real Kubernetes control plane without containers, and what tests need on it.
 //!
 //! Processes are the upstream ones (etcd, kube-apiserver, kube-controller-manager,
-//! one kube-proxy per node, or none) and our own agents and controllers; nodes, Pods and
+//! one kube-proxy per node, none, or Cilium) and our own agents and controllers; nodes, Pods and
 //! clients are network namespaces. [`cluster::layout`] draws the network. Nothing touches
 //! the host's own network, and everything made is written down under
 //! `/run/highwire/<cluster>/`, so that it can always be taken away again.

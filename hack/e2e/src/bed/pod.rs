@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::bed::slots;
+use crate::cluster::cilium;
+use crate::cluster::config::Config;
 use crate::cluster::handle::Cluster;
 use crate::cluster::layout::{pod_v4, pod_v6};
 use crate::cluster::network;
@@ -128,6 +130,12 @@ impl PodBuilder {
 
     /// Starts it and reports it ready. EndpointSlices follow in their own time.
     pub async fn start(self) -> Result<Pod> {
+        // The object first: a CNI plugin reads its labels.
+        let pods: Api<PodObject> = Api::namespaced(self.cluster.client(), &self.namespace);
+        let object: PodObject = serde_json::from_value(self.object())?;
+        pods.create(&PostParams::default(), &object)
+            .await
+            .with_context(|| format!("create Pod {}/{}", self.namespace, self.name))?;
         let pod = self.set_up()?;
         let outcome = self.announce(&pod).await;
         if outcome.is_err() {
@@ -164,13 +172,22 @@ impl PodBuilder {
             );
         }
         write_json(&path, &record)?;
-        let pod = Pod {
+        let mut pod = Pod {
             state: state.clone(),
             record,
         };
-        let run = || -> Result<()> {
-            if let Some(slot) = pod.record.slot {
-                network::pod(node.netns(), &pod.netns(), node.index, slot, family)?;
+        let mut run = || -> Result<()> {
+            match (pod.record.slot, &self.cluster.config().cilium) {
+                (None, _) => {}
+                (Some(slot), None) => {
+                    network::pod(node.netns(), &pod.netns(), node.index, slot, family)?;
+                }
+                (Some(_), Some(cilium)) => {
+                    let object = (&*self.namespace, &*self.name);
+                    pod.record.addresses =
+                        cilium::plug(cilium, node.netns(), &pod.netns(), object, family)?;
+                    write_json(&path, &pod.record)?;
+                }
             }
             Unit::spawn(state, self.echo(&pod))?;
             Ok(())
@@ -211,7 +228,7 @@ impl PodBuilder {
         Spec::new(pod.unit().name(), &pod.netns(), argv)
     }
 
-    /// Waits for the process, then creates the object and reports its status.
+    /// Waits for the process, then reports the Pod ready.
     async fn announce(&self, pod: &Pod) -> Result<()> {
         let unit = pod.unit();
         let serving = try_wait_for("the echo server", START_LIMIT, || async {
@@ -220,11 +237,6 @@ impl PodBuilder {
         serving.await.with_context(|| unit.tail(20))?;
         unit.check_running()?;
 
-        let pods: Api<PodObject> = Api::namespaced(self.cluster.client(), &self.namespace);
-        let object: PodObject = serde_json::from_value(self.object())?;
-        pods.create(&PostParams::default(), &object)
-            .await
-            .with_context(|| format!("create Pod {}/{}", self.namespace, self.name))?;
         pod.set_ready(&self.cluster, true).await
     }
 
@@ -400,9 +412,15 @@ impl Pod {
     pub fn stop(&self) -> Result<()> {
         self.unit().remove()?;
         if let Some(slot) = self.record.slot {
-            let netns = self.netns();
+            let (netns, node) = (self.netns(), Netns::of(&self.state, &self.record.node));
             // A cable that was never plugged cannot be pulled.
-            network::unplug_pod(&Netns::of(&self.state, &self.record.node), slot).ok();
+            match &Config::read(&self.state)?.cilium {
+                None => network::unplug_pod(&node, slot).ok(),
+                Some(cilium) => {
+                    let object = (&*self.record.namespace, &*self.record.name);
+                    cilium::unplug(cilium, &node, &netns, object).ok()
+                }
+            };
             netns.delete()?;
         }
         let path = record_path(&self.state, &self.record.namespace, &self.record.name);

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::cilium::Cilium;
 use crate::cluster::layout::{IpFamily, MAX_NODES};
 use crate::lab::requirements;
 use crate::lab::state::{State, check_name, read_json};
@@ -142,6 +143,10 @@ pub struct Config {
     pub node_kind: NodeKind,
     /// The kube-proxies' modes.
     pub proxy_modes: ProxyModes,
+    /// What connects Pods in place of the harness and does kube-proxy's work; on bare nodes
+    /// without kube-proxies only.
+    #[serde(default)]
+    pub cilium: Option<Cilium>,
     /// Families of nodes, Pods and Services.
     pub ip_family: IpFamily,
     /// Whether kube-proxy is configured with the Pods' addresses. If not, it masquerades nothing
@@ -184,6 +189,18 @@ impl Config {
             "{} does not exist: run hack/build-controlplane, or use hack/cluster, which does",
             apiserver.display()
         );
+        if let Some(cilium) = &self.cilium {
+            ensure!(
+                matches!(self.node_kind, NodeKind::Bare) && !self.proxy_modes.has_any(),
+                "Cilium takes kube-proxy's place: --cilium needs --proxy-mode none"
+            );
+            let agent = cilium.programs.join("cilium-agent");
+            ensure!(
+                agent.exists(),
+                "{} does not exist: run hack/build-cilium",
+                agent.display()
+            );
+        }
         if let NodeKind::Kubelet(containers) = &self.node_kind {
             ensure!(
                 self.proxy_modes.has_any(),

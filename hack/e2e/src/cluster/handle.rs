@@ -178,28 +178,7 @@ impl Cluster {
 
     /// Runs kubectl as admin, in the checkout's root; returns what it prints.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let init = Init::of(&self.state).context("the cluster has ended")?;
-        let mut command = Command::new(self.config.controlplane.join("kubectl"));
-        command
-            .arg("--kubeconfig")
-            .arg(self.kubeconfig())
-            .arg("--request-timeout=30s")
-            .env("KUBECACHEDIR", self.state.path("kubectl-cache"))
-            .args(arguments)
-            .current_dir(checkout());
-        // It ends with the cluster, whatever it waits for.
-        let output = in_thread(|| {
-            init.adopt()?;
-            command.output().context("start kubectl")
-        })?;
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        ensure!(
-            output.status.success(),
-            "kubectl {}: {}{stdout}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr),
-        );
-        Ok(stdout.into_owned())
+        kubectl(&self.state, &self.config, arguments)
     }
 
     fn node_at(&self, index: u8) -> Node {
@@ -248,6 +227,32 @@ impl Node {
 /// The admin's kubeconfig.
 pub(crate) fn kubeconfig(state: &State) -> PathBuf {
     state.path("kubeconfig")
+}
+
+/// Runs kubectl as admin of a cluster, in the checkout's root; returns what it prints.
+pub(crate) fn kubectl(state: &State, config: &Config, arguments: &[&str]) -> Result<String> {
+    let init = Init::of(state).context("the cluster has ended")?;
+    let mut command = Command::new(config.controlplane.join("kubectl"));
+    command
+        .arg("--kubeconfig")
+        .arg(kubeconfig(state))
+        .arg("--request-timeout=30s")
+        .env("KUBECACHEDIR", state.path("kubectl-cache"))
+        .args(arguments)
+        .current_dir(checkout());
+    // It ends with the cluster, whatever it waits for.
+    let output = in_thread(|| {
+        init.adopt()?;
+        command.output().context("start kubectl")
+    })?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "kubectl {}: {}{stdout}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    Ok(stdout.into_owned())
 }
 
 /// An admin client by the relay.

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::Api;
 
+use crate::cluster::cilium::{self, Cilium};
 use crate::cluster::config::{Config, Containers, NodeKind, ProxyMode};
 use crate::cluster::handle::{self, Cluster, Node};
 use crate::cluster::layout::PROXY_HEALTH_PORT;
@@ -129,6 +130,11 @@ pub async fn up(config: &Config, say: impl Fn(&str)) -> Result<(Cluster, Lifelin
         }
     }
 
+    if let Some(cilium) = &config.cilium {
+        say("Cilium");
+        start_cilium(&state, config, cilium).await?;
+    }
+
     // Last of all: who finds it finds a cluster that works.
     write_json(&state.path("cluster.json"), config)?;
     Ok((Cluster::open(&config.name).await?, lifeline))
@@ -213,6 +219,31 @@ pub async fn power_on(cluster: &Cluster, node: &Node) -> Result<()> {
             boot(cluster.state(), config, containers, node.index).await
         }
     }
+}
+
+/// Starts Cilium on every node and waits until it works.
+async fn start_cilium(state: &State, config: &Config, cilium: &Cilium) -> Result<()> {
+    let definitions = cilium::definitions(cilium).display().to_string();
+    let apply = ["apply", "--server-side", "-f", &definitions];
+    handle::kubectl(state, config, &apply)?;
+    let mut agents = Vec::new();
+    for index in 1..=config.nodes {
+        let node = format!("n{index}");
+        let mounts = start(state, cilium::mounts(state, cilium, index)?)?;
+        alive(mounts.name(), &[&mounts], || async {
+            cilium::has_mounts(state, &node)
+        })
+        .await?;
+        agents.push((
+            start(state, cilium::agent(state, config, cilium, index)?)?,
+            node,
+        ));
+    }
+    for (agent, node) in &agents {
+        let answers = || async { cilium::answers(state, cilium, node) };
+        alive(agent.name(), &[agent], answers).await?;
+    }
+    Ok(())
 }
 
 /// Switches the machine of a node on and starts containerd and the kubelet. The first time,

@@ -1,6 +1,7 @@
 //! A Kubernetes cluster in the laboratory, with nothing of Highwire in it.
 
 pub mod audit;
+pub mod cilium;
 pub mod config;
 pub mod controlplane;
 pub mod handle;

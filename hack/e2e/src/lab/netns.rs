@@ -159,6 +159,11 @@ impl Netns {
         Ok(self.init()?.netns_path(&self.state, &self.role))
     }
 
+    /// That file in the mount namespace where network namespaces are named.
+    pub(crate) fn inner_path(&self) -> PathBuf {
+        init::names(&self.state).join(&self.role)
+    }
+
     fn init(&self) -> Result<Init> {
         Init::of(&self.state)
             .with_context(|| format!("cluster {:?} is not up (any more)", self.state.name()))

@@ -9,11 +9,12 @@ use highwire_e2e::checkout;
 use crate::markdown::{prose, quoted};
 
 /// Where tests are, by what a document calls the folder.
-const FOLDERS: [(&str, &str); 6] = [
+const FOLDERS: [(&str, &str); 7] = [
     ("each_mode/", "hack/e2e/tests/e2e/each_mode"),
     ("without_proxy/", "hack/e2e/tests/e2e/without_proxy"),
     ("mixed/", "hack/e2e/tests/e2e/mixed"),
     ("node/", "hack/e2e/tests/e2e/node"),
+    ("cilium/", "hack/e2e/tests/e2e/cilium"),
     ("kernel/", "agent/tests/kernel"),
     ("", "hack/e2e/tests"),
 ];
@@ -35,7 +36,7 @@ fn source(words: &str) -> Option<Result<String>> {
         return found.or_else(missing);
     }
     let is_name = words.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    let named = FOLDERS[..4]
+    let named = FOLDERS[..5]
         .iter()
         .find_map(|(_, folder)| read(folder, words));
     named.filter(|_| is_name)

@@ -5,8 +5,10 @@
 //! cluster whose nodes' kube-proxies run in different modes. `without_proxy/`: what is so only
 //! without a kube-proxy, on a cluster that has none (`hack/test cluster none`, which runs
 //! `each_mode/` and some of `mixed/` too). `node/`: `deploy/` as shipped, on
-//! nodes with kubelets and containerd (`hack/test node`).
+//! nodes with kubelets and containerd (`hack/test node`). `cilium/`: beside Cilium, which
+//! connects the Pods and does kube-proxy's work (`hack/test cilium`).
 
+mod cilium;
 mod each_mode;
 mod mixed;
 mod node;

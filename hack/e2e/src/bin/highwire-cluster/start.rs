@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use highwire_e2e::bed::test::KEEP;
+use highwire_e2e::cluster::cilium::{Cilium, HostRouting, Routing};
 use highwire_e2e::cluster::handle::ENV;
 use highwire_e2e::lab::init::Lifeline;
 use highwire_e2e::lab::state::{self, State};
@@ -46,6 +47,19 @@ pub(crate) struct Up {
     /// Folder of archives of images that the nodes import, as hack/build-images prints it.
     #[arg(long, env = "HIGHWIRE_IMAGES", required_if_eq("kubelet", "true"))]
     images: Option<PathBuf>,
+    /// Cilium connects Pods and does kube-proxy's work: folder of its programs, as
+    /// hack/build-cilium prints it.
+    #[arg(long)]
+    cilium: Option<PathBuf>,
+    /// How Cilium leads packets of Pods out of a node.
+    #[arg(long, value_enum, default_value = "legacy")]
+    host_routing: HostRouting,
+    /// How Cilium's nodes send packets to each other's Pods.
+    #[arg(long, value_enum, default_value = "native")]
+    routing: Routing,
+    /// An additional flag of Cilium's agents.
+    #[arg(long, allow_hyphen_values = true)]
+    cilium_flag: Vec<String>,
 }
 
 #[derive(Args)]
@@ -129,6 +143,15 @@ async fn start(
         nodes: arguments.nodes,
         node_kind,
         proxy_modes: arguments.proxy_mode,
+        cilium: match arguments.cilium {
+            Some(programs) => Some(Cilium {
+                programs: std::path::absolute(programs)?,
+                host_routing: arguments.host_routing,
+                routing: arguments.routing,
+                flags: arguments.cilium_flag,
+            }),
+            None => None,
+        },
         ip_family: arguments.ip_family,
         proxy_knows_pods: true,
         proxy_sync: match arguments.proxy_min_sync {
