@@ -54,12 +54,14 @@ async fn a_restart_of_cilium_interrupts_nothing() -> Result<()> {
     agent.kill()?;
     go_on("without Cilium's agent")?;
     agent.start_again()?;
+    let mut failed = None;
     wait_for("Cilium to be well", 3 * LONG, || {
-        let went_on = go_on("while it starts");
-        let well = went_on.and_then(|()| cilium::answers(cluster.state(), &cilium, "n1"));
+        failed = failed.take().or(go_on("while it starts").err());
+        let well = cilium::answers(cluster.state(), &cilium, "n1");
         async move { well }
     })
     .await;
+    failed.map_or(Ok(()), Err)?;
     go_on("with Cilium again")
 }
 
